@@ -1,0 +1,52 @@
+"""Runs the migrations against DATABASE_URL, one transaction a revision, one upgrade at a time."""
+
+import os
+
+from sqlalchemy import create_engine, pool, text
+
+from alembic import context
+
+DEFAULT_DATABASE_URL = "postgresql+psycopg2://admin:admin@localhost:5432/companydata"
+
+# Passed at connection time: a SET before context.configure would open an outer transaction, and
+# Alembic would then ignore transaction_per_migration.
+MIGRATION_TIMEOUTS = "-c lock_timeout=5s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
+
+# A second upgrade waits for the first to finish, which may take as many statements as there are revisions.
+GUARD_TIMEOUTS = "-c lock_timeout=10min -c statement_timeout=10min"
+GUARD_LOCK = "select pg_advisory_lock(hashtext('companydata.migrations'))"
+
+# Alembic's own table lives where neither ds_user nor mle_user may look; it cannot be made by a
+# migration, because Alembic reads it before the first one.
+VERSION_SCHEMA = "migrations"
+
+
+def run_migrations() -> None:
+    """Migrate the database of DATABASE_URL while holding the advisory lock that admits one upgrade at a time."""
+    url = os.environ.get("DATABASE_URL") or DEFAULT_DATABASE_URL
+
+    guard_engine = create_engine(
+        url, poolclass=pool.NullPool, isolation_level="AUTOCOMMIT", connect_args={"options": GUARD_TIMEOUTS}
+    )
+    engine = create_engine(url, poolclass=pool.NullPool, connect_args={"options": MIGRATION_TIMEOUTS})
+
+    with guard_engine.connect() as guard:
+        guard.execute(text(GUARD_LOCK))
+        guard.execute(text(f"create schema if not exists {VERSION_SCHEMA}"))
+        with engine.connect() as connection:
+            context.configure(
+                connection=connection,
+                version_table_schema=VERSION_SCHEMA,
+                transaction_per_migration=True,
+            )
+            with context.begin_transaction():
+                context.run_migrations()
+
+
+if context.is_offline_mode():
+    raise SystemExit(
+        "alembic --sql is not supported: revision 0001 adopts the roles that the server already has, so it "
+        "must ask the server. Run it against an empty database and read the result with pg_dump instead."
+    )
+
+run_migrations()
