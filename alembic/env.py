@@ -1,6 +1,7 @@
 """Runs the migrations against DATABASE_URL, one transaction a revision, one upgrade at a time."""
 
 import os
+from logging.config import fileConfig
 
 from sqlalchemy import create_engine, pool, text
 
@@ -40,7 +41,9 @@ def run_migrations() -> None:
                 transaction_per_migration=True,
             )
             with context.begin_transaction():
-                context.run_migrations()
+                context.if context.config.config_file_name:
+    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
+run_migrations()
 
 
 if context.is_offline_mode():
@@ -49,4 +52,6 @@ if context.is_offline_mode():
         "must ask the server. Run it against an empty database and read the result with pg_dump instead."
     )
 
+if context.config.config_file_name:
+    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
 run_migrations()

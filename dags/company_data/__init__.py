@@ -1,0 +1,1 @@
+"""What the three workflows share: the loader and their settings."""

