@@ -41,9 +41,7 @@ def run_migrations() -> None:
                 transaction_per_migration=True,
             )
             with context.begin_transaction():
-                context.if context.config.config_file_name:
-    fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-run_migrations()
+                context.run_migrations()
 
 
 if context.is_offline_mode():

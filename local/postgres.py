@@ -92,25 +92,26 @@ class Cluster:
         if os.geteuid() == 0:
             if not os.environ.get("POSTGRES_BIN"):
                 _copy_programs(self.home / "programs")
-            account = _account()
-            shutil.rmtree(self.data, ignore_errors=True)
-            self.data.mkdir()
-            os.chown(self.data, account.pw_uid, account.pw_gid)
-            self.log.touch()
-            os.chown(self.log, account.pw_uid, account.pw_gid)
+        # Made beside and renamed when it is whole: an interrupted initdb leaves no cluster that looks finished.
+        unfinished = self.home / "data.unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(mode=0o700)
+        self.log.touch()
         password_file = self.home / "password"
         try:
             password_file.touch(mode=0o600)
             password_file.write_text(password + "\n")
             if os.geteuid() == 0:
-                os.chown(password_file, _account().pw_uid, _account().pw_gid)
+                for path in (unfinished, self.log, password_file):
+                    os.chown(path, _account().pw_uid, _account().pw_gid)
             self._run(
                 "initdb",
-                *("-D", str(self.data), "-U", ADMIN, "--pwfile", str(password_file)),
+                *("-D", str(unfinished), "-U", ADMIN, "--pwfile", str(password_file)),
                 *("--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"),
             )
         finally:
             password_file.unlink(missing_ok=True)
+        unfinished.rename(self.data)
 
     def start(self, settings: Mapping[str, str] | None = None) -> None:
         """Start the server on 127.0.0.1 alone, without a socket file, and wait until it answers.

@@ -1,0 +1,436 @@
+"""The embedded run: `python -m local up`, `down` and `clean`, called by the Makefile."""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import date, datetime, timezone
+from pathlib import Path
+
+import psycopg
+import requests
+from cryptography.fernet import Fernet
+from psycopg import sql
+
+from local import processes
+from local.airflow import Api
+from local.bucket import write_certificates
+from local.postgres import ADMIN, Cluster, ClusterError, free_port
+from local.sample_data import months_before, write_bucket
+
+ROOT = Path(__file__).resolve().parents[1]
+RUN = ROOT / ".embedded"
+LOGS = RUN / "logs"
+
+UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
+SAMPLE_MONTHS = 12
+
+READY_SECONDS = 180
+STALL_SECONDS = 900
+HEARTBEAT_SECONDS = 15
+
+SERVICES = {
+    "api-server": ["api-server"],
+    "scheduler": ["scheduler"],
+    "dag-processor": ["dag-processor"],
+}
+
+
+class UpError(RuntimeError):
+    """The embedded run cannot go on; the message says why and where to look."""
+
+
+@dataclass
+class State:
+    """What one command leaves for the next; secrets included, so only its owner may read the file."""
+
+    postgres_home: str = ""
+    postgres_port: int = 0
+    airflow_port: int = 0
+    bucket_port: int = 0
+    first_month: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    pids: dict[str, int] = field(default_factory=dict)
+    airflow_password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
+    jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48))
+    api_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48))
+    fernet_key: str = field(default_factory=lambda: Fernet.generate_key().decode())
+
+    @classmethod
+    def load(cls) -> State:
+        """The state of the last command, or a new one."""
+        file = RUN / "state.json"
+        return cls(**json.loads(file.read_text())) if file.exists() else cls()
+
+    def save(self) -> None:
+        """Keep the state for the next command."""
+        unfinished = RUN / "state.unfinished"
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        unfinished.rename(RUN / "state.json")
+
+    @property
+    def cluster(self) -> Cluster:
+        """The server of this run."""
+        return Cluster(Path(self.postgres_home), self.postgres_port)
+
+
+def up() -> None:
+    """Start everything, run the three workflows to their end, and print what was loaded.
+
+    Raises:
+        UpError: something did not start, or a task failed.
+    """
+    source = os.environ.get("SOURCE_BASE_URL", "")
+    if source and not source.startswith("https://"):
+        raise UpError(f"SOURCE_BASE_URL is {source}, but only https is read. Correct it, or unset it for sample data.")
+    state = State.load()
+    start_postgres(state)
+    migrate(state)
+    settings = start_bucket(state) if not source else {}
+    for name in ("SOURCE_BASE_URL", "SALES_FIRST_MONTH", "SALES_LAST_MONTH", "REQUESTS_CA_BUNDLE"):
+        if name not in settings and os.environ.get(name):
+            settings[name] = os.environ[name]
+    start_airflow(state, settings)
+    wait_for_workflows(state)
+    print_summary(state)
+
+
+def down() -> None:
+    """Stop everything that `up` started; harmless when nothing runs."""
+    state = State.load()
+    processes.stop(RUN)
+    if state.postgres_home:
+        state.cluster.stop()
+    state.pids = {}
+    if (RUN / "state.json").exists():
+        state.save()
+    print("stopped; the data is kept (make up goes on with it, make clean deletes it)")
+
+
+def clean() -> None:
+    """Stop everything and delete its data."""
+    state = State.load()
+    down()
+    if state.postgres_home:
+        shutil.rmtree(state.postgres_home, ignore_errors=True)
+    shutil.rmtree(RUN)
+    print("deleted the embedded run's data")
+
+
+def start_postgres(state: State) -> None:
+    """Start the server, made where it is new, with a database for the data and one for Airflow."""
+    if not state.postgres_home:
+        state.postgres_home = str(Cluster.new_home(RUN / "postgres"))
+        state.save()
+    if not state.cluster.is_running():
+        state.postgres_port = choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL")
+        state.save()
+        say("starting PostgreSQL")
+        state.cluster.create()
+        state.cluster.start()
+    with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        if not connection.execute("select from pg_roles where rolname = 'airflow'").fetchone():
+            connection.execute(
+                sql.SQL("create role airflow login password {}").format(sql.Literal(state.airflow_password))
+            )
+        for database, owner in (("companydata", ADMIN), ("airflow", "airflow")):
+            if not connection.execute("select from pg_database where datname = %s", [database]).fetchone():
+                connection.execute(
+                    sql.SQL("create database {} owner {}").format(sql.Identifier(database), sql.Identifier(owner))
+                )
+
+
+def migrate(state: State) -> None:
+    """Bring companydata to the newest revision."""
+    say("migrating companydata")
+    run_to_the_end(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        {**os.environ, "DATABASE_URL": state.cluster.url("companydata")},
+        "alembic",
+    )
+
+
+def start_bucket(state: State) -> dict[str, str]:
+    """Serve sample files up to last month, and return the settings that point Airflow to them."""
+    this_month = datetime.now(timezone.utc).date().replace(day=1)
+    if not state.first_month:
+        state.first_month = str(months_before(this_month, SAMPLE_MONTHS)[0])
+    first = date.fromisoformat(state.first_month)
+    count = (this_month.year - first.year) * 12 + this_month.month - first.month
+    write_bucket(RUN / "bucket", months_before(this_month, count))
+
+    certificates = RUN / "certificates"
+    write_certificates(certificates, ["127.0.0.1", "localhost"])
+    if not processes.alive(state.pids.get("bucket"), RUN):
+        say("starting the sample bucket")
+        state.bucket_port = free_port()
+        command = [sys.executable, "-m", "local.bucket", "--directory", str(RUN / "bucket")]
+        command += ["--certificate-folder", str(certificates), "--port", str(state.bucket_port)]
+        state.pids["bucket"] = processes.start(command, {**os.environ, "PYTHONPATH": str(ROOT)}, RUN, LOGS / "bucket.log")
+        state.save()
+    return {
+        "SOURCE_BASE_URL": f"https://127.0.0.1:{state.bucket_port}",
+        "REQUESTS_CA_BUNDLE": str(certificates / "ca.pem"),
+        "SALES_FIRST_MONTH": os.environ.get("SALES_FIRST_MONTH") or state.first_month[:7],
+    }
+
+
+def start_airflow(state: State, settings: dict[str, str]) -> None:
+    """Start Airflow's three services, anew where their settings have changed."""
+    services = {name: state.pids.get(name) for name in SERVICES}
+    running = all(processes.alive(pid, RUN) for pid in services.values())
+    if running and state.settings == settings:
+        return
+    if any(processes.alive(pid, RUN) for pid in services.values()):
+        say("restarting Airflow: a setting has changed, or a part of it is gone")
+        processes.stop(RUN)
+        if "bucket" in state.pids:
+            del state.pids["bucket"]
+            settings = {**settings, **start_bucket(state)}
+    state.airflow_port = choose_port("AIRFLOW_PORT", 8082, "Airflow")
+    state.settings = settings
+    state.save()
+
+    environment = airflow_environment(state)
+    home = Path(environment["AIRFLOW_HOME"])
+    home.mkdir(exist_ok=True)
+    passwords = home / "passwords.json"
+    passwords.touch(mode=0o600)
+    passwords.write_text(json.dumps({UI_LOGIN: UI_PASSWORD}))
+    say("preparing Airflow's database")
+    run_to_the_end([sys.executable, "-m", "airflow", "db", "migrate"], environment, "airflow-db-migrate")
+    say("starting Airflow")
+    for name, arguments in SERVICES.items():
+        command = [sys.executable, "-m", "airflow", *arguments]
+        state.pids[name] = processes.start(command, environment, RUN, LOGS / f"{name}.log")
+        state.save()
+
+
+def airflow_environment(state: State) -> dict[str, str]:
+    """Settings of Airflow's processes, sized for two cores."""
+    url = f"http://127.0.0.1:{state.airflow_port}"
+    database = state.cluster.url("airflow", user="airflow", password=state.airflow_password)
+    return {
+        **os.environ,
+        **state.settings,
+        "AIRFLOW_HOME": str(RUN / "airflow"),
+        "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url("companydata", driver="postgresql"),
+        "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
+        "AIRFLOW__CORE__PARALLELISM": "4",
+        "AIRFLOW__CORE__FERNET_KEY": state.fernet_key,
+        "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{UI_LOGIN}:admin",
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(RUN / "airflow" / "passwords.json"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+        "AIRFLOW__API__HOST": "127.0.0.1",
+        "AIRFLOW__API__PORT": str(state.airflow_port),
+        "AIRFLOW__API__BASE_URL": url,
+        "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__API__SECRET_KEY": state.api_secret,
+        "AIRFLOW__API_AUTH__JWT_SECRET": state.jwt_secret,
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
+        # Airflow renames its processes; without this the new names overwrite the mark that finds them.
+        "SPT_NOENV": "1",
+    }
+
+
+def wait_for_workflows(state: State) -> None:
+    """Watch the workflows through Airflow's API until each has done its work, showing how far they are.
+
+    Raises:
+        UpError: a task failed, a service died, or nothing moved for a quarter of an hour.
+    """
+    api = wait_for_api(state)
+    shown, changed, spoken = "", time.monotonic(), 0.0
+    while True:
+        check_services(state)
+        customer, features, sales = (
+            [run["state"] for run in api.runs(dag)]
+            for dag in ("customer_data_load", "feature_store", "sales_load_and_aggregation")
+        )
+        due = months_due(state)
+        progress = (
+            f"customer files {'loaded' if 'success' in customer else 'loading'}; "
+            f"feature store {'built' if 'success' in features else 'waiting'}; "
+            f"sales {sales.count('success')} of {due} months"
+        )
+        now = time.monotonic()
+        if progress != shown:
+            shown, changed = progress, now
+            say(progress)
+            spoken = now
+        elif now - spoken > HEARTBEAT_SECONDS:
+            say(f"{progress} (still at work)")
+            spoken = now
+        raise_failures(api)
+        if "success" in customer and "success" in features and sales.count("success") >= due:
+            return
+        if now - changed > STALL_SECONDS:
+            raise UpError(f"nothing has moved for {STALL_SECONDS // 60} minutes ({progress}). Read the logs in {LOGS}.")
+        time.sleep(1)
+
+
+def wait_for_api(state: State) -> Api:
+    """Log in as soon as the server answers.
+
+    Raises:
+        UpError: it did not within three minutes.
+    """
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        check_services(state)
+        try:
+            return Api(ui_url(state), UI_LOGIN, UI_PASSWORD)
+        except requests.RequestException:
+            time.sleep(1)
+    raise UpError(f"Airflow's api-server does not answer at {ui_url(state)}. Read {LOGS / 'api-server.log'}.")
+
+
+def check_services(state: State) -> None:
+    """Raise UpError when a process that should run has ended."""
+    for name, pid in state.pids.items():
+        if not processes.alive(pid, RUN):
+            log = LOGS / f"{name}.log"
+            raise UpError(f"{name} has ended. The end of {log}:\n{log.read_text(errors='replace')[-2000:]}")
+
+
+def raise_failures(api: Api) -> None:
+    """Raise UpError with the log of the tasks of failed runs, and of DAG files that cannot be read."""
+    messages = [f"a DAG file cannot be read: {error}" for error in api.import_errors()]
+    for dag in ("customer_data_load", "sales_load_and_aggregation", "feature_store"):
+        for run in api.runs(dag):
+            if run["state"] == "failed":
+                messages += [
+                    f"{dag}, run {failure.run}, task {failure.task} failed:\n{failure.log}"
+                    for failure in api.failures(dag, run["dag_run_id"])
+                ]
+    if messages:
+        raise UpError("\n\n".join([*messages, "Everything still runs: look at it in the UI; make down stops it."]))
+
+
+def months_due(state: State) -> int:
+    """How many months automatic catch-up owes by now."""
+    this_month = datetime.now(timezone.utc).date().replace(day=1)
+    first = date.fromisoformat(f"{state.settings.get('SALES_FIRST_MONTH', '2020-01')}-01")
+    months = (this_month.year - first.year) * 12 + this_month.month - first.month
+    if last_setting := state.settings.get("SALES_LAST_MONTH"):
+        last = date.fromisoformat(f"{last_setting}-01")
+        months = min(months, (last.year - first.year) * 12 + last.month - first.month + 1)
+    return max(months, 0)
+
+
+def print_summary(state: State) -> None:
+    """Print what was loaded, and how to look at it."""
+    figures = """
+        select 'customer_profiles', count(*), null::date, null::date, null::numeric from customer_profiles
+        union all select 'customer_activity', count(*), min(valid_from), max(valid_from), null from customer_activity
+        union all select 'labels', count(*), null, null, sum(label) from labels
+        union all select 'stores', count(*), null, null, null from stores
+        union all select 'sales', count(*), min(date), max(date), sum(value) from sales
+        union all select 'monthly_sales', count(*), min(sale_month), max(sale_month), sum(value) from monthly_sales
+        union all select 'feature_store', count(*), null, null, sum(label) from feature_store
+    """
+    with psycopg.connect(state.cluster.url("companydata", driver="postgresql")) as connection:
+        rows = connection.execute(figures).fetchall()
+    print(f"\n{'table':<18} {'rows':>9}  {'from':<10}  {'to':<10}  {'total':>16}")
+    for table, count, first, last, total in rows:
+        amount = "" if total is None else f"{total:,}"
+        print(f"{table:<18} {count:>9,}  {first or ''!s:<10}  {last or ''!s:<10}  {amount:>16}")
+    print(f"\nAirflow     {ui_url(state)}  (login {UI_LOGIN} / {UI_PASSWORD})")
+    psql = shutil.which("psql") or state.cluster.programs / "psql"
+    for number, user in enumerate((ADMIN, "ds_user", "mle_user")):
+        address = state.cluster.url("companydata", user, user, driver="postgresql")
+        print(f"{'PostgreSQL' if number == 0 else '':<11} {psql} {address}")
+    print("\nmake down stops it and keeps the data; make clean deletes the data too.")
+
+
+def ui_url(state: State) -> str:
+    """Address of Airflow's UI."""
+    return f"http://127.0.0.1:{state.airflow_port}"
+
+
+def choose_port(setting: str, default: int, server: str) -> int:
+    """The port that a setting asks for, or the next free one, said aloud."""
+    wanted = int(os.environ.get(setting) or default)
+    port = free_port(wanted)
+    if port != wanted:
+        say(f"port {wanted} is taken: {server} gets {port} ({setting} chooses another)")
+    return port
+
+
+def run_to_the_end(command: list[str], environment: dict[str, str], name: str) -> None:
+    """Run a command with its output in a log.
+
+    Raises:
+        UpError: it failed; the message holds the end of the log.
+    """
+    LOGS.mkdir(parents=True, exist_ok=True)
+    log = LOGS / f"{name}.log"
+    with log.open("wb") as output:
+        done = subprocess.run(
+            command,
+            env={**environment, processes.MARK: str(RUN)},
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    if done.returncode != 0:
+        raise UpError(f"{name} failed. The end of {log}:\n{log.read_text(errors='replace')[-3000:]}")
+
+
+def say(message: str) -> None:
+    """Show progress, at once even where the output goes to a file."""
+    print(f"{datetime.now():%H:%M:%S}  {message}", flush=True)
+
+
+@contextmanager
+def only_one_command() -> Iterator[None]:
+    """Keep two commands from working on one run at the same time.
+
+    Raises:
+        UpError: another one is at work.
+    """
+    RUN.mkdir(mode=0o700, exist_ok=True)
+    with (RUN / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UpError("another make up, down or clean is at work here. Wait for it, or interrupt it.") from None
+        yield
+
+
+def main() -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
+    parser.add_argument("command", choices=["up", "down", "clean"])
+    command = {"up": up, "down": down, "clean": clean}[parser.parse_args().command]
+    try:
+        with only_one_command():
+            command()
+    except (UpError, ClusterError, OSError, RuntimeError, psycopg.Error, requests.RequestException) as error:
+        print(f"\nerror: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; make down stops what was started, make up goes on", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

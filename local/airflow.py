@@ -1,0 +1,81 @@
+"""Airflow's public REST API, as far as the embedded run watches it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+TIMEOUT_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A task that failed for good, and the end of its log."""
+
+    dag: str
+    run: str
+    task: str
+    log: str
+
+
+class Api:
+    """A logged-in client.
+
+    Raises:
+        requests.RequestException: from every method, when the server does not answer or refuses.
+    """
+
+    def __init__(self, url: str, user: str, password: str) -> None:
+        """Log in; the token lasts for a day."""
+        self.url = url
+        self.session = requests.Session()
+        self.session.trust_env = False  # neither proxies nor a CA bundle matter on loopback
+        answer = self.session.post(
+            f"{url}/auth/token", json={"username": user, "password": password}, timeout=TIMEOUT_SECONDS
+        )
+        answer.raise_for_status()
+        self.session.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+
+    def runs(self, dag: str) -> list[dict[str, Any]]:
+        """Every run of a DAG; none while Airflow has not read the DAG's file yet."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = self._get(f"/dags/{dag}/dagRuns", limit=100, offset=len(found), order_by="run_after")
+            if answer is None:
+                return []
+            found += answer["dag_runs"]
+            if len(found) >= answer["total_entries"] or not answer["dag_runs"]:
+                return found
+
+    def import_errors(self) -> list[str]:
+        """What keeps a DAG file from being read."""
+        answer = self._get("/importErrors") or {"import_errors": []}
+        return [f"{error['filename']}: {error['stack_trace']}" for error in answer["import_errors"]]
+
+    def failures(self, dag: str, run: str) -> list[Failure]:
+        """The failed tasks of a run."""
+        answer = self._get(f"/dags/{dag}/dagRuns/{run}/taskInstances", state="failed") or {"task_instances": []}
+        return [
+            Failure(dag, run, task["task_id"], self._log(dag, run, task["task_id"], task["try_number"]))
+            for task in answer["task_instances"]
+        ]
+
+    def _log(self, dag: str, run: str, task: str, attempt: int) -> str:
+        answer = self._get(f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}", full_content="true")
+        errors = []
+        for line in (answer or {}).get("content", []):
+            if not isinstance(line, dict) or line.get("level") not in ("error", "critical"):
+                continue
+            errors.append(str(line.get("event", "")))
+            errors += [f"{detail['exc_type']}: {detail['exc_value']}" for detail in line.get("error_detail") or []]
+        return "\n".join(errors[-10:]) or "its log holds no error; look at it in the UI"
+
+    def _get(self, path: str, **query: object) -> dict[str, Any] | None:
+        answer = self.session.get(f"{self.url}/api/v2{path}", params=query, timeout=TIMEOUT_SECONDS)
+        if answer.status_code == requests.codes.not_found:
+            return None
+        answer.raise_for_status()
+        result: dict[str, Any] = answer.json()
+        return result
