@@ -3,9 +3,8 @@
 import os
 from logging.config import fileConfig
 
-from sqlalchemy import create_engine, pool, text
-
 from alembic import context
+from sqlalchemy import create_engine, pool, text
 
 DEFAULT_DATABASE_URL = "postgresql+psycopg2://admin:admin@localhost:5432/companydata"
 

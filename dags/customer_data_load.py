@@ -18,6 +18,7 @@ Whatever failed, the published tables are as they were before.
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset
+
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
 from company_data.staging import stage_csv
 

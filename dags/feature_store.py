@@ -13,6 +13,7 @@ were left out, and why.
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset
+
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 
 with DAG(

@@ -22,6 +22,7 @@ Whatever failed, each table holds either the old month or the new one, whole.
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, CronDataIntervalTimetable
+
 from company_data.settings import SALE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
 from company_data.staging import stage_csv
 
@@ -34,7 +35,7 @@ with DAG(
     end_date=last_sales_month(),
     catchup=True,
     max_active_runs=4,
-    allowed_run_types=["scheduled", "backfill"],
+    allowed_run_types=["scheduled", "backfill"],  # type: ignore[list-item]  # names are converted
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
     default_args=TASK_DEFAULTS,

@@ -140,12 +140,12 @@ def start_postgres(state: State) -> None:
         state.cluster.create()
         state.cluster.start()
     with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
-        if not connection.execute("select from pg_roles where rolname = 'airflow'").fetchone():
+        if not connection.execute("select 1 from pg_roles where rolname = 'airflow'").fetchone():
             connection.execute(
                 sql.SQL("create role airflow login password {}").format(sql.Literal(state.airflow_password))
             )
         for database, owner in (("companydata", ADMIN), ("airflow", "airflow")):
-            if not connection.execute("select from pg_database where datname = %s", [database]).fetchone():
+            if not connection.execute("select 1 from pg_database where datname = %s", [database]).fetchone():
                 connection.execute(
                     sql.SQL("create database {} owner {}").format(sql.Identifier(database), sql.Identifier(owner))
                 )
@@ -177,7 +177,9 @@ def start_bucket(state: State) -> dict[str, str]:
         state.bucket_port = free_port()
         command = [sys.executable, "-m", "local.bucket", "--directory", str(RUN / "bucket")]
         command += ["--certificate-folder", str(certificates), "--port", str(state.bucket_port)]
-        state.pids["bucket"] = processes.start(command, {**os.environ, "PYTHONPATH": str(ROOT)}, RUN, LOGS / "bucket.log")
+        state.pids["bucket"] = processes.start(
+            command, {**os.environ, "PYTHONPATH": str(ROOT)}, RUN, LOGS / "bucket.log"
+        )
         state.save()
     return {
         "SOURCE_BASE_URL": f"https://127.0.0.1:{state.bucket_port}",

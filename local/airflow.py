@@ -72,7 +72,7 @@ class Api:
             errors += [f"{detail['exc_type']}: {detail['exc_value']}" for detail in line.get("error_detail") or []]
         return "\n".join(errors[-10:]) or "its log holds no error; look at it in the UI"
 
-    def _get(self, path: str, **query: object) -> dict[str, Any] | None:
+    def _get(self, path: str, **query: str | int) -> dict[str, Any] | None:
         answer = self.session.get(f"{self.url}/api/v2{path}", params=query, timeout=TIMEOUT_SECONDS)
         if answer.status_code == requests.codes.not_found:
             return None

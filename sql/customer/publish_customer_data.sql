@@ -8,31 +8,32 @@
 lock table public.customer_profiles, public.customer_activity, public.labels in share row exclusive mode;
 
 -- From here on staging cannot be emptied under this transaction: the counts hold a lock on its tables.
-with staged (file, row_count, expected) as (
+with staged (file_name, row_count, expected) as (
     select
-        'customer_profiles.csv' as file,
+        'customer_profiles.csv' as file_name,
         count(*) as row_count,
         %(staged_profiles)s::bigint as expected
     from staging.customer_profiles
     union all
     select
-        'customer_activity.csv' as file,
+        'customer_activity.csv' as file_name,
         count(*) as row_count,
         %(staged_activity)s::bigint as expected
     from staging.customer_activity
     union all
     select
-        'labels.csv' as file,
+        'labels.csv' as file_name,
         count(*) as row_count,
         %(staged_labels)s::bigint as expected
     from staging.labels
 )
 
-select pipeline.refuse(concat(
-    file, ': the file had ', expected, ' rows, but staging holds ', row_count, '. Staged rows are lost when the',
-    ' server crashes, or another run is staging now; all customer tables stay as they were. Clear this run from its',
-    ' staging tasks on.'
-))
+select
+    pipeline.refuse(concat(
+        file_name, ': the file had ', expected, ' rows, but staging holds ', row_count,
+        '. Staged rows are lost when the server crashes, or another run is staging now; all customer tables stay as',
+        ' they were. Clear this run from its staging tasks on.'
+    ))
 from staged
 where row_count <> expected;
 

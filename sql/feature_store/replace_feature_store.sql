@@ -5,7 +5,7 @@
 -- Twice?  Yes. Old rows go and new rows come in one transaction; a second run waits for the lock.
 
 -- All statements see the customer data of one moment, so that the report below speaks of the rows above it.
-set transaction isolation level repeatable read;
+set transaction_isolation = 'repeatable read';
 
 -- Readers pass; another rebuild waits, and then sees what this one left.
 lock table public.feature_store in share row exclusive mode;
@@ -57,37 +57,38 @@ inner join latest_activity
 inner join labelled
     on profiles.idx = labelled.idx;
 
-with present (idx, source) as (
+with present (idx, kind) as (
     select
         idx,
-        'profile' as source
+        'profile' as kind
     from public.customer_profiles
     union
     select
         idx,
-        'activity' as source
+        'activity' as kind
     from public.customer_activity
     union
     select
         idx,
-        'label' as source
+        'label' as kind
     from public.labels
 ),
 
 clients as (
     select
         idx,
-        bool_or(source = 'profile') as has_profile,
-        bool_or(source = 'activity') as has_activity,
-        bool_or(source = 'label') as has_label
+        bool_or(kind = 'profile') as has_profile,
+        bool_or(kind = 'activity') as has_activity,
+        bool_or(kind = 'label') as has_label
     from present
     group by idx
 )
 
-select pipeline.report(concat(
-    'feature_store: ', count(*) filter (where has_profile and has_activity and has_label), ' of ', count(*),
-    ' clients; left out: ', count(*) filter (where not has_profile), ' without a profile, ',
-    count(*) filter (where not has_activity), ' without an activity, ',
-    count(*) filter (where not has_label), ' without a label (a client may lack more than one)'
-))
+select
+    pipeline.report(concat(
+        'feature_store: ', count(*) filter (where has_profile and has_activity and has_label), ' of ', count(*),
+        ' clients; left out: ', count(*) filter (where not has_profile), ' without a profile, ',
+        count(*) filter (where not has_activity), ' without an activity, ',
+        count(*) filter (where not has_label), ' without a label (a client may lack more than one)'
+    ))
 from clients;

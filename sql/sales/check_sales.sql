@@ -18,11 +18,12 @@ with strays as (
         )
 )
 
-select pipeline.refuse(concat(
-    'sales of ', %(sale_month)s::date, ': ', row_count, ' rows are dated outside the month (', first_date, ' to ',
-    last_date, '). Publishing them would touch another month, so this one stays as it was. Look at them in',
-    ' staging.sales; when the file is mended, clear this run.'
-))
+select
+    pipeline.refuse(concat(
+        'sales of ', %(sale_month)s::date, ': ', row_count, ' rows are dated outside the month (', first_date, ' to ',
+        last_date, '). Publishing them would touch another month, so this one stays as it was. Look at them in',
+        ' staging.sales; when the file is mended, clear this run.'
+    ))
 from strays
 where row_count > 0;
 
@@ -41,10 +42,17 @@ with strangers as (
         and known.idx is null
 )
 
-select pipeline.refuse(concat(
-    'sales of ', %(sale_month)s::date, ': ', row_count, ' rows are of ', store_count, ' stores that stores.csv lacks (',
-    first_store, ' is one). monthly_sales needs their location, so the month stays as it was. When either file is',
-    ' mended, clear this run.'
-))
+select
+    pipeline.refuse(concat(
+        'sales of ',
+        %(sale_month)s::date,
+        ': ',
+        row_count,
+        ' rows are of ',
+        store_count,
+        ' stores that stores.csv lacks (',
+        first_store, ' is one). monthly_sales needs their location, so the month stays as it was. When either file is',
+        ' mended, clear this run.'
+    ))
 from strangers
 where row_count > 0;

@@ -8,11 +8,12 @@
 lock table public.stores in share row exclusive mode;
 
 -- From here on staging cannot be emptied under this transaction: the count holds a lock on the partition.
-select pipeline.refuse(concat(
-    'stores.csv: the file had ', %(staged_rows)s::bigint, ' rows, but staging.stores holds ', staged.row_count,
-    ' for ', %(sale_month)s::date, '. Staged rows are lost when the server crashes, or another run of this month',
-    ' is staging now; stores stays as it was. Clear stage_stores of this run, and what follows it.'
-))
+select
+    pipeline.refuse(concat(
+        'stores.csv: the file had ', %(staged_rows)s::bigint, ' rows, but staging.stores holds ', staged.row_count,
+        ' for ', %(sale_month)s::date, '. Staged rows are lost when the server crashes, or another run of this month',
+        ' is staging now; stores stays as it was. Clear stage_stores of this run, and what follows it.'
+    ))
 from (
     select count(*) as row_count
     from staging.stores

@@ -14,7 +14,7 @@ insert into public.monthly_sales (store_idx, location, sale_month, value)
 with sales_of_month as (
     select
         store_idx,
-        sum(value) as value
+        sum(value) as total
     from public.sales
     where
         date >= %(sale_month)s::date
@@ -26,13 +26,14 @@ select
     sales_of_month.store_idx,
     stores.location,
     %(sale_month)s::date as sale_month,
-    sales_of_month.value
+    sales_of_month.total
 from sales_of_month
 left join public.stores
     on sales_of_month.store_idx = stores.idx;
 
-select pipeline.report(concat(
-    'monthly_sales of ', %(sale_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(value), 0)
-))
+select
+    pipeline.report(concat(
+        'monthly_sales of ', %(sale_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(value), 0)
+    ))
 from public.monthly_sales
 where sale_month = %(sale_month)s::date;

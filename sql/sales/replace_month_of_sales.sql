@@ -7,11 +7,17 @@
 select pipeline.lock_month(%(sale_month)s::date);
 
 -- From here on staging cannot be emptied under this transaction: the count holds a lock on the partition.
-select pipeline.refuse(concat(
-    'sales of ', %(sale_month)s::date, ': the file had ', %(staged_rows)s::bigint, ' rows, but staging.sales holds ',
-    staged.row_count, '. Staged rows are lost when the server crashes, or another run of this month is staging now;',
-    ' the month stays as it was. Clear stage_sales of this run, and what follows it.'
-))
+select
+    pipeline.refuse(concat(
+        'sales of ',
+        %(sale_month)s::date,
+        ': the file had ',
+        %(staged_rows)s::bigint,
+        ' rows, but staging.sales holds ',
+        staged.row_count,
+        '. Staged rows are lost when the server crashes, or another run of this month is staging now;',
+        ' the month stays as it was. Clear stage_sales of this run, and what follows it.'
+    ))
 from (
     select count(*) as row_count
     from staging.sales

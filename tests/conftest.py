@@ -1,0 +1,173 @@
+"""What the tests stand on: a real PostgreSQL migrated to head, a real HTTPS bucket, and real Airflow runs."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+# Airflow reads its settings when it is first imported, so they stand before any import of it.
+AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="company-data-airflow-")
+ROOT = Path(__file__).resolve().parents[1]
+os.environ |= {
+    "AIRFLOW_HOME": AIRFLOW_HOME.name,
+    "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+    "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    "SALES_FIRST_MONTH": "2023-11",
+}
+os.environ.pop("SALES_LAST_MONTH", None)
+
+import psycopg  # noqa: E402 - after Airflow's settings
+import pytest  # noqa: E402
+
+from local.bucket import Bucket, serve  # noqa: E402
+from local.postgres import Cluster  # noqa: E402
+
+Rows = list[tuple[Any, ...]]
+
+
+def alembic(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the alembic command as an operator would."""
+    return subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        env={**os.environ, "DATABASE_URL": url, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@dataclass(frozen=True)
+class Database:
+    """One database of the test cluster."""
+
+    cluster: Cluster
+    name: str
+
+    def url(self, user: str = "admin", password: str | None = None, driver: str = "postgresql") -> str:
+        return self.cluster.url(self.name, user, user if password is None else password, driver)
+
+    def connect(self, user: str = "admin", password: str | None = None) -> psycopg.Connection[Any]:
+        return psycopg.connect(self.url(user, password), autocommit=True)
+
+    def run(self, statement: str, user: str = "admin") -> Rows:
+        """Run one statement over TCP as a user, and return its rows."""
+        with self.connect(user) as connection:
+            cursor = connection.execute(statement)
+            return cursor.fetchall() if cursor.description else []
+
+    def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
+        return alembic(self.url(user, driver="postgresql+psycopg2"), *arguments, **environment)
+
+
+def new_database(cluster: Cluster, name: str, template: str = "template0", owner: str = "admin") -> Database:
+    with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
+    return Database(cluster, name)
+
+
+def drop_database(database: Database) -> None:
+    with psycopg.connect(database.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        connection.execute(f'drop database if exists "{database.name}" with (force)')
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    with Cluster.temporary() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def template(cluster: Cluster) -> Database:
+    """A database migrated to head, from which each test's own is copied in milliseconds."""
+    database = new_database(cluster, "migrated")
+    done = database.alembic("upgrade", "head")
+    assert done.returncode == 0, done.stderr
+    return database
+
+
+@pytest.fixture
+def database(cluster: Cluster, template: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
+    """A migrated database of the test's own, which the DAGs are connected to."""
+    database = new_database(cluster, "companydata", template.name)
+    # What CREATE DATABASE does not copy from its template: the privileges of the database itself.
+    database.run(f"""
+        update pg_database as copy set datacl = original.datacl
+        from pg_database as original
+        where copy.datname = '{database.name}' and original.datname = '{template.name}'
+    """)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url())
+        yield database
+    drop_database(database)
+
+
+@pytest.fixture
+def empty_database(cluster: Cluster) -> Iterator[Database]:
+    database = new_database(cluster, "companydata")
+    yield database
+    drop_database(database)
+
+
+class Files:
+    """The bucket's files, as a test writes them."""
+
+    def __init__(self, folder: Path, bucket: Bucket) -> None:
+        self.folder = folder
+        self.bucket = bucket
+
+    def write(self, path: str, content: str | bytes) -> None:
+        file = self.folder / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Iterator[Files]:
+    """An empty bucket served over HTTPS, which the DAGs read."""
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    with serve(folder) as bucket, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_BASE_URL", bucket.url)
+        patch.setenv("REQUESTS_CA_BUNDLE", str(bucket.ca_file))
+        yield Files(folder, bucket)
+
+
+@pytest.fixture(scope="session")
+def airflow() -> None:
+    """Airflow with an initialised metadata database."""
+    from airflow.utils.db import initdb
+
+    initdb()
+
+
+RunDag = Callable[..., str]
+
+
+@pytest.fixture
+def run_dag(airflow: None) -> RunDag:
+    """Runs a DAG from dags/ to its end, as it fires at a moment, and returns the run's state."""
+    from airflow.dag_processing.dagbag import DagBag
+
+    def run(dag_id: str, fires: datetime | None = None) -> str:
+        bag = DagBag(str(ROOT / "dags"))
+        assert bag.import_errors == {}
+        dag = bag.dags[dag_id]
+        for task in dag.tasks:
+            task.retries = 0  # DAG.test sleeps through the pauses between retries
+        return str(dag.test(logical_date=fires).state)
+
+    return run
+
+
+def month_after(month: str) -> datetime:
+    """The moment at which the run of a month (YYYY-MM) fires: the first of the next one."""
+    year, number = map(int, month.split("-"))
+    return datetime(year + number // 12, number % 12 + 1, 1, tzinfo=timezone.utc)

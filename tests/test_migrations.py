@@ -1,0 +1,103 @@
+"""Migrations up, down and up, by a superuser and by the admin of a managed PostgreSQL."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+from conftest import ROOT, Database, new_database
+
+from local.postgres import Cluster
+
+SCHEMA = """
+    select 'table', table_schema || '.' || table_name || '.' || column_name, data_type
+    from information_schema.columns where table_schema in ('public', 'staging')
+    union all
+    select 'grant', grantee || ' on ' || table_name, privilege_type
+    from information_schema.role_table_grants where table_schema = 'public' and grantee like '%\\_role'
+    union all
+    select 'default', concat(defaclrole::regrole, defaclobjtype), defaclacl::text from pg_default_acl
+    union all
+    select 'function', oid::regprocedure::text, prosrc from pg_proc where pronamespace::regnamespace::text = 'pipeline'
+    order by 1, 2, 3
+"""
+
+
+@pytest.fixture
+def managed() -> Iterator[Database]:
+    """A server whose admin is no superuser: it owns the database and has CREATEROLE."""
+    with Cluster.temporary() as cluster:
+        with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+            connection.execute("create role managed login createrole password 'managed'")
+        yield new_database(cluster, "companydata", owner="managed")
+
+
+def upgrade_downgrade_upgrade(database: Database, user: str) -> None:
+    for steps in (["upgrade", "head"], ["upgrade", "head"]):
+        done = database.alembic(*steps, user=user)
+        assert done.returncode == 0, done.stderr
+    first = database.run(SCHEMA)
+    assert len(first) > 50
+    for steps in (["downgrade", "base"], ["upgrade", "head"]):
+        done = database.alembic(*steps, user=user)
+        assert done.returncode == 0, done.stderr
+    assert database.run(SCHEMA) == first
+
+
+def test_up_up_down_up_as_superuser(empty_database: Database) -> None:
+    upgrade_downgrade_upgrade(empty_database, "admin")
+
+
+def test_up_up_down_up_as_an_admin_that_is_no_superuser(managed: Database) -> None:
+    upgrade_downgrade_upgrade(managed, "managed")
+    managed.run("create table public.later (idx int)", user="mle_user")
+    assert managed.run("select count(*) from later", user="ds_user") == [(0,)]
+    managed.run("drop table public.later", user="managed")
+
+
+def test_downgrade_removes_everything_but_the_version_table(managed: Database) -> None:
+    for steps in (["upgrade", "head"], ["downgrade", "base"]):
+        done = managed.alembic(*steps, user="managed")
+        assert done.returncode == 0, done.stderr
+    assert managed.run("""
+        select nspname from pg_namespace where nspname !~ '^pg_' and nspname <> 'information_schema' order by 1
+    """) == [("migrations",), ("public",)]
+    assert managed.run("select rolname from pg_roles where rolname ~ '^(ds|mle)_user'") == []
+
+
+def test_a_role_that_still_owns_something_survives_the_downgrade_and_is_adopted_again(managed: Database) -> None:
+    assert managed.alembic("upgrade", "head", user="managed").returncode == 0
+    managed.run("create table public.kept (idx int)", user="mle_user")
+    for steps in (["downgrade", "base"], ["upgrade", "head"]):
+        done = managed.alembic(*steps, user="managed")
+        assert done.returncode == 0, done.stderr
+    assert managed.run("select count(*) from kept", user="ds_user") == [(0,)]
+
+
+def test_roles_of_the_server_are_adopted_with_the_passwords_of_the_environment(managed: Database) -> None:
+    managed.run("create role ds_user_role", user="managed")
+    managed.run("create role ds_user", user="managed")
+    done = managed.alembic("upgrade", "head", user="managed", DS_USER_PASSWORD="it's: a %secret")
+    assert done.returncode == 0, done.stderr
+    with managed.connect("ds_user", "it's%3A%20a%20%25secret") as connection:
+        assert connection.execute("select count(*) from feature_store").fetchone() == (0,)
+    with pytest.raises(psycopg.OperationalError):
+        managed.connect("ds_user", "ds_user")
+
+
+def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
+    environment = {**os.environ, "DATABASE_URL": empty_database.url(driver="postgresql+psycopg2")}
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    both = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in both:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    assert empty_database.run("select version_num from migrations.alembic_version") == [("0007",)]
+
+
+def test_a_downgrade_leaves_the_roles_that_another_database_uses(empty_database: Database, template: Database) -> None:
+    assert empty_database.alembic("upgrade", "head").returncode == 0
+    assert empty_database.alembic("downgrade", "base").returncode == 0
+    assert template.run("select count(*) from feature_store", user="ds_user") == [(0,)]

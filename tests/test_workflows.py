@@ -1,0 +1,229 @@
+"""Each DAG from an HTTPS bucket to the rows that people read."""
+
+import csv
+import io
+import warnings
+from datetime import date, datetime, timezone
+from decimal import Decimal
+
+import pendulum
+import pytest
+from conftest import ROOT, Database, Files, Rows, RunDag, month_after
+
+PROFILES = 'idx,attr_a,attr_b,attr_c\n1,10,A,xyz\n2,20,B,"a,b"\n3,30,C,\n4,40,D,ç\n'
+ACTIVITY = (
+    "idx,valid_from,valid_to,scd_a,scd_b\n"
+    "1,2020-01-01,2020-06-30,0.12345678901234567,1\n"
+    "1,2020-07-01,,0.98765432109876543,2\n"
+    "2,2020-01-01,2020-03-31,1.5,3\n"
+    "2,2020-04-01,2020-12-31,2.5,4\n"
+    "3,2020-01-01,,3.5,5\n"
+)
+LABELS = "idx,label\n1,0\n2,1\n4,1\n5,0\n"
+
+STORES = 'idx,location\n1,Porto\n2,"Faro, Sul"\n3,Łódź\n'
+FEBRUARY = "idx,value,date,store_idx\n1,10.10,2024-02-01,1\n2,0.20,2024-02-29,1\n3,-5,2024-02-15,2\n"
+FEBRUARY_SUMS = [(1, "Porto", date(2024, 2, 1), Decimal("10.30")), (2, "Faro, Sul", date(2024, 2, 1), Decimal(-5))]
+
+
+def write_customer_files(files: Files) -> None:
+    files.write("customer_profiles.csv", PROFILES)
+    files.write("customer_activity.csv", ACTIVITY)
+    files.write("labels.csv", LABELS)
+
+
+def write_sales(files: Files, month: str, content: str) -> None:
+    files.write("stores.csv", STORES)
+    files.write(f"sales/{month}-01/sales.csv", content)
+
+
+def monthly_sales(database: Database) -> Rows:
+    return database.run(
+        "select store_idx, location, sale_month, value from monthly_sales order by sale_month, store_idx"
+    )
+
+
+def test_the_dags_are_these_three_and_none_of_our_files_warns(airflow: None) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bag = DagBag(str(ROOT / "dags"))
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {"customer_data_load", "sales_load_and_aggregation", "feature_store"}
+    assert [str(warning) for warning in caught if str(ROOT / "dags") in warning.filename] == []
+    assert all(dag.doc_md for dag in bag.dags.values())
+
+
+@pytest.mark.parametrize("time", range(2))
+def test_customer_data_is_loaded_exactly_as_it_is_in_the_files(
+    time: int, database: Database, files: Files, run_dag: RunDag
+) -> None:
+    write_customer_files(files)
+    for _ in range(time + 1):
+        assert run_dag("customer_data_load") == "success"
+    for table, content, types in (
+        ("customer_profiles", PROFILES, (int, int, str, str)),
+        ("customer_activity", ACTIVITY, (int, date.fromisoformat, date.fromisoformat, float, int)),
+        ("labels", LABELS, (int, int)),
+    ):
+        header, *lines = csv.reader(io.StringIO(content))
+        expected = [
+            tuple(read(text) if text else None for read, text in zip(types, line, strict=True)) for line in lines
+        ]
+        found = database.run(f"select {', '.join(header)} from {table}")
+        assert sorted(found, key=repr) == sorted(expected, key=repr)
+
+
+def test_customer_files_with_a_broken_one_leave_all_three_tables_as_they_were(
+    database: Database, files: Files, run_dag: RunDag
+) -> None:
+    write_customer_files(files)
+    assert run_dag("customer_data_load") == "success"
+    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n9,9,Z,z\n")
+    files.write("labels.csv", "idx,label\n1,2\n")
+    assert run_dag("customer_data_load") == "failed"
+    assert database.run("select count(*), max(idx) from customer_profiles") == [(4, 4)]
+    assert database.run("select idx, label from labels order by idx") == [(1, 0), (2, 1), (4, 1), (5, 0)]
+
+
+def test_two_profiles_of_one_client_are_refused(database: Database, files: Files, run_dag: RunDag) -> None:
+    write_customer_files(files)
+    files.write("customer_profiles.csv", PROFILES + "1,11,A,xyz\n")
+    assert run_dag("customer_data_load") == "failed"
+    assert database.run("select count(*) from customer_profiles") == [(0,)]
+
+
+def test_the_feature_store_has_one_row_for_each_complete_client(
+    database: Database, files: Files, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_customer_files(files)
+    assert run_dag("customer_data_load") == "success"
+    database.run("create view public.of_others as select idx, label from feature_store", user="mle_user")
+    for _ in range(2):
+        capsys.readouterr()
+        assert run_dag("feature_store") == "success"
+        assert database.run("select * from feature_store order by idx", user="ds_user") == [
+            (1, 10, "A", 0.98765432109876543, 2, 0),
+            (2, 20, "B", 2.5, 4, 1),
+        ]
+        assert (
+            "2 of 5 clients; left out: 1 without a profile, 2 without an activity, 1 without a label"
+            in capsys.readouterr().out
+        )
+    assert database.run("select * from of_others order by idx", user="ds_user") == [(1, 0), (2, 1)]
+
+
+def test_a_month_of_sales_is_loaded_and_aggregated_and_a_second_run_changes_nothing(
+    database: Database, files: Files, run_dag: RunDag
+) -> None:
+    write_sales(files, "2024-02", FEBRUARY)
+    for _ in range(2):
+        assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+        assert database.run("select idx, value, date, store_idx from sales order by idx") == [
+            (1, Decimal("10.10"), date(2024, 2, 1), 1),
+            (2, Decimal("0.20"), date(2024, 2, 29), 1),
+            (3, Decimal(-5), date(2024, 2, 15), 2),
+        ]
+        assert monthly_sales(database) == FEBRUARY_SUMS
+    assert database.run("select location from stores order by idx") == [("Porto",), ("Faro, Sul",), ("Łódź",)]
+
+
+def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_deleted(
+    database: Database, files: Files, run_dag: RunDag
+) -> None:
+    write_sales(files, "2023-12", "store_idx,date,value,idx\n3,2023-12-31,7.77,1\n")
+    write_sales(files, "2024-02", FEBRUARY)
+    for month in ("2024-02", "2023-12"):
+        assert run_dag("sales_load_and_aggregation", month_after(month)) == "success"
+    december = (3, "Łódź", date(2023, 12, 1), Decimal("7.77"))
+    assert monthly_sales(database) == [december, *FEBRUARY_SUMS]
+
+    before = database.run("select tableoid::regclass, ctid, * from sales where date < '2024-01-01'")
+    database.run("delete from sales where date >= '2024-02-01'")
+    database.run("delete from monthly_sales where sale_month = '2024-02-01'")
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+    assert monthly_sales(database) == [december, *FEBRUARY_SUMS]
+    assert database.run("select tableoid::regclass, ctid, * from sales where date < '2024-01-01'") == before
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("idx,value,date,store_idx\n1,1,2024-03-01,1\n", "1 rows are dated outside the month"),
+        ("idx,value,date,store_idx\n1,1,2024-02-01,77\n", "1 rows are of 1 stores that stores.csv lacks (77 is one)"),
+        (
+            "idx,value,date,shop\n1,1,2024-02-01,1\n",
+            'lacks "store_idx"; has "shop", which staging.sales_2024_02 has not',
+        ),
+        ('idx,value,date,store_idx\n1,1,2024-02-01,1\n2,"abc",2024-02-01,1\n', 'line 3, column value: "abc"'),
+        ("idx,value,date,store_idx\n1,1,2024-02-30,1\n", 'line 2, column date: "2024-02-30"'),
+        ("", "there is no header"),
+    ],
+)
+def test_a_bad_month_fails_with_its_reason_and_leaves_the_old_one(
+    content: str, reason: str, database: Database, files: Files, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sales(files, "2024-02", FEBRUARY)
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+    files.write("sales/2024-02-01/sales.csv", content)
+    capsys.readouterr()
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "failed"
+    assert reason in capsys.readouterr().out
+    assert database.run("select count(*) from sales") == [(3,)]
+    assert monthly_sales(database) == FEBRUARY_SUMS
+
+
+def test_a_plain_http_source_is_refused(
+    database: Database,
+    files: Files,
+    run_dag: RunDag,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_customer_files(files)
+    monkeypatch.setenv("SOURCE_BASE_URL", files.bucket.url.replace("https", "http"))
+    assert run_dag("customer_data_load") == "failed"
+    assert "only https is read" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("fires", "first_day", "next_first_day"),
+    [
+        ("2024-01-01", "2023-12-01", "2024-01-01"),
+        ("2024-03-01", "2024-02-01", "2024-03-01"),
+        ("2025-03-01", "2025-02-01", "2025-03-01"),
+    ],
+)
+def test_a_run_covers_the_month_before_it_fires(airflow: None, fires: str, first_day: str, next_first_day: str) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import TimeRestriction
+
+    # The scheduler works from the serialised DAG; its timetable is asked here as the scheduler asks it.
+    dag = DagBag(str(ROOT / "dags")).dags["sales_load_and_aggregation"]
+    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).timetable
+    info = timetable.next_dagrun_info(
+        last_automated_data_interval=None,
+        restriction=TimeRestriction(earliest=pendulum.parse(first_day), latest=None, catchup=True),
+    )
+    assert info is not None
+    assert info.run_after == pendulum.parse(fires)
+    assert info.data_interval is not None
+    assert (info.data_interval.start, info.data_interval.end) == (
+        pendulum.parse(first_day),
+        pendulum.parse(next_first_day),
+    )
+
+
+def test_catch_up_begins_and_ends_with_the_configured_months(airflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    monkeypatch.setenv("SALES_FIRST_MONTH", "2021-05")
+    monkeypatch.setenv("SALES_LAST_MONTH", "2022-02")
+    dag = DagBag(str(ROOT / "dags")).dags["sales_load_and_aggregation"]
+    assert dag.catchup
+    assert (dag.start_date, dag.end_date) == (
+        datetime(2021, 5, 1, tzinfo=timezone.utc),
+        datetime(2022, 2, 1, tzinfo=timezone.utc),
+    )
