@@ -3,6 +3,7 @@
 import csv
 import io
 import warnings
+from collections.abc import Callable
 from datetime import date, datetime, timezone
 from decimal import Decimal
 
@@ -62,11 +63,12 @@ def test_customer_data_is_loaded_exactly_as_it_is_in_the_files(
     write_customer_files(files)
     for _ in range(time + 1):
         assert run_dag("customer_data_load") == "success"
-    for table, content, types in (
-        ("customer_profiles", PROFILES, (int, int, str, str)),
-        ("customer_activity", ACTIVITY, (int, date.fromisoformat, date.fromisoformat, float, int)),
-        ("labels", LABELS, (int, int)),
-    ):
+    cases: list[tuple[str, str, list[Callable[[str], object]]]] = [
+        ("customer_profiles", PROFILES, [int, int, str, str]),
+        ("customer_activity", ACTIVITY, [int, date.fromisoformat, date.fromisoformat, float, int]),
+        ("labels", LABELS, [int, int]),
+    ]
+    for table, content, types in cases:
         header, *lines = csv.reader(io.StringIO(content))
         expected = [
             tuple(read(text) if text else None for read, text in zip(types, line, strict=True)) for line in lines
@@ -187,6 +189,10 @@ def test_a_plain_http_source_is_refused(
     assert "only https is read" in capsys.readouterr().out
 
 
+def midnight(day: str) -> pendulum.DateTime:
+    return pendulum.from_format(day, "YYYY-MM-DD", tz="UTC")
+
+
 @pytest.mark.parametrize(
     ("fires", "first_day", "next_first_day"),
     [
@@ -205,14 +211,14 @@ def test_a_run_covers_the_month_before_it_fires(airflow: None, fires: str, first
     timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).timetable
     info = timetable.next_dagrun_info(
         last_automated_data_interval=None,
-        restriction=TimeRestriction(earliest=pendulum.parse(first_day), latest=None, catchup=True),
+        restriction=TimeRestriction(earliest=midnight(first_day), latest=None, catchup=True),
     )
     assert info is not None
-    assert info.run_after == pendulum.parse(fires)
+    assert info.run_after == midnight(fires)
     assert info.data_interval is not None
     assert (info.data_interval.start, info.data_interval.end) == (
-        pendulum.parse(first_day),
-        pendulum.parse(next_first_day),
+        midnight(first_day),
+        midnight(next_first_day),
     )
 
 
