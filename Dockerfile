@@ -1,0 +1,23 @@
+# One image for the migration and for Airflow's services.
+FROM python:3.13-slim-trixie
+
+ENV AIRFLOW_HOME=/opt/airflow \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1
+
+# The logs' folder is made here so that a new volume mounted on it belongs to the user.
+RUN useradd --uid 50000 --create-home --home-dir /opt/airflow airflow \
+    && install -d -o airflow -g airflow /opt/airflow/logs
+
+WORKDIR /opt/company-data
+
+# Before the code: a change of SQL installs nothing anew.
+COPY requirements.txt constraints.txt ./
+RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -c constraints.txt
+
+COPY alembic.ini ./
+COPY alembic alembic
+COPY dags dags
+COPY sql sql
+
+USER airflow
