@@ -11,7 +11,8 @@ side, checked, and published in one transaction: nobody reads old profiles besid
 | --- | --- | --- |
 | `stage_…` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value | mend the file or the network, then clear the task and what follows it |
 | `check_customer_data` | the files were read, but contradict themselves; the rows are in schema `staging` | have the file mended, then clear the whole run |
-| `publish_customer_data` | staged rows were lost (the server crashed), or a lock was not given | clear the whole run |
+| `publish_customer_data` | another run staged the files since, or a lock was not given | clear the whole run |
+| `empty_staging` | a lock was not given; the tables are published | clear the task |
 
 Whatever failed, the published tables are as they were before.
 """
@@ -38,15 +39,23 @@ with DAG(
     activity = stage_csv.override(task_id="stage_customer_activity")("customer_activity.csv", "customer_activity")
     labels = stage_csv.override(task_id="stage_labels")("labels.csv", "labels")
 
+    loads = {"profiles_load": profiles, "activity_load": activity, "labels_load": labels}
+
     check_customer_data = SQLExecuteQueryOperator(
         task_id="check_customer_data",
         sql="customer/check_customer_data.sql",
+        parameters=loads,
+        autocommit=True,
     )
     publish_customer_data = SQLExecuteQueryOperator(
         task_id="publish_customer_data",
         sql="customer/publish_customer_data.sql",
-        parameters={"staged_profiles": profiles, "staged_activity": activity, "staged_labels": labels},
+        parameters=loads,
         outlets=[Asset("customer_data")],
     )
+    empty_staging = SQLExecuteQueryOperator(
+        task_id="empty_staging",
+        sql="customer/empty_staging.sql",
+    )
 
-    [profiles, activity, labels] >> check_customer_data >> publish_customer_data
+    [profiles, activity, labels] >> check_customer_data >> publish_customer_data >> empty_staging

@@ -12,9 +12,9 @@ by clearing its run, or by a backfill; a manual trigger has no month, and is ref
 | task | it means | what to do |
 | --- | --- | --- |
 | `prepare_month` | the database cannot be reached, or a lock was not given | clear it when the database answers |
-| `stage_sales`, `stage_stores` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value | mend the file or the network, then clear the task and what follows it |
-| `check_sales` | rows outside the month, or of unknown stores; they are in `staging.sales` | have the file mended, then clear the whole run |
-| `publish_stores`, `publish_sales` | staged rows were lost (the server crashed), or a lock was not given | clear the whole run |
+| `stage_sales`, `stage_stores` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value. The file of a month that has just ended may be late: the task waits for it, for a week | mend the file or the network, then clear the task and what follows it |
+| `check_sales` | rows outside the month, of unknown stores, or without an amount; they are in `staging.sales` | have the file mended, then clear the whole run |
+| `publish_stores`, `publish_sales` | another run staged the month since, or a lock was not given | clear the whole run |
 | `aggregate_month` | a store has vanished from `stores`, or a lock was not given | clear the whole run |
 
 Whatever failed, each table holds either the old month or the new one, whole.
@@ -51,17 +51,18 @@ with DAG(
     check_sales = SQLExecuteQueryOperator(
         task_id="check_sales",
         sql="sales/check_sales.sql",
-        parameters={"sale_month": SALE_MONTH},
+        parameters={"sale_month": SALE_MONTH, "sales_load": staged_sales, "stores_load": staged_stores},
+        autocommit=True,
     )
     publish_stores = SQLExecuteQueryOperator(
         task_id="publish_stores",
         sql="sales/publish_stores.sql",
-        parameters={"sale_month": SALE_MONTH, "staged_rows": staged_stores},
+        parameters={"sale_month": SALE_MONTH, "load_id": staged_stores},
     )
     publish_sales = SQLExecuteQueryOperator(
         task_id="publish_sales",
         sql="sales/replace_month_of_sales.sql",
-        parameters={"sale_month": SALE_MONTH, "staged_rows": staged_sales},
+        parameters={"sale_month": SALE_MONTH, "load_id": staged_sales},
     )
     aggregate_month = SQLExecuteQueryOperator(
         task_id="aggregate_month",

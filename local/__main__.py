@@ -227,7 +227,9 @@ def airflow_environment(state: State) -> dict[str, str]:
         **os.environ,
         **state.settings,
         "AIRFLOW_HOME": str(RUN / "airflow"),
-        "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url("companydata", driver="postgresql"),
+        "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url(
+            "companydata", "pipeline", os.environ.get("PIPELINE_PASSWORD") or "pipeline", driver="postgresql"
+        ),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",

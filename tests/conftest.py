@@ -104,7 +104,7 @@ def database(cluster: Cluster, template: Database, request: pytest.FixtureReques
         where copy.datname = '{database.name}' and original.datname = '{template.name}'
     """)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url())
+        patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
         yield database
     drop_database(database)
 

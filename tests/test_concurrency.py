@@ -1,112 +1,220 @@
-"""Runs side by side: one month twice, several months, and readers all the while."""
+"""Runs side by side: one month twice, several months, rebuilds, migrations, and readers all the while."""
 
+import os
+import shutil
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import Database
-from test_sql_steps import run_file, run_on
+from conftest import ROOT, Database, Files
+from steps import build_feature_store, connect, csv_text, load_customers, load_month, run_file, stage_file
 
 ROWS = 2_000
+MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
+HEADER = "idx,value,date,store_idx"
 
 
-def stage(database: Database, month: str) -> None:
-    run_on(database, "sales/prepare_month.sql", sale_month=month)
-    database.run(f"insert into staging.sales select n, 1, '{month}', 1, '{month}' from generate_series(1, {ROWS}) n")
-    database.run(f"insert into staging.stores values (1, 'Porto', '{month}')")
+def write_months(files: Files, rows: int = ROWS) -> None:
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    for month in [*MONTHS, "2024-03-01"]:
+        files.write(f"sales/{month}/sales.csv", csv_text(HEADER, [(n, 1, month, 1) for n in range(rows)]))
 
 
-def load(database: Database, month: str) -> None:
-    with database.connect() as connection:
-        run_file(connection, "sales/prepare_month.sql", sale_month=month)
-        run_file(connection, "sales/publish_stores.sql", sale_month=month, staged_rows=1)
-        run_file(connection, "sales/replace_month_of_sales.sql", sale_month=month, staged_rows=ROWS)
-        run_file(connection, "sales/replace_month_of_monthly_sales.sql", sale_month=month)
+def write_customers(files: Files, attribute: int, clients: int = 500) -> None:
+    ids = range(1, clients + 1)
+    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", [(n, attribute, "A", "x") for n in ids]))
+    files.write(
+        "customer_activity.csv",
+        csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", attribute, 1) for n in ids]),
+    )
+    files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in ids]))
 
 
-def test_one_month_many_times_at_once_and_several_months_beside_it_end_right(database: Database) -> None:
-    months = ["2023-12-01", "2024-01-01", "2024-02-01"]
-    for month in months:
-        stage(database, month)
-        load(database, month)
-
-    wrong: list[object] = []
+@contextmanager
+def reading(database: Database, query: str) -> Iterator[set[object]]:
+    """Run a query as ds_user over and over while the block runs, gathering the different answers."""
+    answers: set[object] = set()
     finished = threading.Event()
 
     def read() -> None:
         with database.connect("ds_user") as connection:
             while not finished.is_set():
-                seen = connection.execute("""
-                    select (select count(*) from sales where date = '2024-02-01'), (select count(*) from stores),
-                           (select sum(value) from monthly_sales where sale_month = '2024-02-01')
-                """).fetchone()
-                if seen != (ROWS, 1, ROWS):
-                    wrong.append(seen)
+                answers.add(connection.execute(query).fetchone())
 
-    with ThreadPoolExecutor(9) as pool:
+    with ThreadPoolExecutor(1) as pool:
         reader = pool.submit(read)
-        loads = [pool.submit(load, database, month) for month in [*months, "2024-02-01"] * 5]
+        try:
+            yield answers
+        finally:
+            finished.set()
+            reader.result(timeout=60)
+
+
+def counts(database: Database) -> list[tuple[object, ...]]:
+    return database.run("select date::text, count(*) from sales group by date order by date")
+
+
+def test_one_month_many_times_at_once_and_several_months_beside_it_end_right(database: Database, files: Files) -> None:
+    write_months(files)
+    for month in MONTHS:
+        load_month(database, month)
+    superseded = []
+    seen = """
+        select (select count(*) from sales where date = '2024-02-01'), (select count(*) from stores),
+               (select sum(value) from monthly_sales where sale_month = '2024-02-01')
+    """
+    with reading(database, seen) as answers, ThreadPoolExecutor(8) as pool:
+        loads = [pool.submit(load_month, database, month) for month in [*MONTHS, "2024-02-01"] * 5]
         for done in loads:
-            done.result(timeout=60)
-        finished.set()
-        reader.result(timeout=60)
-    assert wrong == []
-    assert database.run("select date::text, count(*) from sales group by date order by date") == [
-        (month, ROWS) for month in months
-    ]
+            try:
+                done.result(timeout=60)
+            except psycopg.errors.CheckViolation as error:
+                superseded.append(str(error))
+    assert answers == {(ROWS, 1, ROWS)}
+    assert counts(database) == [(month, ROWS) for month in MONTHS]
     assert database.run("select sale_month::text, value from monthly_sales order by 1") == [
-        (month, ROWS) for month in months
+        (month, ROWS) for month in MONTHS
     ]
+    # Of runs of one month, those whose file was staged again by another stop and say so; at least one ends.
+    assert all("another run has staged this file since" in message for message in superseded)
+    assert len(superseded) < len(loads)
+    assert database.run("select count(*) from staging.sales") == [(0,)]
 
 
-def test_a_month_waits_for_the_same_month_and_not_for_another(database: Database) -> None:
-    for month in ("2024-01-01", "2024-02-01"):
-        stage(database, month)
+def test_of_two_runs_of_one_month_the_one_that_staged_last_is_published(database: Database, files: Files) -> None:
+    write_months(files)
+    load_month(database, "2024-02-01")
+    older = stage_file(database, "sales/2024-02-01/sales.csv", "sales", "2024-02-01")
+    write_months(files, rows=3)
+    load_month(database, "2024-02-01")
+    with pytest.raises(psycopg.errors.CheckViolation, match="another run has staged this file since"):
+        run_on_older(database, older)
+    assert counts(database) == [("2024-02-01", 3)]
+
+
+def run_on_older(database: Database, load: int) -> None:
+    with connect(database) as connection:
+        run_file(connection, "sales/replace_month_of_sales.sql", sale_month="2024-02-01", load_id=load)
+
+
+def test_a_month_waits_for_the_same_month_and_not_for_another(database: Database, files: Files) -> None:
+    write_months(files)
     with database.connect() as slow, ThreadPoolExecutor(1) as pool:
+        load_month(database, "2024-01-01")
         with slow.transaction():
             slow.execute("select pipeline.lock_month('2024-02-01')")
-            slow.execute("insert into sales select n, 1, '2024-02-01', 1 from generate_series(1, 5) n")
-            load(database, "2024-01-01")
-            stage(database, "2024-03-01")
-            same = pool.submit(load, database, "2024-02-01")
+            same = pool.submit(load_month, database, "2024-02-01")
+            load_month(database, "2024-01-01")
+            load_month(database, "2024-03-01")
             time.sleep(0.5)
             assert not same.done()
         same.result(timeout=30)
-    assert database.run("select date::text, count(*) from sales group by date order by date") == [
-        ("2024-01-01", ROWS),
-        ("2024-02-01", ROWS),
-    ]
+    assert counts(database) == [("2024-01-01", ROWS), ("2024-02-01", ROWS), ("2024-03-01", ROWS)]
 
 
-def test_a_waiting_month_gives_up_after_lock_timeout(database: Database) -> None:
-    stage(database, "2024-02-01")
-    with database.connect() as holder, holder.transaction(), database.connect() as waiting:
+def test_a_waiting_month_gives_up_after_lock_timeout_and_the_retry_works(database: Database, files: Files) -> None:
+    write_months(files)
+    load = {"sale_month": "2024-02-01"}
+    load_month(database, "2024-02-01")
+    with database.connect() as holder, holder.transaction(), connect(database) as waiting:
         holder.execute("select pipeline.lock_month('2024-02-01')")
         waiting.execute("set lock_timeout = '100ms'")
         with pytest.raises(psycopg.errors.LockNotAvailable):
-            run_file(waiting, "sales/replace_month_of_sales.sql", sale_month="2024-02-01", staged_rows=ROWS)
+            run_file(waiting, "sales/replace_month_of_monthly_sales.sql", **load)
+    with connect(database) as again:
+        run_file(again, "sales/replace_month_of_monthly_sales.sql", **load)
+    assert database.run("select sum(value) from monthly_sales") == [(ROWS,)]
 
 
-def test_readers_never_see_the_feature_store_empty_while_two_rebuilds_run(database: Database) -> None:
-    database.run("insert into customer_profiles select n, n, 'A', 'x' from generate_series(1, 500) n")
-    database.run("insert into customer_activity select n, '2020-01-01', null, 1, 1 from generate_series(1, 500) n")
-    database.run("insert into labels select n, 0 from generate_series(1, 500) n")
-    run_on(database, "feature_store/replace_feature_store.sql")
-    counts: set[object] = set()
-    finished = threading.Event()
+def test_loads_finish_while_a_reader_holds_a_long_transaction_on_every_table(database: Database, files: Files) -> None:
+    write_months(files)
+    write_customers(files, attribute=1)
+    load_month(database, "2024-02-01")
+    load_customers(database)
+    build_feature_store(database)
+    with database.connect("ds_user") as reader, reader.transaction():
+        for table in ("sales", "monthly_sales", "stores", "customer_profiles", "labels", "feature_store"):
+            reader.execute(f"select count(*) from {table}")
+        write_months(files, rows=3)
+        write_customers(files, attribute=2)
+        load_month(database, "2024-02-01")
+        load_month(database, "2024-03-01")
+        load_customers(database)
+        build_feature_store(database)
+    assert counts(database) == [("2024-02-01", 3), ("2024-03-01", 3)]
+    assert database.run("select distinct attr_a from feature_store") == [(2,)]
 
-    def read() -> None:
-        with database.connect("ds_user") as connection:
-            while not finished.is_set():
-                counts.add(connection.execute("select count(*) from feature_store").fetchone())
 
-    with ThreadPoolExecutor(3) as pool:
-        reader = pool.submit(read)
-        rebuilds = [pool.submit(run_on, database, "feature_store/replace_feature_store.sql") for _ in range(10)]
-        for done in rebuilds:
-            done.result(timeout=60)
-        finished.set()
-        reader.result(timeout=60)
-    assert counts == {(500,)}
+def test_who_looks_at_staging_for_long_makes_a_load_give_up_and_its_retry_works(
+    database: Database, files: Files
+) -> None:
+    write_months(files)
+    load_month(database, "2024-02-01")
+    with database.connect() as looker, looker.transaction(), connect(database) as waiting:
+        looker.execute("select count(*) from staging.sales_2024_02")
+        waiting.execute("set lock_timeout = '100ms'")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            waiting.execute("truncate staging.sales_2024_02")
+    load_month(database, "2024-02-01")
+    assert counts(database) == [("2024-02-01", ROWS)]
+
+
+def test_customer_loads_and_rebuilds_of_the_feature_store_at_once_never_show_a_mixture(
+    database: Database, files: Files
+) -> None:
+    write_customers(files, attribute=1)
+    load_customers(database)
+    build_feature_store(database)
+    # A profile's attr_a and an activity's scd_a come from the same version of the files, or the mixture shows.
+    seen = "select count(*), count(*) filter (where attr_a = scd_a), count(distinct attr_a) from feature_store"
+    with reading(database, seen) as answers, ThreadPoolExecutor(3) as pool:
+        for attribute in range(2, 8):
+            write_customers(files, attribute)
+            rebuilds = [pool.submit(build_feature_store, database) for _ in range(2)]
+            pool.submit(load_customers, database).result(timeout=60)
+            for done in rebuilds:
+                done.result(timeout=60)
+    assert answers == {(500, 500, 1)}
+    build_feature_store(database)
+    assert database.run("select distinct attr_a, scd_a from feature_store") == [(7, 7.0)]
+
+
+def test_a_migration_during_loads_and_the_loads_both_end_right(
+    database: Database, files: Files, tmp_path: Path
+) -> None:
+    write_months(files)
+    shutil.copytree(ROOT / "alembic", tmp_path / "alembic")
+    shutil.copy(ROOT / "alembic.ini", tmp_path)
+    (tmp_path / "alembic/versions/9999_a_column_of_sales.py").write_text(
+        "from alembic import op\n"
+        "revision, down_revision = '9999', '0010'\n"
+        "def upgrade():\n    op.execute('alter table public.sales add column note text')\n"
+        "def downgrade():\n    op.execute('alter table public.sales drop column note')\n"
+    )
+    environment = {**os.environ, "DATABASE_URL": database.url(driver="postgresql+psycopg2")}
+
+    def migrate(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "alembic", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+
+    with ThreadPoolExecutor(4) as pool:
+        loads = [pool.submit(load_month, database, month) for month in [*MONTHS] * 4]
+        for arguments in (["upgrade", "head"], ["downgrade", "-1"], ["upgrade", "head"]):
+            done = migrate(*arguments)
+            assert done.returncode == 0, done.stderr
+        for load in loads:
+            try:
+                load.result(timeout=60)
+            except psycopg.errors.CheckViolation as error:
+                assert "another run has staged this file since" in str(error)  # noqa: PT017
+    for month in MONTHS:
+        load_month(database, month)
+    assert counts(database) == [(month, ROWS) for month in MONTHS]
+    assert database.run("select count(note) from sales") == [(0,)]

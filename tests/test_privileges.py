@@ -16,7 +16,7 @@ TABLES = [
 ]
 
 
-@pytest.mark.parametrize("user", ["ds_user", "mle_user", "admin"])
+@pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
 def test_a_wrong_password_is_refused(database: Database, user: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         database.connect(user, "wrong")
@@ -103,6 +103,8 @@ def test_mle_user_creates_tables_sequences_functions_and_views_in_public(databas
         "create table staging.mine (idx int)",
         "select pipeline.prepare_month('2024-01-01')",
         "create table partitions.mine (idx int)",
+        "select * from pipeline.file_loads",
+        "set role pipeline",
     ],
 )
 def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: str, statement: str) -> None:
@@ -110,9 +112,62 @@ def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: 
         database.run(statement, user=user)
 
 
-def test_public_holds_the_seven_tables_and_nothing_else(database: Database) -> None:
+def test_public_holds_the_seven_tables_and_their_freshness_and_nothing_else(database: Database) -> None:
     found = database.run("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind <> 'i'")
-    assert sorted(name for (name,) in found) == sorted(TABLES)
+    assert sorted(name for (name,) in found) == sorted([*TABLES, "data_freshness"])
+
+
+@pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
+def test_data_freshness_shows_every_table(database: Database, user: str) -> None:
+    if user == "pipeline":
+        with pytest.raises(InsufficientPrivilege):
+            database.run("select * from data_freshness", user=user)
+    else:
+        found = database.run("select table_name, row_count from data_freshness", user=user)
+        assert sorted(found) == sorted((table, 0) for table in TABLES)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create table public.mine (idx int)",
+        "create table staging.mine (idx int)",
+        "create temporary table mine (idx int)",
+        "create schema mine",
+        "create role mine",
+        "alter role ds_user password 'x'",
+        "alter role pipeline createrole",
+        "alter default privileges for role admin grant select on tables to public",
+        "alter table public.sales add column extra int",
+        "alter table staging.labels add column extra int",
+        "drop table public.labels",
+        "truncate public.sales",
+        "update public.sales set value = 0",
+        "delete from pipeline.file_loads",
+        "delete from pipeline.feature_store_builds",
+        "select * from migrations.alembic_version",
+        "update migrations.alembic_version set version_num = '0001'",
+        "create or replace function pipeline.report(message text) returns void language sql begin atomic end",
+        "create table partitions.mine (idx int)",
+        "set role mle_user_role",
+        "set session_replication_role = replica",
+        "copy public.sales to program 'cat'",
+        "select pg_read_file('postgresql.conf')",
+    ],
+)
+def test_the_pipelines_login_can_do_no_more_than_loads_need(database: Database, statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        database.run(statement, user="pipeline")
+
+
+def test_what_the_pipeline_makes_belongs_to_admin_and_is_read_by_ds_and_mle(database: Database) -> None:
+    database.run("select pipeline.prepare_month('2024-02-01')", user="pipeline")
+    database.run("insert into public.sales values (1, 1, '2024-02-01', 1)", user="pipeline")
+    for user in ("ds_user", "mle_user"):
+        assert database.run("select count(*) from sales", user=user) == [(1,)]
+    assert database.run("select count(*) from pg_class where relowner = 'pipeline'::regrole") == [(0,)]
+    database.run("update sales set value = 2", user="mle_user")
+    database.run("drop table partitions.sales_2024_02", user="admin")
 
 
 def test_every_table_and_column_has_a_comment(database: Database) -> None:
@@ -120,7 +175,7 @@ def test_every_table_and_column_has_a_comment(database: Database) -> None:
         select attrelid::regclass, attname
         from pg_attribute
         join pg_class on pg_class.oid = attrelid
-        where relnamespace::regnamespace::text in ('public', 'staging') and relkind in ('r', 'p')
+        where relnamespace::regnamespace::text in ('public', 'staging', 'pipeline') and relkind in ('r', 'p')
           and attnum > 0 and not attisdropped
           and (col_description(attrelid, attnum) is null or obj_description(attrelid, 'pg_class') is null)
     """)

@@ -1,30 +1,42 @@
 """Each file under sql/: given rows, the file as the DAG runs it, expected rows."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import psycopg
 import pytest
-from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import ROOT, Database, Rows
+from steps import SQL, run_on
 
-SQL = ROOT / "sql"
 FEBRUARY = "2024-02-01"
 
 
-def run_file(connection: psycopg.Connection[Any], file: str, **parameters: object) -> list[str]:
-    """Run a SQL file in one transaction, statement by statement, and return what it reported."""
-    reports: list[str] = []
-    connection.add_notice_handler(lambda notice: reports.append(str(notice.message_primary)))
-    with connection.transaction():
-        for statement in DbApiHook.split_sql_string((SQL / file).read_text()):
-            connection.execute(statement, parameters)
-    return reports
-
-
-def run_on(database: Database, file: str, **parameters: object) -> list[str]:
-    with database.connect() as connection:
-        return run_file(connection, file, **parameters)
+def stage(
+    database: Database, table: str, rows: Sequence[str], month: str | None = None, outcome: str = "checked"
+) -> int:
+    """Stage rows, written as SQL, as the loader would, and return the load."""
+    with database.connect("pipeline") as connection, connection.transaction():
+        target = f"staging.{table}_{month[:7].replace('-', '_')}" if month else f"staging.{table}"
+        connection.execute(f"truncate {target}")
+        if rows:
+            connection.execute(f"insert into {target} values {', '.join(rows)}")
+        connection.execute(
+            """
+            update pipeline.file_loads set outcome = 'replaced'
+            where table_name = %s and sale_month is not distinct from %s::date and outcome in ('staged', 'checked')
+            """,
+            [table, month],
+        )
+        [(load,)] = connection.execute(
+            """
+            insert into pipeline.file_loads
+                (table_name, sale_month, address, sha256, row_count, dag_run, started_at, outcome)
+            values (%s, %s, %s, %s, %s, 'test', clock_timestamp(), %s)
+            returning load_id
+            """,
+            [table, month, f"https://bucket/{table}.csv", str(sorted(rows)), len(rows), outcome],
+        ).fetchall()
+        return int(load)
 
 
 def test_every_sql_file_is_run_by_a_test_of_this_file_and_by_a_dag() -> None:
@@ -54,52 +66,79 @@ def test_prepare_month_makes_each_partition_once(database: Database) -> None:
         run_on(database, "sales/prepare_month.sql", sale_month="2024-02-02")
 
 
-def given_february(database: Database) -> None:
+def given_february(database: Database) -> tuple[int, int]:
+    """Three months, February staged; returns its loads of sales and stores."""
     for month in ("2024-01-01", FEBRUARY, "2024-03-01"):
         run_on(database, "sales/prepare_month.sql", sale_month=month)
     database.run("insert into sales values (1, 5, '2024-01-31', 1), (2, 6, '2024-02-10', 1), (3, 7, '2024-03-01', 2)")
-    database.run("insert into staging.sales values (8, 0.1, '2024-02-01', 1, '2024-02-01')")
-    database.run("insert into staging.sales values (9, 0.2, '2024-02-29', 1, '2024-02-01')")
-    database.run("insert into staging.sales values (7, 70, '2024-03-05', 2, '2024-03-01')")
-    database.run("insert into staging.stores values (1, 'Porto', '2024-02-01'), (2, 'Faro', '2024-02-01')")
     database.run("insert into stores values (1, 'Old'), (3, 'Gone')")
+    stage(database, "sales", ["(7, 70, '2024-03-05', 2)"], "2024-03-01")
+    return (
+        stage(database, "sales", ["(8, 0.1, '2024-02-01', 1)", "(9, 0.2, '2024-02-29', 1)"], FEBRUARY),
+        stage(database, "stores", ["(1, 'Porto')", "(2, 'Faro')"], FEBRUARY),
+    )
 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_replace_month_of_sales_replaces_that_month_alone(database: Database, times: int) -> None:
-    given_february(database)
+    load, _ = given_february(database)
     for _ in range(times):
-        run_on(database, "sales/replace_month_of_sales.sql", sale_month=FEBRUARY, staged_rows=2)
+        run_on(database, "sales/replace_month_of_sales.sql", sale_month=FEBRUARY, load_id=load)
     assert rows_of_sales(database) == [
         (1, "5", "2024-01-31", 1),
         (8, "0.1", "2024-02-01", 1),
         (9, "0.2", "2024-02-29", 1),
         (3, "7", "2024-03-01", 2),
     ]
+    assert outcomes(database, load) == ["published"]
 
 
 def rows_of_sales(database: Database) -> Rows:
     return database.run("select idx, value::text, date::text, store_idx from sales order by date")
 
 
-def test_replace_month_of_sales_refuses_staging_that_has_lost_its_rows(database: Database) -> None:
-    given_february(database)
-    before = rows_of_sales(database)
-    database.run("truncate staging.sales_2024_02")
-    with pytest.raises(psycopg.errors.CheckViolation, match=r"the file had 2 rows, but staging\.sales holds 0"):
-        run_on(database, "sales/replace_month_of_sales.sql", sale_month=FEBRUARY, staged_rows=2)
-    assert rows_of_sales(database) == before
+def outcomes(database: Database, *loads: int) -> list[str]:
+    return [database.run(f"select outcome from pipeline.file_loads where load_id = {load}")[0][0] for load in loads]
+
+
+@pytest.mark.parametrize(
+    ("before", "reason"),
+    [
+        ("truncate staging.sales_2024_02", "the file had 2 rows, but staging holds 0"),
+        ("update pipeline.file_loads set outcome = 'staged'", "the load has not been checked"),
+        ("update pipeline.file_loads set outcome = 'replaced'", "another run has staged this file since"),
+        (
+            "update pipeline.file_loads set outcome = 'refused', problem = 'it smells'",
+            "the load was refused: it smells",
+        ),
+    ],
+)
+def test_replace_month_of_sales_refuses_what_is_not_checked_and_whole(
+    database: Database, before: str, reason: str
+) -> None:
+    load, _ = given_february(database)
+    database.run(before + (f" where load_id = {load}" if "update" in before else ""))
+    rows = rows_of_sales(database)
+    with pytest.raises(psycopg.errors.CheckViolation, match=reason):
+        run_on(database, "sales/replace_month_of_sales.sql", sale_month=FEBRUARY, load_id=load)
+    assert rows_of_sales(database) == rows
 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_publish_stores_replaces_all_stores(database: Database, times: int) -> None:
-    given_february(database)
+    _, load = given_february(database)
     for _ in range(times):
-        run_on(database, "sales/publish_stores.sql", sale_month=FEBRUARY, staged_rows=2)
+        run_on(database, "sales/publish_stores.sql", sale_month=FEBRUARY, load_id=load)
     assert database.run("select * from stores order by idx") == [(1, "Porto"), (2, "Faro")]
-    with pytest.raises(psycopg.errors.CheckViolation, match="the file had 3 rows"):
-        run_on(database, "sales/publish_stores.sql", sale_month=FEBRUARY, staged_rows=3)
-    assert database.run("select count(*) from stores") == [(2,)]
+
+
+def test_publish_stores_keeps_a_newer_file_that_another_month_has_published(database: Database) -> None:
+    _, older = given_february(database)
+    newer = stage(database, "stores", ["(1, 'Braga')"], "2024-03-01")
+    run_on(database, "sales/publish_stores.sql", sale_month="2024-03-01", load_id=newer)
+    run_on(database, "sales/publish_stores.sql", sale_month=FEBRUARY, load_id=older)
+    assert database.run("select * from stores") == [(1, "Braga")]
+    assert database.run("select row_count from data_freshness where table_name = 'stores'") == [(1,)]
 
 
 @pytest.mark.parametrize("times", [1, 2])
@@ -121,6 +160,32 @@ def test_replace_month_of_monthly_sales_sums_exactly_and_skips_stores_without_sa
     assert reports == ["monthly_sales of 2024-02-01: 2 stores, total 6.3"]
 
 
+def test_replace_month_of_monthly_sales_closes_the_load_and_tells_what_has_changed(database: Database) -> None:
+    load, stores = given_february(database)
+    steps = ["sales/replace_month_of_sales.sql", "sales/replace_month_of_monthly_sales.sql"]
+    run_on(database, "sales/publish_stores.sql", sale_month=FEBRUARY, load_id=stores)
+    for step in steps:
+        reports = run_on(database, step, sale_month=FEBRUARY, load_id=load)
+    assert reports == ["monthly_sales of 2024-02-01: 1 stores, total 0.3, of 2 sales"]
+    assert database.run("select count(*) from staging.sales_2024_02") == [(0,)]
+    assert database.run("select count(*) from staging.stores_2024_02") == [(0,)]
+    assert database.run("select count(*) from staging.sales_2024_03") == [(1,)]
+
+    load = stage(database, "sales", ["(8, 0.5, '2024-02-01', 1)"], FEBRUARY)
+    for step in steps:
+        reports = run_on(database, step, sale_month=FEBRUARY, load_id=load)
+    assert "has changed since it was loaded" in reports[1]
+    assert "rows 2 -> 1, total 0.3 -> 0.5, SHA-256" in reports[1]
+
+
+def test_replace_month_of_monthly_sales_leaves_what_another_run_has_staged_since(database: Database) -> None:
+    load, _ = given_february(database)
+    run_on(database, "sales/replace_month_of_sales.sql", sale_month=FEBRUARY, load_id=load)
+    stage(database, "sales", ["(8, 0.5, '2024-02-01', 1)"], FEBRUARY)
+    run_on(database, "sales/replace_month_of_monthly_sales.sql", sale_month=FEBRUARY)
+    assert database.run("select count(*) from staging.sales_2024_02") == [(1,)]
+
+
 def test_replace_month_of_monthly_sales_fails_rather_than_drop_a_sale(database: Database) -> None:
     given_february(database)
     database.run("delete from stores")
@@ -128,32 +193,82 @@ def test_replace_month_of_monthly_sales_fails_rather_than_drop_a_sale(database: 
         run_on(database, "sales/replace_month_of_monthly_sales.sql", sale_month=FEBRUARY)
 
 
-def test_check_sales_passes_good_rows_and_counts_bad_ones(database: Database) -> None:
-    given_february(database)
-    run_on(database, "sales/check_sales.sql", sale_month=FEBRUARY)
-    database.run("insert into staging.sales values (1, 1, '2024-02-01', 77, '2024-02-01')")
-    with pytest.raises(psycopg.errors.CheckViolation, match=r"1 rows are of 1 stores that stores\.csv lacks"):
-        run_on(database, "sales/check_sales.sql", sale_month=FEBRUARY)
-    database.run("insert into staging.sales values (1, 1, '2024-01-31', 1, '2024-02-01')")
-    database.run("insert into staging.sales values (1, 1, '2024-03-01', 1, '2024-02-01')")
-    with pytest.raises(
-        psycopg.errors.CheckViolation, match=r"2 rows are dated outside .* \(2024-01-31 to 2024-03-01\)"
-    ):
-        run_on(database, "sales/check_sales.sql", sale_month=FEBRUARY)
+def check_sales(database: Database, sales: Sequence[str], stores: Sequence[str]) -> str | None:
+    """Stage and check a February; returns why it was refused."""
+    run_on(database, "sales/prepare_month.sql", sale_month=FEBRUARY)
+    loads = {
+        "sales_load": stage(database, "sales", sales, FEBRUARY, "staged"),
+        "stores_load": stage(database, "stores", stores, FEBRUARY, "staged"),
+    }
+    try:
+        run_on(database, "sales/check_sales.sql", sale_month=FEBRUARY, **loads)
+    except psycopg.errors.CheckViolation as error:
+        assert outcomes(database, *loads.values()) == ["refused", "refused"]
+        assert database.run("select count(*) from staging.sales") == [(len(sales),)]
+        return error.diag.message_primary
+    assert outcomes(database, *loads.values()) == ["checked", "checked"]
+    return None
 
 
-def given_customers(database: Database) -> None:
-    database.run("insert into staging.customer_profiles values (1, 10, 'A', ''), (1, 10, 'A', ''), (2, 20, 'B', null)")
-    database.run("insert into staging.customer_activity values (1, '2020-01-01', null, 0.1, 1)")
-    database.run("insert into staging.labels values (1, 0), (2, 1)")
-    database.run("insert into customer_profiles values (9, 9, 'Z', 'z')")
+PORTO = "(1, 'Porto')"
+
+
+def test_check_sales_passes_a_good_month_and_notes_its_last_day(database: Database) -> None:
+    assert check_sales(database, ["(1, 1, '2024-02-01', 1)", "(2, -1, '2024-02-29', 1)"], [PORTO, PORTO]) is None
+    assert database.run("select table_name, last_date::text from pipeline.file_loads order by 1") == [
+        ("sales", "2024-02-29"),
+        ("stores", None),
+    ]
+    assert check_sales(database, [], [PORTO]) is None
+
+
+@pytest.mark.parametrize(
+    ("sales", "stores", "reason"),
+    [
+        (
+            ["(1, 1, '2024-01-31', 1)", "(2, 1, '2024-03-01', 1)", "(3, 1, '2024-02-01', 1)"],
+            [PORTO],
+            "2 rows are dated outside the month, the first of them: idx 1 on 2024-01-31, idx 2 on 2024-03-01 (",
+        ),
+        (
+            ["(1, 1, '2024-02-01', 7)", "(2, 1, '2024-02-01', 8)", "(3, 1, '2024-02-01', 7)"],
+            [PORTO],
+            "3 rows are of 2 stores that stores.csv lacks, the first of them: idx 1 of store 7, idx 2 of store 8,",
+        ),
+        (
+            ["(1, 'NaN', '2024-02-01', 1)", "(2, 'Infinity', '2024-02-01', 1)", "(3, '-Infinity', '2024-02-01', 1)"],
+            [PORTO],
+            "3 rows have a value that is no amount, the first of them: idx 1 with NaN, idx 2 with Infinity, idx 3",
+        ),
+        ([], [PORTO, "(1, 'Faro')"], "stores.csv gives 1 stores more than one location, the first of them: store 1"),
+        (["(1, 1, '2024-03-01', 9)"], [PORTO], "1 rows are dated outside the month"),
+        (["(1, 1, '2024-03-01', 9)"], [PORTO], "1 rows are of 1 stores that"),
+    ],
+)
+def test_check_sales_refuses_a_bad_month_with_numbers_and_the_first_few_rows(
+    database: Database, sales: list[str], stores: list[str], reason: str
+) -> None:
+    assert reason in (check_sales(database, sales, stores) or "")
+
+
+def stage_customers(
+    database: Database, profiles: Sequence[str] = (), labels: Sequence[str] = (), outcome: str = "checked"
+) -> dict[str, int]:
+    """Two clients, and what else is given; returns the loads."""
+    profiles = ["(1, 10, 'A', '')", "(1, 10, 'A', '')", "(2, 20, 'B', null)", *profiles]
+    return {
+        "profiles_load": stage(database, "customer_profiles", profiles, outcome=outcome),
+        "activity_load": stage(database, "customer_activity", ["(1, '2020-01-01', null, 0.1, 1)"], outcome=outcome),
+        "labels_load": stage(database, "labels", ["(1, 0)", "(2, 1)", *labels], outcome=outcome),
+    }
 
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_publish_customer_data_replaces_all_three_tables_row_by_row(database: Database, times: int) -> None:
-    given_customers(database)
+    database.run("insert into customer_profiles values (9, 9, 'Z', 'z')")
+    loads = stage_customers(database)
     for _ in range(times):
-        run_on(database, "customer/publish_customer_data.sql", staged_profiles=3, staged_activity=1, staged_labels=2)
+        run_on(database, "customer/publish_customer_data.sql", **loads)
     assert database.run("select * from customer_profiles order by idx") == [
         (1, 10, "A", ""),
         (1, 10, "A", ""),
@@ -163,30 +278,57 @@ def test_publish_customer_data_replaces_all_three_tables_row_by_row(database: Da
         (1, "2020-01-01", None, 0.1, 1)
     ]
     assert database.run("select * from labels order by idx") == [(1, 0), (2, 1)]
+    assert outcomes(database, *loads.values()) == ["published"] * 3
 
 
-def test_publish_customer_data_refuses_staging_that_has_lost_its_rows(database: Database) -> None:
-    given_customers(database)
+def test_publish_customer_data_publishes_all_files_or_none(database: Database) -> None:
+    database.run("insert into customer_profiles values (9, 9, 'Z', 'z')")
+    loads = stage_customers(database)
     database.run("truncate staging.labels")
     with pytest.raises(psycopg.errors.CheckViolation, match=r"labels\.csv: the file had 2 rows, but staging holds 0"):
-        run_on(database, "customer/publish_customer_data.sql", staged_profiles=3, staged_activity=1, staged_labels=2)
+        run_on(database, "customer/publish_customer_data.sql", **loads)
     assert database.run("select * from customer_profiles") == [(9, 9, "Z", "z")]
 
 
+@pytest.mark.parametrize("times", [1, 2])
+def test_empty_staging_keeps_what_is_not_published(database: Database, times: int) -> None:
+    loads = stage_customers(database)
+    for _ in range(times):
+        run_on(database, "customer/empty_staging.sql")
+    assert database.run("select count(*) from staging.labels") == [(2,)]
+    run_on(database, "customer/publish_customer_data.sql", **loads)
+    for _ in range(times):
+        run_on(database, "customer/empty_staging.sql")
+    assert database.run("select count(*) from staging.labels") == [(0,)]
+
+
 @pytest.mark.parametrize(
-    ("bad_row", "reason"),
+    ("profiles", "labels", "reason"),
     [
-        ("insert into staging.customer_profiles values (2, 20, 'B', 'c')", "1 clients have two different profiles"),
-        ("insert into staging.labels values (2, 0)", "1 clients have both labels"),
-        ("insert into staging.labels values (3, 2)", "1 rows have a label other than 0 and 1"),
+        (
+            ["(2, 20, 'B', 'c')"],
+            [],
+            "customer_profiles.csv gives 1 clients two different profiles, the first of them: 2",
+        ),
+        ([], ["(2, 0)", "(1, 1)"], "labels.csv gives 2 clients both labels, the first of them: 1, 2"),
+        (
+            [],
+            ["(3, 2)"],
+            "labels.csv has 1 rows with a label other than 0 and 1, the first of them: client 3 with 2",
+        ),
     ],
 )
-def test_check_customer_data_refuses_contradictions(database: Database, bad_row: str, reason: str) -> None:
-    given_customers(database)
-    run_on(database, "customer/check_customer_data.sql")
-    database.run(bad_row)
-    with pytest.raises(psycopg.errors.CheckViolation, match=reason):
-        run_on(database, "customer/check_customer_data.sql")
+def test_check_customer_data_refuses_contradictions(
+    database: Database, profiles: list[str], labels: list[str], reason: str
+) -> None:
+    loads = stage_customers(database, outcome="staged")
+    run_on(database, "customer/check_customer_data.sql", **loads)
+    assert outcomes(database, *loads.values()) == ["checked"] * 3
+    loads = stage_customers(database, profiles, labels, "staged")
+    with pytest.raises(psycopg.errors.CheckViolation) as refusal:
+        run_on(database, "customer/check_customer_data.sql", **loads)
+    assert reason in str(refusal.value)
+    assert outcomes(database, *loads.values()) == ["refused"] * 3
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -153,10 +153,13 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
     ("content", "reason"),
     [
         ("idx,value,date,store_idx\n1,1,2024-03-01,1\n", "1 rows are dated outside the month"),
-        ("idx,value,date,store_idx\n1,1,2024-02-01,77\n", "1 rows are of 1 stores that stores.csv lacks (77 is one)"),
+        (
+            "idx,value,date,store_idx\n1,1,2024-02-01,77\n",
+            "1 rows are of 1 stores that stores.csv lacks, the first of them: idx 1 of store 77",
+        ),
         (
             "idx,value,date,shop\n1,1,2024-02-01,1\n",
-            'lacks "store_idx"; has "shop", which staging.sales_2024_02 has not',
+            'line 1: the header lacks "store_idx"; has "shop", which staging.sales does not have',
         ),
         ('idx,value,date,store_idx\n1,1,2024-02-01,1\n2,"abc",2024-02-01,1\n', 'line 3, column value: "abc"'),
         ("idx,value,date,store_idx\n1,1,2024-02-30,1\n", 'line 2, column date: "2024-02-30"'),

@@ -10,9 +10,8 @@ Undo:   takes every privilege back and drops the four roles. A login and its rol
 
 import os
 
-import sqlalchemy as sa
 from alembic import op
-from psycopg2.extensions import encrypt_password
+from roles import create_role_unless_it_exists, drop_roles_unless_they_are_needed, set_password
 
 revision = "0001"
 down_revision = None
@@ -93,38 +92,4 @@ def downgrade() -> None:
         $$
     """)
     for login, (role, _) in LOGINS.items():
-        drop_roles_unless_they_are_needed(login, role)
-
-
-def create_role_unless_it_exists(role: str, attribute: str) -> None:
-    op.execute(f"""
-        do $$
-        begin
-            if not exists (select from pg_catalog.pg_roles where rolname = '{role}') then
-                create role {role};
-            end if;
-            alter role {role} {attribute};
-        end
-        $$
-    """)
-
-
-def set_password(login: str, password: str) -> None:
-    """Set the password as a SCRAM verifier made here, so that the server's log never holds it in clear."""
-    connection = op.get_bind()
-    verifier = encrypt_password(password, login, connection.connection.driver_connection, "scram-sha-256")
-    connection.execute(sa.text(f"alter role {login} password :verifier"), {"verifier": verifier})
-
-
-def drop_roles_unless_they_are_needed(login: str, role: str) -> None:
-    """Drop a login and its role together: where the role serves another database, so does the login."""
-    op.execute(f"""
-        do $$
-        begin
-            drop role {role};
-            drop role {login};
-        exception when dependent_objects_still_exist then
-            raise notice 'roles {login} and {role} stay: they own or may use something on this server';
-        end
-        $$
-    """)
+        drop_roles_unless_they_are_needed(role, login)

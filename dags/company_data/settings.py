@@ -5,7 +5,7 @@ from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import ExceptionRetryPolicy, RetryAction, RetryRule
+from company_data.retries import SQL_RETRIES, LoadRetryPolicy
 
 DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaws.com"
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
@@ -17,30 +17,41 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 # Templated: the run that fires on 1 February has the interval that starts on 1 January.
 SALE_MONTH = "{{ data_interval_start | ds }}"
 
-# Bad data stays bad however often it is tried; everything else (network, server, lock) may pass.
-RETRY_UNLESS_DATA_IS_BAD = ExceptionRetryPolicy(
-    rules=[
-        RetryRule(
-            exception=f"psycopg.errors.{error}",
-            action=RetryAction.FAIL,
-            reason="the data or the SQL is wrong; a retry would find the same",
-        )
-        for error in ("DataError", "IntegrityError", "ProgrammingError")
-    ]
-)
+# Limits of every connection that a task opens, sized for a month of ten million rows on slow disks. A COPY lasts as
+# long as its download. Nothing that people read is ever locked against reading, so a wait for a lock may be long; while
+# a task asks the source for a file it is idle in its transaction. The server looks every few seconds whether a task that
+# was killed is gone, and then gives its locks back.
+CONNECTION_LIMITS = {
+    "statement_timeout": "30min",
+    "lock_timeout": "2min",
+    "idle_in_transaction_session_timeout": "5min",
+    "client_connection_check_interval": "5s",
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
+    # Dates are year, month, day: 02/03/2024 is refused, whatever the server would make of it.
+    "DateStyle": "ISO,YMD",
+}
+CONNECTION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in CONNECTION_LIMITS.items())
 
 TASK_DEFAULTS: dict[str, Any] = {
     "owner": "data team",
-    "retries": 3,
+    "retries": SQL_RETRIES,
+    "retry_policy": LoadRetryPolicy(SQL_RETRIES),
+    # The pauses after a try that could not speak for itself, because its process was killed.
     "retry_delay": timedelta(seconds=30),
     "retry_exponential_backoff": True,
-    "max_retry_delay": timedelta(minutes=10),
-    "retry_policy": RETRY_UNLESS_DATA_IS_BAD,
+    "max_retry_delay": timedelta(minutes=15),
+    # A source that sends a byte a minute never stalls for as long as the read timeout.
+    "execution_timeout": timedelta(hours=1),
     # For SQLExecuteQueryOperator: a file is one transaction, its notices go to the task's log, its rows nowhere.
     "conn_id": CONNECTION_ID,
     "split_statements": True,
     "do_xcom_push": False,
-    "hook_params": {"enable_log_db_messages": True},
+    "hook_params": {
+        "enable_log_db_messages": True,
+        "options": f"{CONNECTION_OPTIONS} -c application_name={{{{ dag.dag_id }}}}.{{{{ task.task_id }}}}",
+    },
 }
 
 

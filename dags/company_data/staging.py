@@ -1,31 +1,36 @@
 """The only Python that moves data: one CSV file over HTTPS into one staging table."""
 
-import csv
-import io
+from __future__ import annotations
+
 import logging
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
-import requests
+import psycopg
 from airflow.providers.postgres.hooks.postgres import PostgresHook
-from airflow.sdk import task
-from airflow.sdk.exceptions import AirflowFailException
-from psycopg import Connection, DataError, IntegrityError, sql
+from airflow.sdk import get_current_context, task
+from psycopg import sql
 
-from company_data.settings import CONNECTION_ID, source_base_url
+from company_data.csv_text import TextCheck, match_columns, refused, split_header, without_blank_end
+from company_data.errors import FileRefused
+from company_data.ledger import Load
+from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
+from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_base_url
+from company_data.source import Download, open_file, without_credentials
 
 log = logging.getLogger(__name__)
 
-CHUNK_BYTES = 1 << 18
-LONGEST_HEADER_BYTES = 1 << 16
-CONNECT_SECONDS, READ_SECONDS = 10, 60
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# How long after its month a sales file may come late.
+LATE_FOR = timedelta(days=7)
+
+# Up to PostgreSQL 17 a line of \. ends a COPY of CSV too, and what follows is dropped without a word.
+END_OF_COPY = re.compile(rb"[\r\n]\\\.(?:[\r\n]|$)")
+END_OF_COPY_IS_DATA = 180_000
 
 
-class FileRefused(AirflowFailException):
-    """The file, or where it comes from, breaks the contract: a retry would find the same."""
-
-
-@task(do_xcom_push=True)
+@task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES))
 def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
     """Replace a staging table with a source file.
 
@@ -35,124 +40,119 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
         sale_month: for a table that is staged a month apart, the first day of the month (YYYY-MM-DD).
 
     Returns:
-        The number of rows in the file, which publishing compares with what staging holds by then.
+        The load in pipeline.file_loads, by which the steps that follow know what to check and to publish.
 
     Raises:
-        FileRefused: a plain-http address, a header that does not match the table, or a value that
-            does not parse.
-        requests.RequestException: the file could not be fetched whole.
+        FileRefused: the file breaks the contract; a retry would find the same.
+        SourceUnavailable: the network or the source failed, or the file may be late.
+        psycopg.Error: the database failed.
     """
-    url = f"{source_base_url()}/{path}"
-    partition = f"{table}_{sale_month[:7].replace('-', '_')}" if sale_month else table
-    with PostgresHook(CONNECTION_ID).get_conn() as connection, open_url(url) as response:
-        rows = replace_rows(connection, partition, response.iter_content(CHUNK_BYTES), path)
-    log.info("%s: staged %s rows into staging.%s", url, f"{rows:,}", partition)
-    return rows
-
-
-def open_url(url: str) -> requests.Response:
-    """Start a download, over HTTPS alone: a redirect to plain http is refused too.
-
-    Raises:
-        FileRefused: the address, or one that it redirects to, is not https.
-        requests.RequestException: no connection, or a status other than success.
-    """
-    session = requests.Session()
-    session.adapters.pop("http://")
+    run = get_current_context()["dag_run"]
+    load = Load(
+        table_name=table,
+        sale_month=sale_month,
+        address=without_credentials(f"{source_base_url()}/{path}"),
+        dag_run=f"{run.dag_id} {run.run_id}",
+    )
+    # Of the files, only those that are named by their month can be late.
+    late_until = end_of_month(sale_month) + LATE_FOR if sale_month and sale_month in path else None
+    options = f"{CONNECTION_OPTIONS} -c application_name={run.dag_id}.stage_{table}"
+    hook = PostgresHook(CONNECTION_ID, options=options)
     try:
-        response = session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
-    except requests.exceptions.InvalidSchema as error:
-        raise FileRefused(
-            f"{url}: only https is read, and this is not, or redirects to what is not ({error}). "
-            f"Nothing was loaded. Correct SOURCE_BASE_URL, or the redirect."
-        ) from None
-    response.raise_for_status()
-    return response
+        with hook.get_conn() as connection:
+            return stage(connection, load, path, late_until)
+    except Exception as error:
+        record_failure(hook, load, error)
+        raise
 
 
-def replace_rows(connection: Connection, table: str, chunks: Iterator[bytes], path: str) -> int:
-    """Empty a staging table and copy a CSV file into it, in one transaction.
+def stage(connection: psycopg.Connection[Any], load: Load, path: str, late_until: datetime | None) -> int:
+    """Empty a staging table, copy the file into it, and note the load, in one transaction.
+
+    Args:
+        connection: to the operational database; committed or rolled back by whoever opened it.
+        load: the load, begun.
+        path: the file's path below SOURCE_BASE_URL.
+        late_until: moment until which the file may be missing because it is late.
+
+    Returns:
+        The load's number in the ledger.
+
+    Raises:
+        FileRefused, SourceUnavailable, psycopg.Error: as of stage_csv.
+    """
+    table = f"{load.table_name}_{load.sale_month[:7].replace('-', '_')}" if load.sale_month else load.table_name
+    # Before the file is asked for: of two runs that stage the same table the later one then has the newer file.
+    connection.execute(sql.SQL("truncate {}").format(sql.Identifier("staging", table)))
+    load.begin(connection)
+    with open_file(f"{source_base_url()}/{path}", late_until) as download:
+        rows = copy_file(connection, load.table_name, table, download, path)
+        number = load.record_staged(connection, download, rows)
+    log.info("%s: staged %s rows into staging.%s, load %s", load.address, f"{rows:,}", table, number)
+    log.info("%s bytes, SHA-256 %s, ETag %s", f"{download.bytes:,}", download.sha256.hexdigest(), download.etag)
+    if rows == 0:
+        log.warning("%s has a header and no rows: it is loaded as empty.", load.address)
+    return number
+
+
+def record_failure(hook: PostgresHook, load: Load, error: Exception) -> None:
+    """Note in the ledger that nothing was staged; where the database cannot be reached, the task's log must do."""
+    try:
+        with hook.get_conn() as connection:
+            load.record_failure(connection, error)
+    except psycopg.Error as unrecorded:
+        log.warning("The failure is not in pipeline.file_loads: %s", unrecorded)
+
+
+def copy_file(connection: psycopg.Connection[Any], of: str, table: str, download: Download, path: str) -> int:
+    """Copy a file into an empty staging table.
 
     The header goes to COPY with the rest, so that the line numbers in PostgreSQL's messages are the file's.
 
     Args:
-        connection: to the operational database; committed by whoever opened it.
+        connection: to the operational database.
+        of: the table in public that the file is for.
         table: the table in schema staging; columns with a default are not expected in the file.
-        chunks: the file's bytes.
+        download: the file.
         path: the file's name, for messages.
 
     Returns:
         The number of rows copied.
 
     Raises:
-        FileRefused: the header does not match the table's columns, or a value does not parse.
+        FileRefused: the text is no CSV, its header does not match the table, or a value does not parse.
     """
-    header, chunks = split_header(chunks, path)
-    columns = match_columns(header, file_columns(connection, table), path, table)
-    target = sql.Identifier("staging", table)
+    header, chunks = split_header(download.chunks(), path)
+    columns = match_columns(header, file_columns(connection, table), path, of)
+    chunks = without_blank_end(TextCheck(path, columns).pass_on(chunks))
+    if connection.info.server_version < END_OF_COPY_IS_DATA:
+        chunks = _without_end_of_copy(chunks, path)
     copy = sql.SQL("copy {} ({}) from stdin with (format csv, header true, encoding 'utf8')").format(
-        target, sql.SQL(", ").join(map(sql.Identifier, columns))
+        sql.Identifier("staging", table), sql.SQL(", ").join(map(sql.Identifier, columns))
     )
     with connection.cursor() as cursor:
-        cursor.execute(sql.SQL("truncate {}").format(target))
         try:
             with cursor.copy(copy) as stream:
                 for chunk in chunks:
                     stream.write(chunk)
-        except (DataError, IntegrityError) as error:
-            raise FileRefused(
-                f"{path}: {error.diag.message_primary} ({error.diag.context or error.diag.message_detail}). "
-                f"A file is loaded whole or not at all, so what was published before stays. When the file is "
-                f"mended, clear this run."
-            ) from error
+        except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
+            raise refused_by_copy(error, path) from error
         return cursor.rowcount
 
 
-def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], Iterator[bytes]]:
-    """Read a CSV file's first record.
-
-    Returns:
-        The names in the header, and all the bytes of the file, header included.
-
-    Raises:
-        FileRefused: the file is empty, or its first record does not end, or is not UTF-8.
-    """
-    start = b""
-    for chunk in chunks:
-        start += chunk
-        end = _end_of_record(start)
-        if end is not None or len(start) > LONGEST_HEADER_BYTES:
-            break
-    else:
-        end = len(start)
-    if end is None or not start[:end].strip():
-        raise FileRefused(
-            f"{path}, line 1: there is no header ({len(start):,} bytes read). Columns are found by their names, "
-            f"so the file cannot be loaded, and what was published before stays. Clear this run when it is mended."
-        )
-    try:
-        text = start[:end].removeprefix(BYTE_ORDER_MARK).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise FileRefused(f"{path}, line 1: the header is not UTF-8 ({error}). Nothing was loaded.") from None
-    return next(csv.reader(io.StringIO(text, newline=""))), _chain(start, chunks)
+def refused_by_copy(error: psycopg.Error, path: str) -> FileRefused:
+    """PostgreSQL's complaint about a line of a file, in our words: its context names the line, and maybe the column."""
+    problem = error.diag.message_primary or str(error)
+    context = re.match(r'COPY \w+, line (\d+)(?:, column ("[^"]*"|[^:]+))?(?:: (.*))?$', error.diag.context or "", re.S)
+    if not context:
+        return refused(path, 1, f"{problem} ({error.diag.context or error.diag.message_detail})")
+    line, column, value = context.groups()
+    if value and value not in problem:
+        problem = f"{problem} (found {value})"
+    return refused(path, int(line), problem, column or error.diag.column_name)
 
 
-def _end_of_record(start: bytes) -> int | None:
-    quoted = False
-    for position, byte in enumerate(start):
-        if byte == ord('"'):
-            quoted = not quoted
-        elif byte in b"\r\n" and not quoted:
-            return position
-    return None
-
-
-def _chain(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield start
-    yield from rest
-
-
-def file_columns(connection: Connection, table: str) -> list[str]:
+def file_columns(connection: psycopg.Connection[Any], table: str) -> list[str]:
     """Columns of a staging table that its file has: those that the database does not fill by a default."""
     rows = connection.execute(
         """
@@ -166,21 +166,16 @@ def file_columns(connection: Connection, table: str) -> list[str]:
     return [name for (name,) in rows]
 
 
-def match_columns(header: Sequence[str], expected: Sequence[str], path: str, table: str) -> list[str]:
-    """Columns of the table in the order of the file's header.
+def end_of_month(first_day: str) -> datetime:
+    """The moment, in UTC, at which the month that begins on this day (YYYY-MM-DD) is over."""
+    first = datetime.fromisoformat(first_day).replace(tzinfo=timezone.utc)
+    return (first + timedelta(days=32)).replace(day=1)
 
-    Raises:
-        FileRefused: a column is missing, is not in the table, or stands twice.
-    """
-    problems = [
-        *(f'lacks "{name}"' for name in expected if name not in header),
-        *(f'has "{name}", which staging.{table} has not' for name in header if name not in expected),
-        *(f'repeats "{name}"' for name in dict.fromkeys(header) if header.count(name) > 1),
-    ]
-    if problems:
-        raise FileRefused(
-            f"{path}, line 1: the header {'; '.join(problems)} (found: {', '.join(header)}). The file cannot be "
-            f"loaded like that, and what was published before stays. A new or renamed column needs a migration "
-            f"of its table and of staging; if the file is wrong, clear this run when it is mended."
-        )
-    return list(header)
+
+def _without_end_of_copy(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
+    tail = b"\n"
+    for chunk in chunks:
+        if END_OF_COPY.search(tail + chunk):
+            raise refused(path, 1, r"a line holds nothing but \., which this version of PostgreSQL takes for the end")
+        tail = chunk[-3:]
+        yield chunk

@@ -1,41 +1,21 @@
 -- Replaces the three customer tables with the files that were staged, all at once.
 --
--- Reads   staging.customer_profiles, staging.customer_activity, staging.labels
--- Writes  customer_profiles, customer_activity, labels, all of them
+-- Reads   staging.customer_profiles, staging.customer_activity, staging.labels, pipeline.file_loads
+-- Writes  customer_profiles, customer_activity, labels, all of them; pipeline.file_loads: that the loads are published
 -- Twice?  Yes. Old rows go and new rows come in one transaction; a second run waits for the lock.
 
 -- Readers pass; whoever else publishes customer data waits.
 lock table public.customer_profiles, public.customer_activity, public.labels in share row exclusive mode;
 
 -- From here on staging cannot be emptied under this transaction: the counts hold a lock on its tables.
-with staged (file_name, row_count, expected) as (
-    select
-        'customer_profiles.csv' as file_name,
-        count(*) as row_count,
-        %(staged_profiles)s::bigint as expected
-    from staging.customer_profiles
-    union all
-    select
-        'customer_activity.csv' as file_name,
-        count(*) as row_count,
-        %(staged_activity)s::bigint as expected
-    from staging.customer_activity
-    union all
-    select
-        'labels.csv' as file_name,
-        count(*) as row_count,
-        %(staged_labels)s::bigint as expected
-    from staging.labels
-)
+select pipeline.require_checked(%(profiles_load)s::bigint, count(*))
+from staging.customer_profiles;
 
-select
-    pipeline.refuse(concat(
-        file_name, ': the file had ', expected, ' rows, but staging holds ', row_count,
-        '. Staged rows are lost when the server crashes, or another run is staging now; all customer tables stay as',
-        ' they were. Clear this run from its staging tasks on.'
-    ))
-from staged
-where row_count <> expected;
+select pipeline.require_checked(%(activity_load)s::bigint, count(*))
+from staging.customer_activity;
+
+select pipeline.require_checked(%(labels_load)s::bigint, count(*))
+from staging.labels;
 
 delete from public.customer_profiles;
 
@@ -65,3 +45,13 @@ select
     idx,
     label
 from staging.labels;
+
+select pipeline.mark_published(load_id)
+from (
+    values (%(profiles_load)s::bigint), (%(activity_load)s::bigint), (%(labels_load)s::bigint)
+) as loads (load_id);
+
+select pipeline.report_change(load_id)
+from (
+    values (%(profiles_load)s::bigint), (%(activity_load)s::bigint), (%(labels_load)s::bigint)
+) as loads (load_id);

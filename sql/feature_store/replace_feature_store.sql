@@ -1,7 +1,7 @@
 -- Replaces the feature store: one row for every client that has a profile, an activity and a label.
 --
--- Reads   customer_profiles, customer_activity, labels
--- Writes  feature_store, all of it
+-- Reads   customer_profiles, customer_activity, labels, pipeline.current_loads
+-- Writes  feature_store, all of it; pipeline.feature_store_builds: which loads it was built from
 -- Twice?  Yes. Old rows go and new rows come in one transaction; a second run waits for the lock.
 
 -- All statements see the customer data of one moment, so that the report below speaks of the rows above it.
@@ -56,6 +56,14 @@ inner join latest_activity
     on profiles.idx = latest_activity.idx
 inner join labelled
     on profiles.idx = labelled.idx;
+
+insert into pipeline.feature_store_builds (row_count, profiles_load, activity_load, labels_load)
+select
+    (select count(*) from public.feature_store) as row_count,
+    max(load_id) filter (where table_name = 'customer_profiles') as profiles_load,
+    max(load_id) filter (where table_name = 'customer_activity') as activity_load,
+    max(load_id) filter (where table_name = 'labels') as labels_load
+from pipeline.current_loads;
 
 with present (idx, kind) as (
     select

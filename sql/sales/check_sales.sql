@@ -1,58 +1,154 @@
--- Refuses a staged month of sales that must not be published.
+-- Judges a staged month of sales: only what is found good here can be published.
 --
 -- Reads   staging.sales, staging.stores (the partitions of :sale_month)
--- Writes  nothing
--- Twice?  Yes. Staging keeps the rows, so that they can be looked at.
+-- Writes  pipeline.file_loads: the verdict on :sales_load and :stores_load
+-- Twice?  Yes. The same rows get the same verdict. Each statement commits by itself, so that the ledger keeps a
+--         verdict that the last two raise.
 
-with strays as (
+with sold as (
     select
-        count(*) as row_count,
-        min(date) as first_date,
-        max(date) as last_date
+        idx,
+        value,
+        date,
+        store_idx,
+        date >= %(sale_month)s::date and date < (%(sale_month)s::date + interval '1 month')::date as in_month,
+        -- numeric knows NaN and the infinities, of which any sum would be one.
+        value > '-infinity' and value < 'infinity' as is_amount
     from staging.sales
-    where
-        sale_month = %(sale_month)s::date
-        and not (
-            date >= %(sale_month)s::date
-            and date < (%(sale_month)s::date + interval '1 month')::date
-        )
-)
+    where sale_month = %(sale_month)s::date
+),
 
-select
-    pipeline.refuse(concat(
-        'sales of ', %(sale_month)s::date, ': ', row_count, ' rows are dated outside the month (', first_date, ' to ',
-        last_date, '). Publishing them would touch another month, so this one stays as it was. Look at them in',
-        ' staging.sales; when the file is mended, clear this run.'
-    ))
-from strays
-where row_count > 0;
-
-with strangers as (
+known as (
     select
-        count(*) as row_count,
-        count(distinct sold.store_idx) as store_count,
-        min(sold.store_idx) as first_store
-    from staging.sales as sold
-    left join staging.stores as known
-        on
-            sold.store_idx = known.idx
-            and known.sale_month = %(sale_month)s::date
-    where
-        sold.sale_month = %(sale_month)s::date
-        and known.idx is null
+        idx,
+        count(distinct location) as locations
+    from staging.stores
+    where sale_month = %(sale_month)s::date
+    group by idx
+),
+
+summary as (
+    select
+        max(date) as last_date,
+        count(*) filter (where not in_month) as outside_month,
+        count(*) filter (where not is_amount) as no_amounts
+    from sold
+),
+
+unknown_stores as (
+    select
+        sold.store_idx,
+        count(*) as row_count
+    from sold
+    left join known
+        on sold.store_idx = known.idx
+    where known.idx is null
+    group by sold.store_idx
+),
+
+ambiguous as (
+    select idx
+    from known
+    where locations > 1
+),
+
+-- One row for each kind of problem, with the first few rows that have it.
+problems (problem) as (
+    select
+        concat(
+            summary.outside_month, ' rows are dated outside the month, the first of them: ',
+            (
+                select string_agg(concat('idx ', first_few.idx, ' on ', first_few.date), ', ')
+                from (
+                    select
+                        idx,
+                        date
+                    from sold
+                    where not in_month
+                    order by idx, date
+                    limit 5
+                ) as first_few
+            )
+        ) as problem
+    from summary
+    where summary.outside_month > 0
+
+    union all
+
+    select
+        concat(
+            summary.no_amounts, ' rows have a value that is no amount, the first of them: ',
+            (
+                select string_agg(concat('idx ', first_few.idx, ' with ', first_few.value), ', ')
+                from (
+                    select
+                        idx,
+                        value
+                    from sold
+                    where not is_amount
+                    order by idx, value
+                    limit 5
+                ) as first_few
+            )
+        ) as problem
+    from summary
+    where summary.no_amounts > 0
+
+    union all
+
+    select
+        concat(
+            sum(unknown_stores.row_count), ' rows are of ', count(*),
+            ' stores that stores.csv lacks, the first of them: ',
+            (
+                select string_agg(concat('idx ', first_few.idx, ' of store ', first_few.store_idx), ', ')
+                from (
+                    select
+                        idx,
+                        store_idx
+                    from sold
+                    where store_idx in (select unknown_stores.store_idx from unknown_stores)
+                    order by idx, store_idx
+                    limit 5
+                ) as first_few
+            )
+        ) as problem
+    from unknown_stores
+    having count(*) > 0
+
+    union all
+
+    select
+        concat(
+            'stores.csv gives ', count(*), ' stores more than one location, the first of them: store ', min(idx)
+        ) as problem
+    from ambiguous
+    having count(*) > 0
+),
+
+verdict as (
+    select
+        summary.last_date,
+        (select string_agg(problems.problem, '; ') from problems) as problem
+    from summary
 )
 
-select
-    pipeline.refuse(concat(
-        'sales of ',
-        %(sale_month)s::date,
-        ': ',
-        row_count,
-        ' rows are of ',
-        store_count,
-        ' stores that stores.csv lacks (',
-        first_store, ' is one). monthly_sales needs their location, so the month stays as it was. When either file is',
-        ' mended, clear this run.'
-    ))
-from strangers
-where row_count > 0;
+update pipeline.file_loads
+set
+    outcome = case when verdict.problem is null then 'checked' else 'refused' end,
+    problem = verdict.problem || ' (they stay in staging.sales and staging.stores until the month is staged again)',
+    last_date = case when file_loads.table_name = 'sales' then verdict.last_date end,
+    finished_at = clock_timestamp()
+from verdict
+where
+    file_loads.load_id in (%(sales_load)s::bigint, %(stores_load)s::bigint)
+    and file_loads.outcome in ('staged', 'checked');
+
+-- Raises the verdict.
+select pipeline.require_checked(%(sales_load)s::bigint, count(*))
+from staging.sales
+where sale_month = %(sale_month)s::date;
+
+select pipeline.require_checked(%(stores_load)s::bigint, count(*))
+from staging.stores
+where sale_month = %(sale_month)s::date;

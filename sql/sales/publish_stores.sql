@@ -1,31 +1,29 @@
--- Replaces stores with the file that this month's run staged.
+-- Replaces stores with the file that this month's run staged, unless a run has published a newer one.
 --
--- Reads   staging.stores (the partition of :sale_month)
--- Writes  stores, all of it
+-- Reads   staging.stores (the partition of :sale_month), pipeline.file_loads
+-- Writes  stores, all of it; pipeline.file_loads: that :load_id is published
 -- Twice?  Yes. Old rows go and new rows come in one transaction; a second run waits for the lock.
 
 -- Readers pass. Months that run side by side replace stores one after the other.
 lock table public.stores in share row exclusive mode;
 
 -- From here on staging cannot be emptied under this transaction: the count holds a lock on the partition.
-select
-    pipeline.refuse(concat(
-        'stores.csv: the file had ', %(staged_rows)s::bigint, ' rows, but staging.stores holds ', staged.row_count,
-        ' for ', %(sale_month)s::date, '. Staged rows are lost when the server crashes, or another run of this month',
-        ' is staging now; stores stays as it was. Clear stage_stores of this run, and what follows it.'
-    ))
-from (
-    select count(*) as row_count
-    from staging.stores
-    where sale_month = %(sale_month)s::date
-) as staged
-where staged.row_count <> %(staged_rows)s::bigint;
+select pipeline.require_checked(%(load_id)s::bigint, count(*))
+from staging.stores
+where sale_month = %(sale_month)s::date;
 
-delete from public.stores;
+delete from public.stores
+where pipeline.is_newest(%(load_id)s::bigint);
 
 insert into public.stores (idx, location)
 select distinct
     idx,
     location
 from staging.stores
-where sale_month = %(sale_month)s::date;
+where
+    sale_month = %(sale_month)s::date
+    and pipeline.is_newest(%(load_id)s::bigint);
+
+select pipeline.mark_published(%(load_id)s::bigint);
+
+select pipeline.report_change(%(load_id)s::bigint);

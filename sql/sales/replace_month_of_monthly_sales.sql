@@ -1,7 +1,8 @@
--- Replaces one month of monthly_sales.
+-- Replaces one month of monthly_sales, and closes the month's load.
 --
 -- Reads   sales (the partition of :sale_month), stores
--- Writes  monthly_sales: the rows of :sale_month, all of them
+-- Writes  monthly_sales: the rows of :sale_month, all of them; pipeline.file_loads: the month's total; empties the
+--         month's staging
 -- Twice?  Yes. The month is deleted and inserted in one transaction; a second run of it waits for the first.
 
 select pipeline.lock_month(%(sale_month)s::date);
@@ -31,9 +32,41 @@ from sales_of_month
 left join public.stores
     on sales_of_month.store_idx = stores.idx;
 
+select pipeline.discard_staged(%(sale_month)s::date);
+
+with aggregated as (
+    select
+        count(*) as store_count,
+        coalesce(sum(value), 0) as total
+    from public.monthly_sales
+    where sale_month = %(sale_month)s::date
+),
+
+load_of_month as (
+    update pipeline.file_loads
+    set
+        total = aggregated.total,
+        aggregated_at = clock_timestamp()
+    from aggregated, pipeline.current_loads as latest
+    where
+        file_loads.load_id = latest.load_id
+        and latest.table_name = 'sales'
+        and latest.sale_month = %(sale_month)s::date
+    returning file_loads.row_count
+)
+
 select
     pipeline.report(concat(
-        'monthly_sales of ', %(sale_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(value), 0)
+        'monthly_sales of ', %(sale_month)s::date, ': ', aggregated.store_count, ' stores, total ', aggregated.total,
+        ', of ' || load_of_month.row_count || ' sales'
     ))
-from public.monthly_sales
-where sale_month = %(sale_month)s::date;
+from aggregated
+left join load_of_month
+    on true;
+
+-- A statement of its own, to see the total that was just noted.
+select pipeline.report_change(load_id)
+from pipeline.current_loads
+where
+    table_name = 'sales'
+    and sale_month = %(sale_month)s::date;

@@ -1,29 +1,15 @@
 -- Replaces one month of sales with the file that was staged for it.
 --
--- Reads   staging.sales (the partition of :sale_month)
--- Writes  sales: the rows dated in :sale_month, all of them
+-- Reads   staging.sales (the partition of :sale_month), pipeline.file_loads
+-- Writes  sales: the rows dated in :sale_month, all of them; pipeline.file_loads: that :load_id is published
 -- Twice?  Yes. The month is deleted and inserted in one transaction; a second run of it waits for the first.
 
 select pipeline.lock_month(%(sale_month)s::date);
 
 -- From here on staging cannot be emptied under this transaction: the count holds a lock on the partition.
-select
-    pipeline.refuse(concat(
-        'sales of ',
-        %(sale_month)s::date,
-        ': the file had ',
-        %(staged_rows)s::bigint,
-        ' rows, but staging.sales holds ',
-        staged.row_count,
-        '. Staged rows are lost when the server crashes, or another run of this month is staging now;',
-        ' the month stays as it was. Clear stage_sales of this run, and what follows it.'
-    ))
-from (
-    select count(*) as row_count
-    from staging.sales
-    where sale_month = %(sale_month)s::date
-) as staged
-where staged.row_count <> %(staged_rows)s::bigint;
+select pipeline.require_checked(%(load_id)s::bigint, count(*))
+from staging.sales
+where sale_month = %(sale_month)s::date;
 
 delete from public.sales
 where
@@ -38,3 +24,5 @@ select
     store_idx
 from staging.sales
 where sale_month = %(sale_month)s::date;
+
+select pipeline.mark_published(%(load_id)s::bigint);

@@ -1,0 +1,24 @@
+"""Why a load stops. The class says whether trying again can help."""
+
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+
+class FileRefused(AirflowFailException):
+    """The file, its address or its server breaks the contract: a retry would find the same."""
+
+
+class SourceUnavailable(AirflowException):
+    """The network or the server failed: the next try may succeed.
+
+    Attributes:
+        retry_after: seconds that the server asks to wait for, if it said so.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        """Keep what the server asked for beside the message."""
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class FileNotThereYet(SourceUnavailable):
+    """The month has just ended and its file may come late: worth waiting for, for days."""

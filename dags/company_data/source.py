@@ -1,0 +1,223 @@
+"""Reads one file of the bucket over HTTPS, whole or not at all."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import re
+import ssl
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from email.utils import parsedate_to_datetime
+from typing import IO, Protocol, cast
+from urllib.parse import urlsplit, urlunsplit
+
+import requests
+import urllib3
+
+from company_data.errors import FileNotThereYet, FileRefused, SourceUnavailable
+
+CHUNK_BYTES = 1 << 18
+CONNECT_SECONDS, READ_SECONDS = 10, 60
+MOST_REDIRECTS = 5
+
+PASSING_STATUSES = {408, 425, 429}
+KEPT = "Nothing was loaded, and what was published before stays."
+
+
+class _Readable(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
+class Download:
+    """A file that is being read.
+
+    Attributes:
+        address: where it is, without credentials.
+        etag: the server's ETag, without quotes.
+        last_modified: when the server says that the file was changed.
+        bytes: length of the text read so far, unpacked where it came packed.
+        sha256: hash of that text.
+    """
+
+    def __init__(self, address: str, response: requests.Response) -> None:
+        """Take over an answer whose body has not been read.
+
+        Raises:
+            FileRefused: the body is packed in an unknown way, or its end could not be told from a lost connection.
+        """
+        headers = response.headers
+        self.address = address
+        self.etag = headers.get("ETag", "").removeprefix("W/").strip('"') or None
+        self.last_modified = _http_date(headers.get("Last-Modified"))
+        self.bytes = 0
+        self.sha256 = hashlib.sha256()
+        self._response = response
+        self._packed = _is_packed(address, headers.get("Content-Encoding", ""))
+        if not (self._packed or "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "")):
+            raise FileRefused(
+                f"{address}: the server tells neither the length of the file nor sends it in chunks, so a lost "
+                f"connection would pass for the end of the file. {KEPT} Serve it with a Content-Length."
+            )
+        # The ETag of a plain upload to S3 is its MD5. Uploads in parts have a dash in it, and with keys of KMS or
+        # of the customer it is no hash of the content (S3 API reference, "Object", ETag).
+        is_digest = (
+            re.fullmatch(r'"[0-9a-f]{32}"', headers.get("ETag", "")) is not None
+            and not headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
+            and "x-amz-server-side-encryption-customer-algorithm" not in headers
+        )
+        self._sent_md5 = hashlib.md5(usedforsecurity=False) if is_digest else None
+        self._text_md5 = hashlib.md5(usedforsecurity=False) if is_digest and self._packed else None
+
+    def chunks(self) -> Iterator[bytes]:
+        """The text of the file, piece by piece.
+
+        Raises:
+            SourceUnavailable: the connection broke, stalled or ended early, or the text is not what the ETag promises.
+        """
+        body: _Readable = gzip.GzipFile(fileobj=cast(IO[bytes], self)) if self._packed else self
+        try:
+            while chunk := body.read(CHUNK_BYTES):
+                self.bytes += len(chunk)
+                self.sha256.update(chunk)
+                if self._text_md5:
+                    self._text_md5.update(chunk)
+                yield chunk
+        except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
+            raise SourceUnavailable(
+                f"{self.address}: the download broke off after {self.bytes:,} bytes ({_reason(error)}). {KEPT}"
+            ) from None
+        if self._sent_md5:
+            found = {digest.hexdigest() for digest in (self._sent_md5, self._text_md5) if digest}
+            if self.etag not in found:
+                raise SourceUnavailable(
+                    f"{self.address}: the MD5 of what came ({self._sent_md5.hexdigest()}) is not the ETag ({self.etag}), "
+                    f"so it was changed on its way. {KEPT}"
+                )
+
+    def read(self, size: int, /) -> bytes:
+        """Bytes as they are sent: what gzip unpacks and the ETag speaks of."""
+        data: bytes = self._response.raw.read(size)
+        if self._sent_md5:
+            self._sent_md5.update(data)
+        return data
+
+
+@contextmanager
+def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download]:
+    """Start a download, over HTTPS alone, also after redirects.
+
+    Args:
+        url: the file's address.
+        late_until: moment until which a file that is not there may still come.
+
+    Raises:
+        FileRefused: the address, its certificate or the answer is such that a retry would find the same.
+        FileNotThereYet: 404, and the file may be late.
+        SourceUnavailable: the network or the server failed.
+    """
+    address = without_credentials(url)
+    if urlsplit(url).scheme != "https":
+        raise FileRefused(f"{address}: only https is read, and this is not. {KEPT} Correct SOURCE_BASE_URL.")
+    with requests.Session() as session:
+        session.adapters.pop("http://")
+        session.max_redirects = MOST_REDIRECTS
+        session.headers["Accept-Encoding"] = "gzip"
+        try:
+            response = session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+        except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
+            raise FileRefused(
+                f"{address}: the server redirects to what is not https, and only https is read. {KEPT} "
+                f"Correct the redirect, or SOURCE_BASE_URL."
+            ) from None
+        except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
+            raise FileRefused(f"{address}: {_reason(error)}. {KEPT} Correct SOURCE_BASE_URL, or the server.") from None
+        except requests.RequestException as error:
+            for cause in _causes(error):
+                if isinstance(cause, ssl.SSLCertVerificationError):
+                    raise FileRefused(
+                        f"{address}: the server's certificate does not verify ({cause.verify_message}). {KEPT} Renew "
+                        f"the certificate, or name the authority to trust in REQUESTS_CA_BUNDLE."
+                    ) from None
+            raise SourceUnavailable(f"{address}: no answer ({_reason(error)}). {KEPT}") from None
+        except OSError as error:
+            raise FileRefused(f"{address}: {error}. {KEPT} Correct REQUESTS_CA_BUNDLE.") from None
+        with response:
+            _require_success(address, response, late_until)
+            yield Download(address, response)
+
+
+def without_credentials(url: str) -> str:
+    """The address without a user's name and password, for logs and the ledger."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+
+
+def _require_success(address: str, response: requests.Response, late_until: datetime | None) -> None:
+    status = f"{response.status_code} {response.reason or ''}".strip()
+    if response.status_code == requests.codes.ok:
+        return
+    if response.status_code in PASSING_STATUSES or response.status_code >= requests.codes.server_error:
+        raise SourceUnavailable(
+            f"{address}: the server answers {status}. {KEPT}", _retry_after(response.headers.get("Retry-After"))
+        )
+    if response.status_code == requests.codes.not_found:
+        if late_until and datetime.now(timezone.utc) < late_until:
+            raise FileNotThereYet(
+                f"{address}: the server answers {status}. {KEPT} The month has just ended and the file may be late: "
+                f"it is asked for again until {late_until:%Y-%m-%d %H:%M} UTC."
+            )
+        hint = "Put the file there, or correct SOURCE_BASE_URL or the months that are scheduled; then clear this run."
+    elif response.status_code == requests.codes.forbidden:
+        hint = (
+            "Make it public, or look whether it is there at all: S3 also answers 403 for a missing file of a bucket "
+            "that may not be listed. Then clear this run."
+        )
+    else:
+        hint = "Correct the server or SOURCE_BASE_URL, then clear this run."
+    raise FileRefused(f"{address}: the server answers {status}. {KEPT} {hint}")
+
+
+def _is_packed(address: str, encoding: str) -> bool:
+    name = encoding.strip().lower()
+    if name not in ("", "identity", "gzip", "x-gzip"):
+        raise FileRefused(
+            f'{address}: the server sends the file with Content-Encoding "{encoding}", and only gzip is unpacked. '
+            f"{KEPT} Store the file plain or with gzip, then clear this run."
+        )
+    return name.endswith("gzip")
+
+
+def _retry_after(value: str | None) -> float | None:
+    if value and value.strip().isdecimal():
+        return float(value)
+    moment = _http_date(value)
+    return max((moment - datetime.now(timezone.utc)).total_seconds(), 0) if moment else None
+
+
+def _http_date(value: str | None) -> datetime | None:
+    try:
+        return parsedate_to_datetime(value).astimezone(timezone.utc) if value else None
+    except ValueError:
+        return None
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """The error and what led to it, innermost last."""
+    found: list[BaseException] = []
+    waiting: list[object] = [error]
+    while waiting:
+        cause = waiting.pop(0)
+        if isinstance(cause, BaseException) and cause not in found:
+            found.append(cause)
+            waiting += [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
+    return found
+
+
+def _reason(error: BaseException) -> str:
+    """What happened, without the address: after a redirect that may hold a signature."""
+    cause = _causes(error)[-1]
+    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    return re.sub(r"\S*://\S+|\S*[?&]\S+=\S+", "…", words) or type(cause).__name__
