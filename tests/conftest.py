@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -156,15 +156,24 @@ def run_dag(airflow: None) -> RunDag:
     """Runs a DAG from dags/ to its end, as it fires at a moment, and returns the run's state."""
     from airflow.dag_processing.dagbag import DagBag
 
-    def run(dag_id: str, fires: datetime | None = None) -> str:
+    def run(dag_id: str, fires: datetime | None = None, retries: int = 0) -> str:
         bag = DagBag(str(ROOT / "dags"))
         assert bag.import_errors == {}
         dag = bag.dags[dag_id]
         for task in dag.tasks:
-            task.retries = 0  # DAG.test sleeps through the pauses between retries
+            task.retries = retries  # DAG.test sleeps through the pauses between them, see no_pauses
         return str(dag.test(logical_date=fires).state)
 
     return run
+
+
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Retries at once: the pauses themselves are tested apart."""
+    from company_data import retries
+
+    nothing = (timedelta(), timedelta())
+    monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, nothing))
 
 
 def month_after(month: str) -> datetime:

@@ -20,6 +20,7 @@ PAUSES = {
     FileNotThereYet: (timedelta(minutes=15), timedelta(hours=6)),
     Exception: (timedelta(seconds=30), timedelta(minutes=15)),
 }
+MOST_DOUBLINGS = 10  # more would be no timedelta, and the longest pause is reached by then
 LONGEST_RETRY_AFTER = timedelta(hours=6)
 
 LOCKED = (
@@ -55,7 +56,7 @@ class LoadRetryPolicy(RetryPolicy):
         if tries >= TRANSIENT_TRIES and not patient:
             return RetryDecision.fail(f"it failed {tries} times; mend the cause, then clear the task")
         first, longest = PAUSES[FileNotThereYet if patient else Exception]
-        pause = min(first * 2 ** (tries - 1), longest)
+        pause = min(first * 2 ** min(tries - 1, MOST_DOUBLINGS), longest)
         if isinstance(exception, SourceUnavailable) and exception.retry_after is not None:
             pause = max(pause, min(timedelta(seconds=exception.retry_after), LONGEST_RETRY_AFTER))
         why = LOCKED if isinstance(exception, errors.LockNotAvailable) else "this may pass by itself"

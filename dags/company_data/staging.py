@@ -18,7 +18,7 @@ from company_data.errors import FileRefused
 from company_data.ledger import Load
 from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_base_url
-from company_data.source import Download, open_file, without_credentials
+from company_data.source import open_file, without_credentials
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def stage(connection: psycopg.Connection[Any], load: Load, path: str, late_until
     connection.execute(sql.SQL("truncate {}").format(sql.Identifier("staging", table)))
     load.begin(connection)
     with open_file(f"{source_base_url()}/{path}", late_until) as download:
-        rows = copy_file(connection, load.table_name, table, download, path)
+        rows = copy_file(connection, load.table_name, table, download.chunks(), path)
         number = load.record_staged(connection, download, rows)
     log.info("%s: staged %s rows into staging.%s, load %s", load.address, f"{rows:,}", table, number)
     log.info("%s bytes, SHA-256 %s, ETag %s", f"{download.bytes:,}", download.sha256.hexdigest(), download.etag)
@@ -104,7 +104,7 @@ def record_failure(hook: PostgresHook, load: Load, error: Exception) -> None:
         log.warning("The failure is not in pipeline.file_loads: %s", unrecorded)
 
 
-def copy_file(connection: psycopg.Connection[Any], of: str, table: str, download: Download, path: str) -> int:
+def copy_file(connection: psycopg.Connection[Any], of: str, table: str, text: Iterator[bytes], path: str) -> int:
     """Copy a file into an empty staging table.
 
     The header goes to COPY with the rest, so that the line numbers in PostgreSQL's messages are the file's.
@@ -113,7 +113,7 @@ def copy_file(connection: psycopg.Connection[Any], of: str, table: str, download
         connection: to the operational database.
         of: the table in public that the file is for.
         table: the table in schema staging; columns with a default are not expected in the file.
-        download: the file.
+        text: the file, in pieces of any size.
         path: the file's name, for messages.
 
     Returns:
@@ -122,7 +122,7 @@ def copy_file(connection: psycopg.Connection[Any], of: str, table: str, download
     Raises:
         FileRefused: the text is no CSV, its header does not match the table, or a value does not parse.
     """
-    header, chunks = split_header(download.chunks(), path)
+    header, chunks = split_header(text, path)
     columns = match_columns(header, file_columns(connection, table), path, of)
     chunks = without_blank_end(TextCheck(path, columns).pass_on(chunks))
     if connection.info.server_version < END_OF_COPY_IS_DATA:

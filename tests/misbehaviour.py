@@ -1,0 +1,179 @@
+"""A bucket that misbehaves on purpose, over the same HTTPS as the well-behaved one."""
+
+import contextlib
+import gzip
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from local.bucket import Bucket, BucketHandler, serve
+
+Answer = Callable[["MisbehavingHandler"], None]
+
+
+class MisbehavingHandler(BucketHandler):
+    """Answers a path's requests by the answers queued for it, one each, and then as it should."""
+
+    answers: dict[str, list[Answer]]
+    requests: list[str]
+
+    def do_GET(self) -> None:
+        type(self).requests.append(self.path)
+        queued = type(self).answers.get(self.path.lstrip("/"), [])
+        if queued:
+            self.close_connection = True
+            queued.pop(0)(self)
+        else:
+            super().do_GET()
+
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output free of access logs."""
+
+    def content(self) -> bytes:
+        """The whole file that was asked for."""
+        return Path(self.translate_path(self.path)).read_bytes()
+
+    def head(self, **headers: object) -> None:
+        """Send the headers of a 200; underscores in names stand for dashes."""
+        self.send_head_of(200, headers)
+
+    def send_head_of(self, status: int, headers: Mapping[str, object]) -> None:
+        """Send the status and headers; underscores in names stand for dashes."""
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name.replace("_", "-"), str(value))
+        super(BucketHandler, self).end_headers()
+
+    def reset(self) -> None:
+        """Break the connection with a TCP reset."""
+        self.wfile.flush()
+        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.connection.close()
+
+
+def status(number: int, **headers: object) -> Answer:
+    """An answer of this status with a short text."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        body = b"<Error><Code>NotNow</Code></Error>"
+        handler.send_head_of(number, {"Content_Length": len(body), **headers})
+        handler.wfile.write(body)
+
+    return answer
+
+
+def page(handler: MisbehavingHandler) -> None:
+    """An error page with status 200."""
+    body = b"<!DOCTYPE html>\n<html><body>We are back soon.</body></html>\n"
+    handler.head(Content_Length=len(body), Content_Type="text/html")
+    handler.wfile.write(body)
+
+
+def cut(at: int) -> Answer:
+    """A body that ends before its Content-Length says so."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.head(Content_Length=len(handler.content()))
+        handler.wfile.write(handler.content()[:at])
+
+    return answer
+
+
+def reset(at: int) -> Answer:
+    """A connection that is reset in the middle of the body."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.head(Content_Length=len(handler.content()))
+        handler.wfile.write(handler.content()[:at])
+        handler.reset()
+
+    return answer
+
+
+def hang_up(handler: MisbehavingHandler) -> None:
+    """No answer at all: the connection is reset at once."""
+    handler.reset()
+
+
+def stall(at: int, released: threading.Event) -> Answer:
+    """A body that stops flowing until the test releases it."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.head(Content_Length=len(handler.content()))
+        handler.wfile.write(handler.content()[:at])
+        handler.wfile.flush()
+        released.wait(30)
+
+    return answer
+
+
+def broken_chunks(at: int) -> Answer:
+    """A chunked body without its last chunk."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        body = handler.content()[:at]
+        handler.head(Transfer_Encoding="chunked")
+        if body:
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
+
+    return answer
+
+
+def chunked(handler: MisbehavingHandler) -> None:
+    """A whole body in chunks of seven bytes."""
+    handler.head(Transfer_Encoding="chunked")
+    body = handler.content()
+    for start in range(0, len(body), 7):
+        part = body[start : start + 7]
+        handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
+    handler.wfile.write(b"0\r\n\r\n")
+
+
+def packed(cut_at: int | None = None) -> Answer:
+    """A gzipped body, whole or cut and then sent with the length of what is left."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        body = gzip.compress(handler.content())[:cut_at]
+        handler.head(Content_Length=len(body), Content_Encoding="gzip")
+        handler.wfile.write(body)
+
+    return answer
+
+
+def endless(handler: MisbehavingHandler) -> None:
+    """A body that ends with the connection, without a length."""
+    handler.head()
+    handler.wfile.write(handler.content())
+
+
+def with_headers(**headers: object) -> Answer:
+    """The file, whole, with other headers."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.head(Content_Length=len(handler.content()), **headers)
+        handler.wfile.write(handler.content())
+
+    return answer
+
+
+def redirect(to: str) -> Answer:
+    """A redirect."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.send_head_of(302, {"Location": to, "Content_Length": 0})
+
+    return answer
+
+
+@contextlib.contextmanager
+def misbehaving(folder: Path) -> Iterator[tuple[Bucket, dict[str, list[Answer]], list[str]]]:
+    """Serve a folder, with a table of answers to be queued by path, and a list of the paths that were asked for."""
+
+    class Handler(MisbehavingHandler):
+        pass
+
+    Handler.answers, Handler.requests = {}, []
+    with serve(folder, Handler) as bucket:
+        yield bucket, Handler.answers, Handler.requests
