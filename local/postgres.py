@@ -133,14 +133,17 @@ class Cluster:
             *("-o", " ".join(f"-c {name}='{value}'" for name, value in options.items())),
         )
 
-    def stop(self) -> None:
+    def stop(self, mode: str = "fast") -> None:
         """Stop the server, ending its sessions; harmless when it is not running.
+
+        Args:
+            mode: "fast", or "immediate" to leave it as a crash would.
 
         Raises:
             ClusterError: it did not stop.
         """
         if self.is_running():
-            self._run("pg_ctl", "stop", "-w", "-t", str(START_SECONDS), "-m", "fast", "-D", str(self.data))
+            self._run("pg_ctl", "stop", "-w", "-t", str(START_SECONDS), "-m", mode, "-D", str(self.data))
 
     def is_running(self) -> bool:
         """Whether the server of this data directory runs."""

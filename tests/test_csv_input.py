@@ -2,6 +2,7 @@
 
 import csv
 import io
+import os
 import random
 import re
 from itertools import pairwise
@@ -20,9 +21,9 @@ SALES = f"sales/{MONTH}/sales.csv"
 HEADER = "idx,value,date,store_idx\n"
 ROW = "1,1.50,2024-02-01,7\n"
 
-# Seeded, so that a failure can be repeated; raise FUZZED_FILES for a longer search.
-SEED = 20240201
-FUZZED_FILES = 4_000
+# Seeded, so that a failure can be repeated: RANDOM_SEED and RANDOM_FILES make another or a longer search.
+SEED = int(os.environ.get("RANDOM_SEED", "20240201"))
+FUZZED_FILES = int(os.environ.get("RANDOM_FILES", "4000"))
 
 
 def stage_sales(database: Database, files: Files, content: str | bytes) -> Rows:
