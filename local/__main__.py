@@ -358,6 +358,8 @@ def print_summary(state: State) -> None:
     psql = shutil.which("psql") or state.cluster.programs / "psql"
     for number, user in enumerate((ADMIN, "ds_user", "mle_user")):
         address = state.cluster.url("companydata", user, user, driver="postgresql")
+        if os.environ.get(f"{user.upper()}_PASSWORD"):
+            address = address.replace(f"{user}:{user}@", f"{user}@")  # psql asks for a password of one's own
         print(f"{'PostgreSQL' if number == 0 else '':<11} {psql} {address}")
     print("\nmake down stops it and keeps the data; make clean deletes the data too.")
 

@@ -39,7 +39,7 @@ TASK_DEFAULTS: dict[str, Any] = {
     "retries": SQL_RETRIES,
     "retry_policy": LoadRetryPolicy(SQL_RETRIES),
     # The pauses after a try that could not speak for itself, because its process was killed.
-    "retry_delay": timedelta(seconds=30),
+    "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=15),
     # A source that sends a byte a minute never stalls for as long as the read timeout.

@@ -1,0 +1,228 @@
+"""The whole system as `make up` starts it, with a real scheduler: secrets stay secret, a killed task is tried again."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+import pytest
+from conftest import ROOT
+from misbehaviour import Answer, misbehaving, stall
+
+from local import processes
+from local.airflow import Api
+from local.postgres import free_port
+
+SALES_DAG = "sales_load_and_aggregation"
+
+
+@dataclass
+class System:
+    """A started embedded run in a copy of the tree."""
+
+    folder: Path
+    bucket_folder: Path
+    answers: dict[str, list[Answer]]
+    environment: dict[str, str]
+    passwords: dict[str, str]
+    output: str
+
+    @property
+    def run(self) -> Path:
+        return self.folder / ".embedded"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.run / "state.json").read_text())
+        return found
+
+    def connect(self, database: str = "companydata") -> Any:
+        port = self.state["postgres_port"]
+        return psycopg.connect(f"postgresql://admin:admin@127.0.0.1:{port}/{database}", autocommit=True)
+
+    def api(self) -> Api:
+        return Api(f"http://127.0.0.1:{self.state['airflow_port']}", "airflow", "airflow")
+
+
+def months(count: int) -> list[date]:
+    """The first days of the last whole months, oldest first."""
+    found = [datetime.now(timezone.utc).date().replace(day=1)]
+    for _ in range(count):
+        found.insert(0, (found[0] - timedelta(days=1)).replace(day=1))
+    return found[:-1]
+
+
+def write_files(folder: Path) -> None:
+    for month in months(2):
+        file = folder / f"sales/{month}/sales.csv"
+        file.parent.mkdir(parents=True)
+        rows = "".join(f"{n},0.5,{month},1\n" for n in range(1_000))
+        file.write_text("idx,value,date,store_idx\n" + rows)
+    (folder / "stores.csv").write_text("idx,location\n1,Porto\n")
+    (folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+    (folder / "customer_activity.csv").write_text("idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
+    (folder / "labels.csv").write_text("idx,label\n1,0\n")
+
+
+@pytest.fixture(scope="module")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    folder, bucket_folder = tmp_path_factory.mktemp("system") / "tree", tmp_path_factory.mktemp("bucket")
+    files = subprocess.run(
+        ["/usr/bin/env", "git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    write_files(bucket_folder)
+    passwords = {f"{user}_PASSWORD": f"secret-{secrets.token_hex(8)}" for user in ("PIPELINE", "DS_USER", "MLE_USER")}
+    with misbehaving(bucket_folder) as (bucket, answers, _):
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+            **passwords,
+            "SOURCE_BASE_URL": bucket.url,
+            "REQUESTS_CA_BUNDLE": str(bucket.ca_file),
+            "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
+            "OPERATIONAL_DB_PORT": str(free_port(25432)),
+            "AIRFLOW_PORT": str(free_port(28082)),
+        }
+
+        def local(command: str) -> str:
+            done = subprocess.run(
+                [sys.executable, "-m", "local", command],
+                cwd=folder,
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stdout + done.stderr
+            return done.stdout
+
+        try:
+            output = local("up")
+            yield System(folder, bucket_folder, answers, environment, passwords, output)
+        finally:
+            local("down")
+            assert processes.of_run(folder / ".embedded") == []
+            local("clean")
+
+
+def test_a_full_run_loads_both_months(system: System) -> None:
+    with system.connect() as connection:
+        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
+        assert connection.execute("select count(*) from feature_store").fetchall() == [(1,)]
+    assert "sales 2 of 2 months" in system.output
+
+
+def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: System) -> None:
+    state = system.state
+    hidden = [
+        *system.passwords.values(),
+        *(state[name] for name in ("airflow_password", "jwt_secret", "api_secret", "fernet_key")),
+    ]
+    assert all(hidden)
+
+    def found_in(text: str) -> list[str]:
+        return [secret for secret in hidden if secret in text]
+
+    logs = [file for file in system.run.rglob("*") if file.is_file() and "logs" in file.parts]
+    logs.append(Path(state["postgres_home"]) / "postgres.log")
+    assert len(logs) > 20
+    for file in logs:
+        assert found_in(file.read_text(errors="replace")) == [], file
+
+    with system.connect("airflow") as connection:
+        tables = [
+            name
+            for (name,) in connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
+        ]
+        assert {"task_instance", "xcom", "rendered_task_instance_fields", "log", "dag_run"} <= set(tables)
+        for table in tables:
+            for (row,) in connection.execute(f'select t::text from public."{table}" as t').fetchall():
+                assert found_in(row) == [], table
+    with system.connect() as connection:
+        for (row,) in connection.execute("select t::text from pipeline.file_loads as t").fetchall():
+            assert found_in(row) == []
+
+    running = processes.of_run(system.run)
+    assert len(running) > 3
+    for process in running:
+        assert found_in(" ".join(process.cmdline())) == [], process.pid
+    assert found_in(system.output) == []
+
+
+def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: System) -> None:
+    month = months(1)[0]
+    path = f"sales/{month}/sales.csv"
+    rows = "".join(f"{n},2,{month},1\n" for n in range(50_000))
+    (system.bucket_folder / path).write_text("idx,value,date,store_idx\n" + rows)
+    released = threading.Event()
+    system.answers[path] = [stall(600_000, released)]
+    api = system.api()
+    run = max(api.runs(SALES_DAG), key=lambda run: str(run["data_interval_start"]))["dag_run_id"]
+    answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
+    assert answer.ok, answer.text
+
+    with system.connect() as connection:
+        killed = kill_the_client_of(connection, f"{SALES_DAG}.stage_sales", wait_seconds=60)
+        released.set()
+        wait_for(lambda: not psutil.pid_exists(killed), 30)
+        wait_for(lambda: not sessions(connection, f"{SALES_DAG}.stage_sales"), 20)
+        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
+
+        wait_for(lambda: state_of(api, run) == "success", 240)
+        found = connection.execute("select count(*), sum(value) from sales where date >= %s", [month]).fetchall()
+        assert found == [(50_000, 100_000)]
+        assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
+
+
+def sessions(connection: Any, application: str) -> list[tuple[int]]:
+    query = "select client_port from pg_stat_activity where application_name = %s and state is not null"
+    found: list[tuple[int]] = connection.execute(query, [application]).fetchall()
+    return found
+
+
+def kill_the_client_of(connection: Any, application: str, wait_seconds: float) -> int:
+    """SIGKILL the process behind a session, once it copies; returns its process id."""
+    copying = """
+        select client_port from pg_stat_activity join pg_stat_progress_copy using (pid)
+        where application_name = %s and bytes_processed > 0
+    """
+    wait_for(lambda: connection.execute(copying, [application]).fetchall(), wait_seconds)
+    [(port,)] = connection.execute(copying, [application]).fetchall()
+    for process in psutil.process_iter():
+        try:
+            connected = any(found.raddr and found.laddr.port == port for found in process.net_connections("tcp"))
+            if connected and "postgres" not in process.name():
+                os.kill(process.pid, signal.SIGKILL)
+                return process.pid
+        except psutil.Error:
+            continue
+    raise AssertionError(f"no process is at the other end of port {port}")
+
+
+def state_of(api: Api, run: str) -> str:
+    return str(next(found["state"] for found in api.runs(SALES_DAG) if found["dag_run_id"] == run))
+
+
+def wait_for(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.2)
