@@ -87,6 +87,24 @@ def test_roles_of_the_server_are_adopted_with_the_passwords_of_the_environment(m
         managed.connect("ds_user", "ds_user")
 
 
+def test_months_that_were_loaded_before_the_pipelines_login_existed_are_loaded_again_by_it(managed: Database) -> None:
+    assert managed.alembic("upgrade", "0007", user="managed").returncode == 0
+    managed.run("select pipeline.prepare_month('2024-01-01')", user="managed")
+    managed.run("insert into staging.sales values (1, 1, '2024-01-02', 1, '2024-01-01')", user="managed")
+    managed.run("insert into sales values (1, 1, '2024-01-02', 1)", user="managed")
+    done = managed.alembic("upgrade", "head", user="managed")
+    assert done.returncode == 0, done.stderr
+    for month in ("2024-01-01", "2024-02-01"):
+        managed.run(f"select pipeline.prepare_month('{month}')", user="pipeline")
+        managed.run(f"insert into staging.sales values (2, 2, '{month}', 1, '{month}')", user="pipeline")
+        managed.run(
+            f"insert into sales select idx, value, date, 1 from staging.sales where date = '{month}'", "pipeline"
+        )
+        managed.run(f"select pipeline.discard_staged('{month}')", user="pipeline")
+    assert managed.run("select sum(value) from sales", user="ds_user") == [(5,)]
+    assert managed.run("select relpersistence::text from pg_class where relname = 'sales_2024_01' limit 1") == [("p",)]
+
+
 def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
     environment = {**os.environ, "DATABASE_URL": empty_database.url(driver="postgresql+psycopg2")}
     command = [sys.executable, "-m", "alembic", "upgrade", "head"]

@@ -5,9 +5,10 @@ Why:    a load that goes wrong, or a password that leaks from Airflow, must not 
         its owner, the migrating admin, who goes on managing them, and they are read through public.sales.
         Staging becomes logged: rows that were staged and not yet published survive a crash of the server, so
         the retry of a publishing step finds them.
-Locks:  ACCESS EXCLUSIVE on each table in schema staging, which is written to disk again with what it holds;
-        a load that is staging makes this revision fail after lock_timeout, and it can be run again.
-Undo:   takes every privilege back and drops the login; staging becomes unlogged again.
+Locks:  ACCESS EXCLUSIVE on each table in schema staging, for milliseconds, for it is emptied first: a run between
+        staging and publishing is cleared afterwards. A load that is staging makes this revision fail after
+        lock_timeout, and it can be run again.
+Undo:   takes every privilege back and drops the login; staging becomes unlogged again, and empty.
 """
 
 import os
@@ -137,6 +138,7 @@ def set_staging(persistence: str) -> None:
             for staged in
                 select oid from pg_catalog.pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'
             loop
+                execute format('truncate %s', staged);
                 execute format('alter table %s set {persistence}', staged);
             end loop;
         end
