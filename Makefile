@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up down clean test lint lock venv
+.PHONY: help up down clean test lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -22,6 +22,9 @@ lint: venv ## check format, types and SQL; changes nothing
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy dags local tests
 	$(PYTHON) -m sqlfluff lint --disable-progress-bar sql
+
+audit: venv ## look the locked packages up in the public list of vulnerabilities
+	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt
 
 lock: venv ## renew constraints.txt for Python 3.10 to 3.13
 	$(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-emit-index-url --no-annotate \

