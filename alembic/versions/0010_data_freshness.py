@@ -77,10 +77,11 @@ def upgrade() -> None:
             coalesce(known.row_count, 0)
         from (
             values
-                ('customer_profiles'), ('customer_activity'), ('labels'), ('stores'), ('sales'), ('monthly_sales'),
-                ('feature_store')
-        ) as every_table (table_name)
+                (1, 'customer_profiles'), (2, 'customer_activity'), (3, 'labels'), (4, 'stores'), (5, 'sales'),
+                (6, 'monthly_sales'), (7, 'feature_store')
+        ) as every_table (place, table_name)
         left join known on every_table.table_name = known.table_name
+        order by every_table.place
     """)
     for comment in (
         "view public.data_freshness is"
