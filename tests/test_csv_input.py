@@ -14,7 +14,7 @@ from conftest import Database, Files, Rows
 from steps import connect, run_on, stage_file
 
 from company_data.errors import FileRefused
-from company_data.staging import copy_file
+from company_data.staging import END_OF_COPY, END_OF_COPY_IS_DATA, copy_file
 
 MONTH = "2024-02-01"
 SALES = f"sales/{MONTH}/sales.csv"
@@ -188,7 +188,9 @@ def test_what_is_loaded_is_what_the_csv_module_reads(database: Database) -> None
                 refused += 1
                 # A blank line between rows, which the csv module leaves out, is a row that is too short.
                 blank = re.search(r"(?:^|\n|\r)[\r\n]*\n[^\r\n]", text.replace("\r\n", "\n"))
-                assert expected is None or not is_plain(text) or blank, (number, text)
+                # Up to PostgreSQL 17 a line of \\. would end the COPY, and is refused even between quotes.
+                end = connection.info.server_version < END_OF_COPY_IS_DATA and END_OF_COPY.search(text.encode())
+                assert expected is None or not is_plain(text) or blank or end, (number, text)
             else:
                 loaded += 1
                 assert expected is not None, (number, text)
