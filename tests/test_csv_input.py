@@ -189,7 +189,9 @@ def test_what_is_loaded_is_what_the_csv_module_reads(database: Database) -> None
                 # A blank line between rows, which the csv module leaves out, is a row that is too short.
                 blank = re.search(r"(?:^|\n|\r)[\r\n]*\n[^\r\n]", text.replace("\r\n", "\n"))
                 # Up to PostgreSQL 17 a line of \\. would end the COPY, and is refused even between quotes.
-                end = connection.info.server_version < END_OF_COPY_IS_DATA and END_OF_COPY.search(text.encode())
+                end = connection.info.server_version < END_OF_COPY_IS_DATA and END_OF_COPY.search(
+                    f"\n{text}\n".encode()
+                )
                 assert expected is None or not is_plain(text) or blank or end, (number, text)
             else:
                 loaded += 1

@@ -6,6 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from itertools import chain
 from typing import Any
 
 import psycopg
@@ -26,7 +27,7 @@ log = logging.getLogger(__name__)
 LATE_FOR = timedelta(days=7)
 
 # Up to PostgreSQL 17 a line of \. ends a COPY of CSV too, and what follows is dropped without a word.
-END_OF_COPY = re.compile(rb"[\r\n]\\\.(?:[\r\n]|$)")
+END_OF_COPY = re.compile(rb"[\r\n]\\\.[\r\n]")
 END_OF_COPY_IS_DATA = 180_000
 
 
@@ -174,8 +175,8 @@ def end_of_month(first_day: str) -> datetime:
 
 def _without_end_of_copy(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
     tail = b"\n"
-    for chunk in chunks:
-        if END_OF_COPY.search(tail + chunk):
+    for chunk in chain(chunks, [b""]):
+        if END_OF_COPY.search(tail + (chunk or b"\n")):
             raise refused(path, 1, r"a line holds nothing but \., which this version of PostgreSQL takes for the end")
-        tail = chunk[-3:]
+        tail = (tail + chunk)[-3:]
         yield chunk
