@@ -6,12 +6,22 @@ from psycopg2.extensions import encrypt_password
 
 
 def create_role_unless_it_exists(role: str, attribute: str) -> None:
-    """Make a role, or take the one that is there; `attribute` is login or nologin."""
+    """Make a role, or take the one that is there unless it is mighty; `attribute` is login or nologin."""
     op.execute(f"""
         do $$
         begin
             if not exists (select from pg_catalog.pg_roles where rolname = '{role}') then
                 create role {role};
+            elsif exists (
+                select from pg_catalog.pg_roles
+                where
+                    rolname = '{role}'
+                    and (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls)
+            ) then
+                raise exception 'the server has a role {role} with rights over the whole server, which this'
+                    ' database''s {role} must not have; nothing was migrated. Take the rights away with'
+                    ' ALTER ROLE {role} NOSUPERUSER NOCREATEROLE NOCREATEDB NOREPLICATION NOBYPASSRLS, or rename'
+                    ' the role; then run the migration again';
             end if;
             alter role {role} {attribute};
         end

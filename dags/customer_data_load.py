@@ -9,7 +9,7 @@ side, checked, and published in one transaction: nobody reads old profiles besid
 
 | task | it means | what to do |
 | --- | --- | --- |
-| `stage_…` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value | mend the file or the network, then clear the task and what follows it |
+| `stage_…` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value. Or somebody looks at staging for long, and the lock was not given | mend the file or the network, then clear the task and what follows it |
 | `check_customer_data` | the files were read, but contradict themselves; the rows are in schema `staging` | have the file mended, then clear the whole run |
 | `publish_customer_data` | another run staged the files since, or a lock was not given | clear the whole run |
 | `empty_staging` | a lock was not given; the tables are published | clear the task |

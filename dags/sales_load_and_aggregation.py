@@ -12,10 +12,11 @@ by clearing its run, or by a backfill; a manual trigger has no month, and is ref
 | task | it means | what to do |
 | --- | --- | --- |
 | `prepare_month` | the database cannot be reached, or a lock was not given | clear it when the database answers |
-| `stage_sales`, `stage_stores` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value. The file of a month that has just ended may be late: the task waits for it, for a week | mend the file or the network, then clear the task and what follows it |
+| `stage_sales`, `stage_stores` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value. A file that is late is waited for, for a week. Or somebody looks at staging for long, and the lock was not given | mend the file or the network, then clear the task and what follows it |
 | `check_sales` | rows outside the month, of unknown stores, or without an amount; they are in `staging.sales` | have the file mended, then clear the whole run |
-| `publish_stores`, `publish_sales` | another run staged the month since, or a lock was not given | clear the whole run |
+| `publish_stores`, `publish_sales` | another run staged the month since; a newer `stores.csv` lacks a store; or a lock was not given | clear the whole run |
 | `aggregate_month` | a store has vanished from `stores`, or a lock was not given | clear the whole run |
+| `empty_staging` | a lock was not given; the month is loaded | clear the task |
 
 Whatever failed, each table holds either the old month or the new one, whole.
 """
@@ -70,4 +71,12 @@ with DAG(
         parameters={"sale_month": SALE_MONTH},
     )
 
-    prepare_month >> [staged_sales, staged_stores] >> check_sales >> [publish_stores, publish_sales] >> aggregate_month
+    empty_staging = SQLExecuteQueryOperator(
+        task_id="empty_staging",
+        sql="sales/empty_staging.sql",
+        parameters={"sale_month": SALE_MONTH},
+    )
+
+    # Sales may be waited for, and need the stores of the day they come; stores go first, so that no sale lacks one.
+    prepare_month >> staged_sales >> staged_stores >> check_sales
+    check_sales >> publish_stores >> publish_sales >> aggregate_month >> empty_staging

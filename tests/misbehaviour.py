@@ -5,6 +5,7 @@ import gzip
 import socket
 import struct
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -146,6 +147,26 @@ def endless(handler: MisbehavingHandler) -> None:
     """A body that ends with the connection, without a length."""
     handler.head()
     handler.wfile.write(handler.content())
+
+
+def trickle(handler: MisbehavingHandler) -> None:
+    """A body that comes a byte at a time, never stopping for as long as the read timeout."""
+    handler.head(Content_Length=len(handler.content()))
+    with contextlib.suppress(OSError):
+        for byte in handler.content()[:200]:
+            handler.wfile.write(bytes([byte]))
+            time.sleep(0.1)
+
+
+def without_length(**headers: object) -> Answer:
+    """The file with headers that do not tell its length."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.head(**headers)
+        with contextlib.suppress(OSError):
+            handler.wfile.write(handler.content())
+
+    return answer
 
 
 def with_headers(**headers: object) -> Answer:

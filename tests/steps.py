@@ -46,14 +46,16 @@ def stage_file(database: Database, path: str, table: str, month: str | None = No
 
 
 def load_month(database: Database, month: str) -> list[str]:
-    """All steps of sales_load_and_aggregation for the month that begins on this day; returns the last one's reports."""
+    """All steps of sales_load_and_aggregation for the month that begins on this day; returns the aggregate's report."""
     run_on(database, "sales/prepare_month.sql", sale_month=month)
     sales = stage_file(database, f"sales/{month}/sales.csv", "sales", month)
     stores = stage_file(database, "stores.csv", "stores", month)
     run_on(database, "sales/check_sales.sql", sale_month=month, sales_load=sales, stores_load=stores)
     run_on(database, "sales/publish_stores.sql", sale_month=month, load_id=stores)
     run_on(database, "sales/replace_month_of_sales.sql", sale_month=month, load_id=sales)
-    return run_on(database, "sales/replace_month_of_monthly_sales.sql", sale_month=month)
+    reports = run_on(database, "sales/replace_month_of_monthly_sales.sql", sale_month=month)
+    run_on(database, "sales/empty_staging.sql", sale_month=month)
+    return reports
 
 
 def load_customers(database: Database) -> None:

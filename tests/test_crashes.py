@@ -9,7 +9,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 
@@ -70,8 +70,9 @@ def seconds_of_a_load(database: Database) -> float:
     return time.monotonic() - start
 
 
-def end_sessions(database: Database) -> None:
-    database.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'pipeline'")
+def end_sessions(database: Database) -> int:
+    """End all sessions of loads; returns how many there were."""
+    return len(database.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'pipeline'"))
 
 
 def test_a_connection_that_drops_at_any_moment_leaves_a_whole_month(database: Database, files: Files) -> None:
@@ -137,15 +138,19 @@ def test_a_server_that_crashes_at_any_moment_leaves_a_whole_month(own_cluster: D
     chance = random.Random(SEED)  # noqa: S311 - no secret
     write_version(files, 1)
     seconds = seconds_of_a_load(own_cluster)
+    crashed = 0
     for version in range(2, 7):
         write_version(files, version)
-        crash = at_a_random_moment(chance, seconds, lambda: crash_and_start(own_cluster.cluster))
-        with crash, suppress(psycopg.OperationalError):
-            load_month(own_cluster, MONTH)
+        with at_a_random_moment(chance, seconds, lambda: crash_and_start(own_cluster.cluster)):
+            try:
+                load_month(own_cluster, MONTH)
+            except psycopg.OperationalError:
+                crashed += 1
         sales, aggregate = version_of(own_cluster)
         assert {sales, aggregate} <= {version - 1, version}
         load_month(own_cluster, MONTH)
         assert version_of(own_cluster) == (version, version)
+    assert crashed > 1
 
 
 def test_airflow_brings_a_month_to_its_end_through_dropped_connections(
@@ -153,18 +158,18 @@ def test_airflow_brings_a_month_to_its_end_through_dropped_connections(
 ) -> None:
     write_version(files, 1)
     finished = threading.Event()
+    dropped = [0]
 
     def drop_connections() -> None:
-        for _ in range(8):
-            if finished.wait(0.15):
-                break
-            end_sessions(database)
+        while not finished.wait(0.1) and dropped[0] < 6:
+            dropped[0] += end_sessions(database)
 
     saboteur = threading.Thread(target=drop_connections)
     saboteur.start()
     assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=9) == "success"
     finished.set()
     saboteur.join()
+    assert dropped[0] > 0
     assert version_of(database) == (1, 1)
     assert database.run("select count(*) from staging.sales") == [(0,)]
 
@@ -179,8 +184,15 @@ def test_airflow_brings_a_month_to_its_end_through_a_crash_of_the_server(
     )
     chance = random.Random(SEED)  # noqa: S311 - no secret
     write_version(files, 1)
-    with at_a_random_moment(chance, 1, lambda: crash_and_start(own_cluster.cluster)):
+    crashed = threading.Event()
+
+    def crash() -> None:
+        crash_and_start(own_cluster.cluster)
+        crashed.set()
+
+    with at_a_random_moment(chance, 1, crash):
         assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=9) == "success"
+        assert crashed.is_set()
     assert version_of(own_cluster) == (1, 1)
 
 
@@ -251,15 +263,21 @@ def test_a_feature_store_whose_rebuild_is_cut_off_stays_whole(database: Database
     load_customers(database)
     build_feature_store(database)
     seconds = time.monotonic() - start
-    for version in range(2, 8):
+    dropped, rebuilding = [0, 0], False
+    for version in range(2, 14):
         write_customers(version)
-        drop = at_a_random_moment(chance, seconds, lambda: end_sessions(database))
-        with drop, suppress(psycopg.OperationalError):
-            load_customers(database)
-            build_feature_store(database)
+        with at_a_random_moment(chance, seconds, lambda: end_sessions(database)):
+            try:
+                load_customers(database)
+                rebuilding = True
+                build_feature_store(database)
+            except psycopg.OperationalError:
+                dropped[rebuilding] += 1
+        rebuilding = False
         for table in ("customer_profiles", "feature_store"):
             assert seen(table) in [[(20_000, v, v)] for v in (version - 1, version)]
         wait_until_nothing_is_left(database)
         load_customers(database)
         build_feature_store(database)
         assert seen("feature_store") == [(20_000, version, version)]
+    assert min(dropped) > 0  # during loads and during rebuilds

@@ -74,7 +74,9 @@ def stage_sales(database: Database, files: Files, content: str | bytes) -> Rows:
         (HEADER.encode() + b"2,\xff,2024-02-01,7\n", 'line 2, column value: the bytes ff are not UTF-8, after "2,"'),
         (HEADER.encode() + b"2,1,2024-02-01,\xc3", "line 2, column store_idx: the file ends in the middle of a UTF-8"),
         (HEADER.replace("\n", "\r\n") + ROW + ROW, "line 2: unquoted newline found in data"),
-        (HEADER + "\\.\n" + ROW, "line "),
+        (HEADER + ROW + "\\.\n" + ROW, "line 3"),
+        ((HEADER + ROW + "2,1\0,2024-02-01,7\n").replace("\n", "\r"), "line 3, column value: a NUL byte is no text"),
+        ("idx,value\0\n", 'has "value\\0", which'),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line_column_and_value(
@@ -187,7 +189,7 @@ def test_what_is_loaded_is_what_the_csv_module_reads(database: Database) -> None
             if found is None:
                 refused += 1
                 # A blank line between rows, which the csv module leaves out, is a row that is too short.
-                blank = re.search(r"(?:^|\n|\r)[\r\n]*\n[^\r\n]", text.replace("\r\n", "\n"))
+                blank = re.search(r"(?:^\ufeff?|[\r\n])[\r\n]+[^\r\n]", text.replace("\r\n", "\n"))
                 # Up to PostgreSQL 17 a line of \\. would end the COPY, and is refused even between quotes.
                 end = connection.info.server_version < END_OF_COPY_IS_DATA and END_OF_COPY.search(
                     f"\n{text}\n".encode()

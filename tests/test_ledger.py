@@ -5,10 +5,8 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 
 import pytest
-from conftest import ROOT, Database, Files, RunDag, month_after
-from steps import build_feature_store, connect, load_customers, load_month, run_on, stage_file
-
-from company_data.settings import CONNECTION_LIMITS
+from conftest import Database, Files, RunDag, month_after
+from steps import build_feature_store, load_customers, load_month, run_on, stage_file
 
 MONTH = "2024-02-01"
 SALES = f"sales/{MONTH}/sales.csv"
@@ -72,6 +70,7 @@ def test_the_row_is_written_in_the_transaction_of_the_rows_it_speaks_of(database
     ledger = f"select xmin::text from pipeline.file_loads where load_id = {sales}"
     assert database.run("select distinct xmin::text from staging.sales") == database.run(ledger)
     run_on(database, "sales/check_sales.sql", sale_month=MONTH, sales_load=sales, stores_load=stores)
+    run_on(database, "sales/publish_stores.sql", sale_month=MONTH, load_id=stores)
     run_on(database, "sales/replace_month_of_sales.sql", sale_month=MONTH, load_id=sales)
     assert database.run("select distinct xmin::text from sales") == database.run(ledger)
 
@@ -134,16 +133,49 @@ def test_data_freshness_tells_when_which_version_up_to_when_and_how_many(databas
     assert datetime.now(timezone.utc) - oldest < timedelta(minutes=1)
 
 
-def test_every_connection_of_a_task_has_its_limits(database: Database, airflow: None) -> None:
-    from airflow.dag_processing.dagbag import DagBag
-    from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+def test_every_session_of_a_task_has_its_limits_and_its_name(
+    database: Database, february: Files, run_dag: RunDag
+) -> None:
+    write_customer_files(february)
+    # A trigger notes what holds in each session that writes.
+    database.run("create table partitions.seen (task text, name text, setting text)")
+    database.run("""
+        create function public.note() returns trigger language plpgsql security definer as $$
+        begin
+            insert into partitions.seen
+            select current_setting('application_name'), name, current_setting(name) from pg_settings;
+            return null;
+        end
+        $$
+    """)
+    for table in ("pipeline.file_loads", "public.monthly_sales", "public.feature_store"):
+        database.run(f"create trigger note after insert or update on {table} execute function public.note()")
+    for dag in ("sales_load_and_aggregation", "customer_data_load", "feature_store"):
+        assert run_dag(dag, month_after("2024-02") if dag.startswith("sales") else None) == "success"
 
-    with connect(database) as connection:
-        for name, value in CONNECTION_LIMITS.items():
-            [(found,)] = connection.execute(f"select current_setting('{name}')").fetchall()
-            assert found.replace(", ", ",") in (value, "1min" if value == "60" else value)
-    for dag in DagBag(str(ROOT / "dags")).dags.values():
-        for task in dag.tasks:
-            if isinstance(task, SQLExecuteQueryOperator):
-                assert "-c lock_timeout=" in task.hook_params["options"]
-                assert "-c application_name={{ dag.dag_id }}.{{ task.task_id }}" in task.hook_params["options"]
+    tasks = {task for (task,) in database.run("select distinct task from partitions.seen")}
+    assert tasks == {
+        "sales_load_and_aggregation.stage_sales",
+        "sales_load_and_aggregation.stage_stores",
+        "sales_load_and_aggregation.check_sales",
+        "sales_load_and_aggregation.publish_stores",
+        "sales_load_and_aggregation.publish_sales",
+        "sales_load_and_aggregation.aggregate_month",
+        "customer_data_load.stage_customer_profiles",
+        "customer_data_load.stage_customer_activity",
+        "customer_data_load.stage_labels",
+        "customer_data_load.check_customer_data",
+        "customer_data_load.publish_customer_data",
+        "feature_store.replace_feature_store",
+    }
+    expected = {
+        "statement_timeout": "30min",
+        "lock_timeout": "2min",
+        "idle_in_transaction_session_timeout": "5min",
+        "client_connection_check_interval": "5s",
+        "tcp_keepalives_idle": "60",
+        "DateStyle": "ISO, YMD",
+    }
+    names = ", ".join(f"'{name}'" for name in expected)
+    found = database.run(f"select distinct name, setting from partitions.seen where name in ({names})")
+    assert sorted(found) == sorted(expected.items())

@@ -100,9 +100,20 @@ def test_months_that_were_loaded_before_the_pipelines_login_existed_are_loaded_a
         managed.run(
             f"insert into sales select idx, value, date, 1 from staging.sales where date = '{month}'", "pipeline"
         )
-        managed.run(f"select pipeline.discard_staged('{month}')", user="pipeline")
+        managed.run(f"select pipeline.discard_staged('sales', '{month}')", user="pipeline")
     assert managed.run("select sum(value) from sales", user="ds_user") == [(5,)]
     assert managed.run("select relpersistence::text from pg_class where relname = 'sales_2024_01' limit 1") == [("p",)]
+
+
+@pytest.mark.parametrize("might", ["superuser", "createrole", "in role admin"])
+def test_a_mighty_role_of_the_server_is_not_adopted_as_pipeline(might: str) -> None:
+    with Cluster.temporary() as cluster:
+        database = new_database(cluster, "companydata")
+        database.run(f"create role pipeline login {might}")
+        done = database.alembic("upgrade", "head")
+        assert done.returncode != 0
+        assert "the server has a role pipeline" in done.stderr
+        assert database.run("select version_num from migrations.alembic_version") == [("0007",)]
 
 
 def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:

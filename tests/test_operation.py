@@ -19,7 +19,7 @@ import psutil
 import psycopg
 import pytest
 from conftest import ROOT
-from misbehaviour import Answer, misbehaving, stall
+from misbehaviour import Answer, misbehaving, redirect, stall
 
 from local import processes
 from local.airflow import Api
@@ -90,12 +90,15 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     write_files(bucket_folder)
-    passwords = {f"{user}_PASSWORD": f"secret-{secrets.token_hex(8)}" for user in ("PIPELINE", "DS_USER", "MLE_USER")}
+    passwords = {
+        name: f"secret-{secrets.token_hex(8)}"
+        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE")
+    }
     with misbehaving(bucket_folder) as (bucket, answers, _):
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
             **passwords,
-            "SOURCE_BASE_URL": bucket.url,
+            "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
             "REQUESTS_CA_BUNDLE": str(bucket.ca_file),
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
             "OPERATIONAL_DB_PORT": str(free_port(25432)),
@@ -130,7 +133,18 @@ def test_a_full_run_loads_both_months(system: System) -> None:
     assert "sales 2 of 2 months" in system.output
 
 
+SIGNATURE = "signature-of-a-redirect"
+
+
 def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: System) -> None:
+    # Failures speak more than successes: a redirect that is refused, and one whose host does not answer.
+    path = f"sales/{months(1)[0]}/sales.csv"
+    for target in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
+        system.answers[path] = [redirect(f"{target}/x?X-Amz-Signature={SIGNATURE}")]
+        clear_newest_month(system)
+        wait_for(lambda: not system.answers[path], 60)
+        wait_for(lambda: task_states(system)["stage_sales"] not in ("running", "queued", None), 60)
+
     state = system.state
     hidden = [
         *system.passwords.values(),
@@ -175,9 +189,7 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
     released = threading.Event()
     system.answers[path] = [stall(600_000, released)]
     api = system.api()
-    run = max(api.runs(SALES_DAG), key=lambda run: str(run["data_interval_start"]))["dag_run_id"]
-    answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
-    assert answer.ok, answer.text
+    run = clear_newest_month(system)
 
     with system.connect() as connection:
         killed = kill_the_client_of(connection, f"{SALES_DAG}.stage_sales", wait_seconds=60)
@@ -190,6 +202,25 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         found = connection.execute("select count(*), sum(value) from sales where date >= %s", [month]).fetchall()
         assert found == [(50_000, 100_000)]
         assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
+
+
+def newest_month(system: System) -> str:
+    runs = system.api().runs(SALES_DAG)
+    return str(max(runs, key=lambda run: str(run["data_interval_start"]))["dag_run_id"])
+
+
+def clear_newest_month(system: System) -> str:
+    """Clear the run of the newest month, as a person does in the UI; returns its id."""
+    api, run = system.api(), newest_month(system)
+    answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
+    assert answer.ok, answer.text
+    return run
+
+
+def task_states(system: System) -> dict[str, str | None]:
+    api, run = system.api(), newest_month(system)
+    answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
+    return {task["task_id"]: task["state"] for task in answer["task_instances"]}
 
 
 def sessions(connection: Any, application: str) -> list[tuple[int]]:

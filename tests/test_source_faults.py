@@ -7,7 +7,9 @@ from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
 from pathlib import Path
 
+import psycopg
 import pytest
+from airflow.sdk import RetryAction
 from conftest import Database, Files, RunDag, month_after
 from misbehaviour import (
     Answer,
@@ -23,7 +25,9 @@ from misbehaviour import (
     reset,
     stall,
     status,
+    trickle,
     with_headers,
+    without_length,
 )
 from steps import load_month, stage_file
 
@@ -108,6 +112,11 @@ def test_a_passing_fault_is_retried_by_airflow_until_the_month_is_whole(
         (redirect("http://127.0.0.1:1/x?X-Amz-Signature=hidden"), "redirects to what is not https"),
         (with_headers(Content_Encoding="br"), 'with Content-Encoding "br", and only gzip is unpacked'),
         (endless, "tells neither the length of the file nor sends it in chunks"),
+        (without_length(Content_Length="abc"), "tells neither the length of the file nor sends it in chunks"),
+        (without_length(Content_Length="-5"), "tells neither the length of the file nor sends it in chunks"),
+        (without_length(Content_Encoding="gzip"), "tells neither the length of the file nor sends it in chunks"),
+        (without_length(Transfer_Encoding="gzip, chunked"), "tells neither the length of the file nor sends it in"),
+        (redirect("https://[bad"), "sales.csv: "),
     ],
 )
 def test_a_lasting_fault_fails_at_once_with_the_address_and_the_reason(
@@ -231,6 +240,38 @@ def test_the_file_of_a_month_that_has_just_ended_is_waited_for(
     assert run_dag("sales_load_and_aggregation", month_after(this_month), retries=15) == "failed"
 
 
+def test_the_wait_for_a_late_file_goes_on_through_other_faults(
+    database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
+) -> None:
+    this_month = f"{datetime.now(timezone.utc):%Y-%m}"
+    path = f"sales/{this_month}-01/sales.csv"
+    faulty.write(path, f"idx,value,date,store_idx\n1,5,{this_month}-03,1\n")
+    faulty.answers[path] = [*[status(404)] * 12, status(503), hang_up, cut(5)]
+    assert run_dag("sales_load_and_aggregation", month_after(this_month), retries=20) == "success"
+    assert database.run("select value from sales") == [(5,)]
+
+
+def test_a_source_that_trickles_is_given_up_after_the_task_s_time_and_noted(
+    database: Database, faulty: FaultyFiles, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from company_data import settings
+
+    monkeypatch.setitem(settings.TASK_DEFAULTS, "execution_timeout", timedelta(seconds=3))
+    faulty.answers[SALES] = [trickle]
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "failed"
+    [(outcome, problem)] = database.run("select outcome, problem from pipeline.file_loads")
+    assert outcome == "failed"
+    assert f"{SALES}: the file was not whole when the task's time was over" in problem
+
+
+@pytest.mark.parametrize(
+    "error", [psycopg.errors.InvalidTextRepresentation(), psycopg.errors.ReadOnlySqlTransaction(), ValueError("x")]
+)
+def test_what_a_retry_would_only_find_again_fails_at_once(error: Exception) -> None:
+    decision = LoadRetryPolicy(STAGING_RETRIES).evaluate(error, try_number=1, max_tries=STAGING_RETRIES)
+    assert decision.action is RetryAction.FAIL
+
+
 def test_a_missing_file_is_late_for_a_week_and_then_an_error(faulty: FaultyFiles) -> None:
     now = datetime.now(timezone.utc)
     faulty.answers[SALES] = [status(404), status(404)]
@@ -243,7 +284,7 @@ def test_a_missing_file_is_late_for_a_week_and_then_an_error(faulty: FaultyFiles
 @pytest.mark.parametrize("number", [429, 503])
 def test_retry_after_is_honoured_in_seconds_and_as_a_date(number: int, faulty: FaultyFiles) -> None:
     soon = format_datetime(datetime.now(timezone.utc) + timedelta(hours=1), usegmt=True)
-    for value, least, most in (("1800", 1800, 1800), (soon, 3590, 3600), ("99999999", 21600, 21600), ("soon", 30, 30)):
+    for value, least, most in (("1800", 1800, 1800), (soon, 3590, 3600), ("9" * 30, 21600, 21600), ("soon", 30, 30)):
         faulty.answers[SALES] = [status(number, Retry_After=value)]
         with pytest.raises(SourceUnavailable) as failure:
             fetch(faulty)

@@ -5,9 +5,9 @@ Why:    a load that goes wrong, or a password that leaks from Airflow, must not 
         its owner, the migrating admin, who goes on managing them, and they are read through public.sales.
         Staging becomes logged: rows that were staged and not yet published survive a crash of the server, so
         the retry of a publishing step finds them.
-Locks:  ACCESS EXCLUSIVE on each table in schema staging, for milliseconds, for it is emptied first: a run between
-        staging and publishing is cleared afterwards. A load that is staging makes this revision fail after
-        lock_timeout, and it can be run again.
+Locks:  ACCESS EXCLUSIVE on each table in schema staging until the revision is committed, some milliseconds a
+        table, for each is emptied first: a run between staging and publishing is cleared afterwards. A load
+        that is staging makes this revision fail after lock_timeout, and it can be run again.
 Undo:   takes every privilege back and drops the login; staging becomes unlogged again, and empty.
 """
 
@@ -74,6 +74,17 @@ PREPARE_MONTH = """
 
 def upgrade() -> None:
     create_role_unless_it_exists(LOGIN, "login")
+    op.execute("""
+        do $$
+        begin
+            if exists (select from pg_catalog.pg_auth_members where member = 'pipeline'::regrole) then
+                raise exception 'the server has a role pipeline that is a member of other roles, whose rights it must'
+                    ' not have; nothing was migrated. REVOKE those memberships, or rename the role; then run the'
+                    ' migration again';
+            end if;
+        end
+        $$
+    """)
     set_password(LOGIN, os.environ.get("PIPELINE_PASSWORD") or LOGIN)
 
     set_staging("logged")

@@ -73,7 +73,12 @@ def upgrade() -> None:
             labels_load bigint references pipeline.file_loads
         )
     """)
-    op.execute("grant select, insert, update on pipeline.file_loads to pipeline")
+    # What a load says of its file is written once; only how it went on may change.
+    op.execute("grant select, insert on pipeline.file_loads to pipeline")
+    op.execute(
+        "grant update (outcome, finished_at, problem, last_date, total, aggregated_at)"
+        " on pipeline.file_loads to pipeline"
+    )
     op.execute("grant select on pipeline.current_loads to pipeline")
     op.execute("grant select, insert on pipeline.feature_store_builds to pipeline")
 
@@ -85,10 +90,20 @@ def upgrade() -> None:
         as $$
         declare
             this pipeline.file_loads;
+            is_staged boolean;
             message text;
         begin
             select * into this from pipeline.file_loads where load_id = load;
-            if this.outcome in ('checked', 'published') and this.row_count = staged_rows then
+            -- Numbers are given while staging is locked, so the greatest one is what staging holds.
+            is_staged := load = (
+                select max(load_id)
+                from pipeline.file_loads
+                where
+                    table_name = this.table_name
+                    and sale_month is not distinct from this.sale_month
+                    and row_count is not null
+            );
+            if is_staged and this.outcome in ('checked', 'published') and this.row_count = staged_rows then
                 return;
             end if;
             message := case
@@ -96,7 +111,7 @@ def upgrade() -> None:
                     'load ' || coalesce(load::text, 'null') || ' is not in pipeline.file_loads'
                 when this.outcome = 'refused' then
                     'the load was refused: ' || this.problem
-                when this.outcome = 'replaced' then
+                when this.outcome = 'replaced' or not is_staged then
                     'another run has staged this file since, and publishes it'
                 when this.outcome = 'staged' then
                     'the load has not been checked'
@@ -104,10 +119,12 @@ def upgrade() -> None:
                     'the file had ' || this.row_count || ' rows, but staging holds ' || staged_rows
                     || ' (a load that was published before is no longer staged)'
             end;
-            perform pipeline.refuse(
-                concat(this.address, ': ', message, '. Only a checked load that is still staged can be published,')
-                || ' so the tables stay as they were. Clear this run from its staging tasks on.'
-            );
+            raise exception using
+                errcode = 'check_violation',
+                message = concat(
+                    this.address, ': ', message, '. Only a checked load that is still staged can be published, so the',
+                    ' tables stay as they were. Clear this run from its staging tasks on.'
+                );
         end
         $$
     """)
@@ -131,15 +148,20 @@ def upgrade() -> None:
     op.execute("""
         create function pipeline.mark_published(load bigint)
         returns void
-        language sql
+        language plpgsql
         set search_path = pg_catalog, pg_temp
-        begin atomic
+        as $$
+        begin
             update pipeline.file_loads
             set
                 outcome = 'published',
+                problem = case
+                    when not pipeline.is_newest(load) then 'not used: a newer file was published before this one'
+                end,
                 finished_at = clock_timestamp()
             where load_id = load;
         end
+        $$
     """)
     op.execute("""
         create function pipeline.report_change(load bigint)
@@ -152,10 +174,15 @@ def upgrade() -> None:
             before pipeline.file_loads;
         begin
             select * into this from pipeline.file_loads where load_id = load;
+            if this.problem is not null then
+                perform pipeline.report(concat(this.address, ': ', this.problem, '; the table keeps that one'));
+                return;
+            end if;
             select * into before
             from pipeline.file_loads
             where
                 outcome = 'published'
+                and problem is null
                 and table_name = this.table_name
                 and (table_name <> 'sales' or sale_month = this.sale_month)
                 and started_at < this.started_at
@@ -173,27 +200,29 @@ def upgrade() -> None:
         $$
     """)
     op.execute("""
-        create function pipeline.discard_staged(month date)
+        create function pipeline.discard_staged(table_name text, month date)
         returns void
         language plpgsql
         set search_path = pg_catalog, pg_temp
         as $$
         declare
-            tables constant text := case
-                when month is null then 'staging.customer_profiles, staging.customer_activity, staging.labels'
-                else format(
-                    'staging.%I, staging.%I',
-                    'sales_' || to_char(month, 'YYYY_MM'), 'stores_' || to_char(month, 'YYYY_MM')
-                )
-            end;
+            staged constant text := format(
+                'staging.%I', concat_ws('_', discard_staged.table_name, to_char(month, 'YYYY_MM'))
+            );
+            last_outcome text;
         begin
             -- Locked before the ledger is asked: another run may be staging, whose rows are still to be published.
-            execute format('lock table %s in access exclusive mode', tables);
-            if not exists (
-                select from pipeline.file_loads
-                where sale_month is not distinct from month and outcome in ('staged', 'checked')
-            ) then
-                execute format('truncate %s', tables);
+            execute format('lock table %s in access exclusive mode', staged);
+            select outcome into last_outcome
+            from pipeline.file_loads as loads
+            where
+                loads.table_name = discard_staged.table_name
+                and loads.sale_month is not distinct from month
+                and loads.row_count is not null
+            order by loads.load_id desc
+            limit 1;
+            if last_outcome = 'published' then
+                execute format('truncate %s', staged);
             end if;
         end
         $$
@@ -214,12 +243,13 @@ def upgrade() -> None:
         "column pipeline.file_loads.total is 'Sum of the month''s sales, set when the month is aggregated.'",
         "column pipeline.file_loads.aggregated_at is 'When the month was aggregated into monthly_sales.'",
         "column pipeline.file_loads.dag_run is 'DAG and run that loaded the file.'",
-        "column pipeline.file_loads.started_at is 'When the load began.'",
+        "column pipeline.file_loads.started_at is"
+        " 'When the server began to send the file; of a load that failed, when the load began.'",
         "column pipeline.file_loads.finished_at is 'When the load came to its present outcome.'",
         "column pipeline.file_loads.outcome is"
         " 'staged, checked, published; replaced: staged again before it was published; refused: the file breaks the"
         " contract; failed: a network or server fault, tried again.'",
-        "column pipeline.file_loads.problem is 'Why the load was refused or failed.'",
+        "column pipeline.file_loads.problem is 'Why the load was refused, failed, or was published without effect.'",
         "view pipeline.current_loads is 'The loads whose rows are in public now: one a table, for sales one a month.'",
         "table pipeline.feature_store_builds is 'Every rebuild of the feature store, and the loads it took.'",
         "column pipeline.feature_store_builds.built_at is 'When.'",
@@ -228,20 +258,20 @@ def upgrade() -> None:
         "column pipeline.feature_store_builds.activity_load is 'Load of customer_activity.'",
         "column pipeline.feature_store_builds.labels_load is 'Load of labels.'",
         "function pipeline.require_checked(bigint, bigint) is"
-        " 'Fails the transaction unless this load was found good and staging holds all its rows.'",
+        " 'Fails the transaction unless this load was found good and is what staging holds, all its rows.'",
         "function pipeline.is_newest(bigint) is 'Whether no later load of the same table (and month) was published.'",
         "function pipeline.mark_published(bigint) is 'Notes that this transaction publishes the load.'",
         "function pipeline.report_change(bigint) is"
         " 'Writes into the log of the task how the file differs from the one that was loaded before.'",
-        "function pipeline.discard_staged(date) is"
-        " 'Empties staging of a month, or with null of the customer files, unless rows wait there to be published.'",
+        "function pipeline.discard_staged(text, date) is"
+        " 'Empties the staging of a table, of a month where it has one, if what it holds is published.'",
     ):
         op.execute(f"comment on {comment}")
 
 
 def downgrade() -> None:
     for function in (
-        "discard_staged(date)",
+        "discard_staged(text, date)",
         "report_change(bigint)",
         "mark_published(bigint)",
         "is_newest(bigint)",

@@ -37,13 +37,23 @@ def upgrade() -> None:
             group by current_loads.table_name, newest_load.sha256
         ),
 
+        newest_aggregated as (
+            select distinct on (sale_month)
+                sale_month,
+                aggregated_at,
+                sha256,
+                last_date
+            from pipeline.file_loads
+            where table_name = 'sales' and aggregated_at is not null
+            order by sale_month, aggregated_at desc
+        ),
+
         aggregated as (
             select
                 max(aggregated_at) as loaded_at,
                 (array_agg(sha256 order by sale_month desc))[1] as sha256,
                 max(last_date) as up_to
-            from pipeline.current_loads
-            where table_name = 'sales' and aggregated_at is not null
+            from newest_aggregated
         ),
 
         built as (
@@ -61,10 +71,15 @@ def upgrade() -> None:
         ),
 
         known (table_name, loaded_at, file_version, up_to, row_count) as (
-            select table_name, loaded_at, sha256, up_to, row_count from loaded
+            select table_name, loaded_at, sha256, up_to, row_count from loaded where table_name <> 'stores'
+            union all
+            -- The file may repeat a row, the table does not.
+            select table_name, loaded_at, sha256, up_to, (select count(*) from public.stores) from loaded
+            where table_name = 'stores'
             union all
             select 'monthly_sales', loaded_at, sha256, up_to, (select count(*) from public.monthly_sales)
             from aggregated
+            where loaded_at is not null
             union all
             select 'feature_store', built_at, versions, last_date, row_count from built
         )
@@ -74,7 +89,7 @@ def upgrade() -> None:
             known.loaded_at,
             known.file_version,
             known.up_to,
-            coalesce(known.row_count, 0)
+            known.row_count
         from (
             values
                 (1, 'customer_profiles'), (2, 'customer_activity'), (3, 'labels'), (4, 'stores'), (5, 'sales'),
@@ -92,7 +107,7 @@ def upgrade() -> None:
         " 'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the feature store of"
         " the profiles, the activity and the labels.'",
         "column public.data_freshness.up_to is 'Latest day in the data; null where it has no days.'",
-        "column public.data_freshness.row_count is 'Rows that were loaded.'",
+        "column public.data_freshness.row_count is 'Rows that were loaded; null before the first load.'",
     ):
         op.execute(f"comment on {comment}")
 

@@ -10,7 +10,9 @@ from __future__ import annotations
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 
 from company_data.errors import FileRefused
 
@@ -29,11 +31,12 @@ def refused(path: str, line: int, problem: str, column: str | None = None) -> Fi
     )
 
 
-def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], Iterator[bytes]]:
+def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], bytes, Iterator[bytes]]:
     """Read a file's first record.
 
     Returns:
-        The names in the header, and all the bytes of the file, header included, without a byte order mark.
+        The names in the header, the byte that ends the file's lines (LF, also of CR LF, or CR), and all the bytes of
+        the file, header included, without a byte order mark.
 
     Raises:
         FileRefused: the file is empty, is no CSV, or its header is not UTF-8.
@@ -60,7 +63,8 @@ def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], Iterato
         names = next(csv.reader(io.StringIO(record.decode(), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
         raise refused(path, 1, f'the header cannot be read ({error}); it begins with "{_shown(record)}"') from None
-    return names, _chain(start, chunks)
+    line_end = b"\r" if re.match(rb"\r[^\n]", start[len(record) :], re.S) else b"\n"
+    return names, line_end, chain([start], chunks)
 
 
 def match_columns(header: Sequence[str], expected: Sequence[str], path: str, table: str) -> list[str]:
@@ -89,14 +93,16 @@ def match_columns(header: Sequence[str], expected: Sequence[str], path: str, tab
 class TextCheck:
     """Follows the text of a file, and stops at what is not plain CSV in UTF-8."""
 
-    def __init__(self, path: str, columns: Sequence[str]) -> None:
+    def __init__(self, path: str, columns: Sequence[str], line_end: bytes = b"\n") -> None:
         """Stand before the first byte.
 
         Args:
             path: the file's name, for messages.
             columns: the file's columns in its order, for messages.
+            line_end: the byte that ends a line.
         """
         self._path = path
+        self._line_end = line_end
         self._columns = columns
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._line = 1
@@ -157,7 +163,7 @@ class TextCheck:
         self._before = b'"'
 
     def _pass_quoted(self, part: bytes) -> None:
-        self._line += part.count(b"\n")
+        self._line += part.count(self._line_end)
         line, separators, start = self._opened
         self._opened = (line, separators, start or part[:SHOWN_BYTES])
         self._quoted_bytes += len(part)
@@ -167,7 +173,7 @@ class TextCheck:
     def _pass_plain(self, part: bytes) -> None:
         if self._before == b'"' and part[:1] not in (b",", b"\n", b"\r"):
             self._refuse(f'a quoted value goes on after its closing quote, with "{_shown(part)}"')
-        self._line += part.count(b"\n")
+        self._line += part.count(self._line_end)
         line_start = max(part.rfind(b"\n"), part.rfind(b"\r")) + 1
         separators = part.count(b",", line_start)
         self._separators = separators if line_start else self._separators + separators
@@ -213,13 +219,8 @@ def _end_of_record(text: bytes) -> int | None:
     return None
 
 
-def _chain(start: bytes, rest: Iterator[bytes]) -> Iterator[bytes]:
-    yield start
-    yield from rest
-
-
 def _named(names: Iterable[str]) -> str:
-    return ", ".join(f'"{name[:SHOWN_BYTES]}"' for name in list(names)[:20])
+    return ", ".join(f'"{_shown(name.encode())}"' for name in list(names)[:20])
 
 
 def _shown(text: bytes) -> str:

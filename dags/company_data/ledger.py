@@ -50,7 +50,7 @@ class Load:
     started_at: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
 
     def begin(self, connection: psycopg.Connection[Any]) -> None:
-        """Start the load by the server's clock, which orders the loads of all machines."""
+        """Note by the server's clock, which orders the loads of all machines, that the file begins to come."""
         [(self.started_at,)] = connection.execute("select clock_timestamp()").fetchall()
 
     def record_staged(self, connection: psycopg.Connection[Any], download: Download, rows: int) -> int:
@@ -70,4 +70,6 @@ class Load:
     def record_failure(self, connection: psycopg.Connection[Any], error: Exception) -> None:
         """Note that nothing was staged, and why."""
         outcome = "refused" if isinstance(error, FileRefused) else "failed"
-        connection.execute(RECORD_FAILURE, {**vars(self), "outcome": outcome, "problem": str(error)})
+        connection.execute(
+            RECORD_FAILURE, {**vars(self), "outcome": outcome, "problem": str(error).replace("\0", "\\0")}
+        )

@@ -1,6 +1,6 @@
 """When a failed task tries again, and after how long."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 from airflow.sdk import RetryDecision, RetryPolicy
@@ -23,11 +23,29 @@ PAUSES = {
 MOST_DOUBLINGS = 10  # more would be no timedelta, and the longest pause is reached by then
 LONGEST_RETRY_AFTER = timedelta(hours=6)
 
-LOCKED = (
-    "another transaction held a lock for longer than lock_timeout, so nothing was changed; pg_stat_activity and "
-    "pg_blocking_pids() show which. Nothing needs to be done unless this repeats"
+# How long after its month a sales file may come late.
+LATE_FOR = timedelta(days=7)
+
+# What a retry would only find again: bad data, bad SQL, a read-only database, a mistake in the code.
+LASTING = (
+    errors.DataError,
+    errors.IntegrityError,
+    errors.ProgrammingError,
+    errors.NotSupportedError,
+    errors.ReadOnlySqlTransaction,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
 )
-BAD = "the data or the SQL is wrong and would be at the next try; mend the cause, then clear the task"
+ADVICE: dict[type[Exception], str] = {
+    errors.LockNotAvailable: (
+        "another transaction held a lock for longer than lock_timeout, so nothing was changed; pg_stat_activity and "
+        "pg_blocking_pids() show which. Nothing needs to be done unless this repeats"
+    ),
+    errors.QueryCanceled: "a statement took longer than statement_timeout or was cancelled, so nothing was changed",
+    errors.DiskFull: "the disk of the database is full, so nothing was changed; make room on it",
+}
 
 
 class LoadRetryPolicy(RetryPolicy):
@@ -36,9 +54,15 @@ class LoadRetryPolicy(RetryPolicy):
     Airflow does not ask the policy about FileRefused: as an AirflowFailException it always fails at once.
     """
 
-    def __init__(self, retries: int) -> None:
-        """Take the task's own number of retries, from which the tries since it was cleared are told."""
+    def __init__(self, retries: int, late_for: timedelta = timedelta()) -> None:
+        """Set the limits.
+
+        Args:
+            retries: the task's own number of retries, from which the tries since it was cleared are told.
+            late_for: how long after the data interval the task goes on trying, whatever passing fault it meets.
+        """
         self.retries = retries
+        self.late_for = late_for
 
     def evaluate(
         self,
@@ -48,16 +72,21 @@ class LoadRetryPolicy(RetryPolicy):
         context: Any = None,
     ) -> RetryDecision:
         """Decide on one failure; see RetryPolicy."""
-        if isinstance(exception, (errors.DataError, errors.IntegrityError, errors.ProgrammingError)):
-            return RetryDecision.fail(BAD)
+        if isinstance(exception, LASTING):
+            return RetryDecision.fail("the next try would find the same; mend the cause, then clear the task")
         # Clearing a task raises max_tries and goes on counting, so that only the difference tells.
         tries = try_number - max(max_tries - self.retries, 0)
-        patient = isinstance(exception, FileNotThereYet)
+        patient = isinstance(exception, FileNotThereYet) or (tries >= TRANSIENT_TRIES and self._may_be_late(context))
         if tries >= TRANSIENT_TRIES and not patient:
             return RetryDecision.fail(f"it failed {tries} times; mend the cause, then clear the task")
         first, longest = PAUSES[FileNotThereYet if patient else Exception]
         pause = min(first * 2 ** min(tries - 1, MOST_DOUBLINGS), longest)
         if isinstance(exception, SourceUnavailable) and exception.retry_after is not None:
-            pause = max(pause, min(timedelta(seconds=exception.retry_after), LONGEST_RETRY_AFTER))
-        why = LOCKED if isinstance(exception, errors.LockNotAvailable) else "this may pass by itself"
-        return RetryDecision.retry(pause, f"{why}; the next try is in {pause}")
+            asked = min(exception.retry_after, LONGEST_RETRY_AFTER.total_seconds())
+            pause = max(pause, timedelta(seconds=asked))
+        advice = next((text for kind, text in ADVICE.items() if isinstance(exception, kind)), "this may pass by itself")
+        return RetryDecision.retry(pause, f"{advice}; the next try is in {pause}")
+
+    def _may_be_late(self, context: Any) -> bool:
+        end = context and context.get("data_interval_end")
+        return bool(end) and datetime.now(timezone.utc) < end + self.late_for

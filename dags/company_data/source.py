@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
 from typing import IO, Protocol, cast
-from urllib.parse import urlsplit, urlunsplit
 
 import requests
 import urllib3
@@ -25,6 +24,7 @@ MOST_REDIRECTS = 5
 
 PASSING_STATUSES = {408, 425, 429}
 KEPT = "Nothing was loaded, and what was published before stays."
+TRIED_AGAIN = "The task tries again by itself; when it has given up, look at the source and clear this run."
 
 
 class _Readable(Protocol):
@@ -56,7 +56,8 @@ class Download:
         self.sha256 = hashlib.sha256()
         self._response = response
         self._packed = _is_packed(address, headers.get("Content-Encoding", ""))
-        if not (self._packed or "Content-Length" in headers or "chunked" in headers.get("Transfer-Encoding", "")):
+        is_chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
+        if response.raw.length_remaining is None and not is_chunked:
             raise FileRefused(
                 f"{address}: the server tells neither the length of the file nor sends it in chunks, so a lost "
                 f"connection would pass for the end of the file. {KEPT} Serve it with a Content-Length."
@@ -87,14 +88,14 @@ class Download:
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
             raise SourceUnavailable(
-                f"{self.address}: the download broke off after {self.bytes:,} bytes ({_reason(error)}). {KEPT}"
+                f"{self.address}: the download broke off after {self.bytes:,} bytes ({_reason(error)}). {KEPT} {TRIED_AGAIN}"
             ) from None
         if self._sent_md5:
             found = {digest.hexdigest() for digest in (self._sent_md5, self._text_md5) if digest}
             if self.etag not in found:
                 raise SourceUnavailable(
                     f"{self.address}: the MD5 of what came ({self._sent_md5.hexdigest()}) is not the ETag ({self.etag}), "
-                    f"so it was changed on its way. {KEPT}"
+                    f"so it was changed on its way. {KEPT} {TRIED_AGAIN}"
                 )
 
     def read(self, size: int, /) -> bytes:
@@ -119,7 +120,7 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
         SourceUnavailable: the network or the server failed.
     """
     address = without_credentials(url)
-    if urlsplit(url).scheme != "https":
+    if not url.startswith("https://"):
         raise FileRefused(f"{address}: only https is read, and this is not. {KEPT} Correct SOURCE_BASE_URL.")
     with requests.Session() as session:
         session.adapters.pop("http://")
@@ -132,7 +133,7 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
                 f"{address}: the server redirects to what is not https, and only https is read. {KEPT} "
                 f"Correct the redirect, or SOURCE_BASE_URL."
             ) from None
-        except (requests.exceptions.InvalidURL, requests.exceptions.TooManyRedirects) as error:
+        except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: no address at all
             raise FileRefused(f"{address}: {_reason(error)}. {KEPT} Correct SOURCE_BASE_URL, or the server.") from None
         except requests.RequestException as error:
             for cause in _causes(error):
@@ -141,7 +142,7 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
                         f"{address}: the server's certificate does not verify ({cause.verify_message}). {KEPT} Renew "
                         f"the certificate, or name the authority to trust in REQUESTS_CA_BUNDLE."
                     ) from None
-            raise SourceUnavailable(f"{address}: no answer ({_reason(error)}). {KEPT}") from None
+            raise SourceUnavailable(f"{address}: no answer ({_reason(error)}). {KEPT} {TRIED_AGAIN}") from None
         except OSError as error:
             raise FileRefused(f"{address}: {error}. {KEPT} Correct REQUESTS_CA_BUNDLE.") from None
         with response:
@@ -151,8 +152,7 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
 
 def without_credentials(url: str) -> str:
     """The address without a user's name and password, for logs and the ledger."""
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return re.sub(r"^(\w+://)[^/]*@", r"\1", url)
 
 
 def _require_success(address: str, response: requests.Response, late_until: datetime | None) -> None:
@@ -161,7 +161,8 @@ def _require_success(address: str, response: requests.Response, late_until: date
         return
     if response.status_code in PASSING_STATUSES or response.status_code >= requests.codes.server_error:
         raise SourceUnavailable(
-            f"{address}: the server answers {status}. {KEPT}", _retry_after(response.headers.get("Retry-After"))
+            f"{address}: the server answers {status}. {KEPT} {TRIED_AGAIN}",
+            _retry_after(response.headers.get("Retry-After")),
         )
     if response.status_code == requests.codes.not_found:
         if late_until and datetime.now(timezone.utc) < late_until:

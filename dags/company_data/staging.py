@@ -12,26 +12,24 @@ from typing import Any
 import psycopg
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import get_current_context, task
+from airflow.sdk.exceptions import AirflowTaskTimeout
 from psycopg import sql
 
 from company_data.csv_text import TextCheck, match_columns, refused, split_header, without_blank_end
-from company_data.errors import FileRefused
+from company_data.errors import FileRefused, SourceUnavailable
 from company_data.ledger import Load
-from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
+from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_base_url
-from company_data.source import open_file, without_credentials
+from company_data.source import KEPT, TRIED_AGAIN, open_file, without_credentials
 
 log = logging.getLogger(__name__)
-
-# How long after its month a sales file may come late.
-LATE_FOR = timedelta(days=7)
 
 # Up to PostgreSQL 17 a line of \. ends a COPY of CSV too, and what follows is dropped without a word.
 END_OF_COPY = re.compile(rb"[\r\n]\\\.[\r\n]")
 END_OF_COPY_IS_DATA = 180_000
 
 
-@task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES))
+@task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES, late_for=LATE_FOR))
 def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
     """Replace a staging table with a source file.
 
@@ -62,6 +60,12 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
     try:
         with hook.get_conn() as connection:
             return stage(connection, load, path, late_until)
+    except AirflowTaskTimeout:
+        error = SourceUnavailable(
+            f"{load.address}: the file was not whole when the task's time was over. {KEPT} {TRIED_AGAIN}"
+        )
+        record_failure(hook, load, error)
+        raise error from None
     except Exception as error:
         record_failure(hook, load, error)
         raise
@@ -85,8 +89,8 @@ def stage(connection: psycopg.Connection[Any], load: Load, path: str, late_until
     table = f"{load.table_name}_{load.sale_month[:7].replace('-', '_')}" if load.sale_month else load.table_name
     # Before the file is asked for: of two runs that stage the same table the later one then has the newer file.
     connection.execute(sql.SQL("truncate {}").format(sql.Identifier("staging", table)))
-    load.begin(connection)
     with open_file(f"{source_base_url()}/{path}", late_until) as download:
+        load.begin(connection)
         rows = copy_file(connection, load.table_name, table, download.chunks(), path)
         number = load.record_staged(connection, download, rows)
     log.info("%s: staged %s rows into staging.%s, load %s", load.address, f"{rows:,}", table, number)
@@ -123,9 +127,9 @@ def copy_file(connection: psycopg.Connection[Any], of: str, table: str, text: It
     Raises:
         FileRefused: the text is no CSV, its header does not match the table, or a value does not parse.
     """
-    header, chunks = split_header(text, path)
+    header, line_end, chunks = split_header(text, path)
     columns = match_columns(header, file_columns(connection, table), path, of)
-    chunks = without_blank_end(TextCheck(path, columns).pass_on(chunks))
+    chunks = without_blank_end(TextCheck(path, columns, line_end).pass_on(chunks))
     if connection.info.server_version < END_OF_COPY_IS_DATA:
         chunks = _without_end_of_copy(chunks, path)
     copy = sql.SQL("copy {} ({}) from stdin with (format csv, header true, encoding 'utf8')").format(
@@ -174,9 +178,12 @@ def end_of_month(first_day: str) -> datetime:
 
 
 def _without_end_of_copy(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
-    tail = b"\n"
+    line, tail = 0, b"\n"
     for chunk in chain(chunks, [b""]):
-        if END_OF_COPY.search(tail + (chunk or b"\n")):
-            raise refused(path, 1, r"a line holds nothing but \., which this version of PostgreSQL takes for the end")
+        text = tail + (chunk or b"\n")
+        if found := END_OF_COPY.search(text):
+            line += text.count(b"\n", 0, found.start() + 1) - tail.count(b"\n") + 1
+            raise refused(path, line, r"it holds nothing but \., which this version of PostgreSQL takes for the end")
+        line += chunk.count(b"\n")
         tail = (tail + chunk)[-3:]
         yield chunk

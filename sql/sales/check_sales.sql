@@ -1,9 +1,9 @@
 -- Judges a staged month of sales: only what is found good here can be published.
 --
 -- Reads   staging.sales, staging.stores (the partitions of :sale_month)
--- Writes  pipeline.file_loads: the verdict on :sales_load and :stores_load
+-- Writes  pipeline.file_loads: the verdicts on :sales_load and :stores_load
 -- Twice?  Yes. The same rows get the same verdict. Each statement commits by itself, so that the ledger keeps a
---         verdict that the last two raise.
+--         verdict that a later one raises.
 
 with sold as (
     select
@@ -53,8 +53,9 @@ ambiguous as (
 ),
 
 -- One row for each kind of problem, with the first few rows that have it.
-problems (problem) as (
+problems (table_name, problem) as (
     select
+        'sales' as table_name,
         concat(
             summary.outside_month, ' rows are dated outside the month, the first of them: ',
             (
@@ -76,6 +77,7 @@ problems (problem) as (
     union all
 
     select
+        'sales' as table_name,
         concat(
             summary.no_amounts, ' rows have a value that is no amount, the first of them: ',
             (
@@ -97,6 +99,7 @@ problems (problem) as (
     union all
 
     select
+        'sales' as table_name,
         concat(
             sum(unknown_stores.row_count), ' rows are of ', count(*),
             ' stores that stores.csv lacks, the first of them: ',
@@ -119,32 +122,50 @@ problems (problem) as (
     union all
 
     select
+        'stores' as table_name,
         concat(
-            'stores.csv gives ', count(*), ' stores more than one location, the first of them: store ', min(idx)
+            count(*), ' stores have more than one location, the first of them: store ', min(idx)
         ) as problem
     from ambiguous
     having count(*) > 0
 ),
 
-verdict as (
+verdicts as (
     select
-        summary.last_date,
-        (select string_agg(problems.problem, '; ') from problems) as problem
-    from summary
+        loads.load_id,
+        case when loads.table_name = 'sales' then summary.last_date end as last_date,
+        string_agg(problems.problem, '; ') as problem
+    from pipeline.file_loads as loads
+    cross join summary
+    left join problems
+        on loads.table_name = problems.table_name
+    where loads.load_id in (%(sales_load)s::bigint, %(stores_load)s::bigint)
+    group by loads.load_id, loads.table_name, summary.last_date
 )
 
 update pipeline.file_loads
 set
-    outcome = case when verdict.problem is null then 'checked' else 'refused' end,
-    problem = verdict.problem || ' (they stay in staging.sales and staging.stores until the month is staged again)',
-    last_date = case when file_loads.table_name = 'sales' then verdict.last_date end,
+    outcome = case when verdicts.problem is null then 'checked' else 'refused' end,
+    problem = verdicts.problem || ' (the rows stay in schema staging until the month is staged again)',
+    last_date = case when verdicts.problem is null then verdicts.last_date end,
     finished_at = clock_timestamp()
-from verdict
+from verdicts
 where
-    file_loads.load_id in (%(sales_load)s::bigint, %(stores_load)s::bigint)
+    file_loads.load_id = verdicts.load_id
     and file_loads.outcome in ('staged', 'checked');
 
--- Raises the verdict.
+-- Raises all verdicts at once, and then whatever else keeps the loads from being published.
+select
+    pipeline.refuse(concat(
+        string_agg(concat(address, ': ', problem), '; ' order by address),
+        '. Nothing was published, and the month stays as it was. When the file is mended, clear this run.'
+    ))
+from pipeline.file_loads
+where
+    load_id in (%(sales_load)s::bigint, %(stores_load)s::bigint)
+    and outcome = 'refused'
+having count(*) > 0;
+
 select pipeline.require_checked(%(sales_load)s::bigint, count(*))
 from staging.sales
 where sale_month = %(sale_month)s::date;

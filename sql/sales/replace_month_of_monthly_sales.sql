@@ -1,8 +1,7 @@
--- Replaces one month of monthly_sales, and closes the month's load.
+-- Replaces one month of monthly_sales.
 --
 -- Reads   sales (the partition of :sale_month), stores
--- Writes  monthly_sales: the rows of :sale_month, all of them; pipeline.file_loads: the month's total; empties the
---         month's staging
+-- Writes  monthly_sales: the rows of :sale_month, all of them; pipeline.file_loads: the month's total
 -- Twice?  Yes. The month is deleted and inserted in one transaction; a second run of it waits for the first.
 
 select pipeline.lock_month(%(sale_month)s::date);
@@ -10,7 +9,6 @@ select pipeline.lock_month(%(sale_month)s::date);
 delete from public.monthly_sales
 where sale_month = %(sale_month)s::date;
 
--- A store that is unknown by now leaves location null, which the table refuses: no sale is dropped in silence.
 insert into public.monthly_sales (store_idx, location, sale_month, value)
 with sales_of_month as (
     select
@@ -30,9 +28,15 @@ select
     sales_of_month.total
 from sales_of_month
 left join public.stores
-    on sales_of_month.store_idx = stores.idx;
-
-select pipeline.discard_staged(%(sale_month)s::date);
+    on sales_of_month.store_idx = stores.idx
+-- No sale is dropped in silence, should a store be gone by now.
+where
+    stores.idx is not null
+    or pipeline.refuse(concat(
+        'monthly_sales of ', %(sale_month)s::date, ': store ', sales_of_month.store_idx, ' has sales but is not in',
+        ' stores any more, and its location is needed; the month stays as it was. When stores.csv has the store again,',
+        ' clear this run.'
+    )) is null;
 
 with aggregated as (
     select
