@@ -121,8 +121,8 @@ def test_a_loading_process_that_is_killed_at_any_moment_leaves_a_whole_month(dat
 
 @pytest.fixture
 def own_cluster() -> Iterator[Database]:
-    """A migrated database on a server of the test's own, which may be stopped."""
-    with Cluster.temporary() as cluster, pytest.MonkeyPatch.context() as patch:
+    """A migrated database on a server of the test's own, which may be stopped, and keeps what it has committed."""
+    with Cluster.temporary({"synchronous_commit": "on"}) as cluster, pytest.MonkeyPatch.context() as patch:
         database = new_database(cluster, "companydata")
         assert database.alembic("upgrade", "head").returncode == 0
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
