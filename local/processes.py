@@ -43,6 +43,8 @@ def of_run(run: Path) -> list[psutil.Process]:
             if process.status() == psutil.STATUS_ZOMBIE:
                 continue
             (marked if process.environ().get(MARK) == str(run) else others).append(process)
+        except psutil.AccessDenied:  # somebody else's, or a task, which Airflow keeps from being read
+            others.append(process)
         except psutil.Error:
             continue
     sessions = {session for session in map(_session, marked) if session}

@@ -192,7 +192,7 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
     run = clear_newest_month(system)
 
     with system.connect() as connection:
-        killed = kill_the_client_of(connection, f"{SALES_DAG}.stage_sales", wait_seconds=60)
+        killed = kill_the_task_that_copies(system, connection)
         released.set()
         wait_for(lambda: not psutil.pid_exists(killed), 30)
         wait_for(lambda: not sessions(connection, f"{SALES_DAG}.stage_sales"), 20)
@@ -217,10 +217,16 @@ def clear_newest_month(system: System) -> str:
     return run
 
 
-def task_states(system: System) -> dict[str, str | None]:
+def task_instances(system: System) -> list[dict[str, Any]]:
+    """The tasks of the newest month's run."""
     api, run = system.api(), newest_month(system)
     answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
-    return {task["task_id"]: task["state"] for task in answer["task_instances"]}
+    found: list[dict[str, Any]] = answer["task_instances"]
+    return found
+
+
+def task_states(system: System) -> dict[str, str | None]:
+    return {task["task_id"]: task["state"] for task in task_instances(system)}
 
 
 def sessions(connection: Any, application: str) -> list[tuple[int]]:
@@ -229,23 +235,13 @@ def sessions(connection: Any, application: str) -> list[tuple[int]]:
     return found
 
 
-def kill_the_client_of(connection: Any, application: str, wait_seconds: float) -> int:
-    """SIGKILL the process behind a session, once it copies; returns its process id."""
-    copying = """
-        select client_port from pg_stat_activity join pg_stat_progress_copy using (pid)
-        where application_name = %s and bytes_processed > 0
-    """
-    wait_for(lambda: connection.execute(copying, [application]).fetchall(), wait_seconds)
-    [(port,)] = connection.execute(copying, [application]).fetchall()
-    for process in psutil.process_iter():
-        try:
-            connected = any(found.raddr and found.laddr.port == port for found in process.net_connections("tcp"))
-            if connected and "postgres" not in process.name():
-                os.kill(process.pid, signal.SIGKILL)
-                return process.pid
-        except psutil.Error:
-            continue
-    raise AssertionError(f"no process is at the other end of port {port}")
+def kill_the_task_that_copies(system: System, connection: Any) -> int:
+    """SIGKILL the process of stage_sales, once it copies; returns its process id."""
+    copying = "select 1 from pg_stat_progress_copy where bytes_processed > 0"
+    wait_for(lambda: connection.execute(copying).fetchall(), 60)
+    [pid] = [task["pid"] for task in task_instances(system) if task["task_id"] == "stage_sales"]
+    os.kill(pid, signal.SIGKILL)
+    return int(pid)
 
 
 def state_of(api: Api, run: str) -> str:
