@@ -76,7 +76,7 @@ def stage_sales(database: Database, files: Files, content: str | bytes) -> Rows:
         (HEADER.replace("\n", "\r\n") + ROW + ROW, "line 2: unquoted newline found in data"),
         (HEADER + ROW + "\\.\n" + ROW, "line 3"),
         ((HEADER + ROW + "2,1\0,2024-02-01,7\n").replace("\n", "\r"), "line 3, column value: a NUL byte is no text"),
-        ("idx,value\0\n", 'has "value\\0", which'),
+        ("idx,value\0\n", "line 1: the header has a NUL byte"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_line_column_and_value(

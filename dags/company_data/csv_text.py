@@ -59,6 +59,8 @@ def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], bytes, 
         raise refused(path, 1, f'this is no CSV but a page of HTML or XML, which begins with "{_shown(record)}"')
     if len(record) > LONGEST_HEADER_BYTES:
         raise refused(path, 1, f'the first record does not end; it begins with "{_shown(record)}"')
+    if b"\0" in record:
+        raise refused(path, 1, f'the header has a NUL byte, which is no text; it begins with "{_shown(record)}"')
     try:
         names = next(csv.reader(io.StringIO(record.decode(), newline=""), strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
