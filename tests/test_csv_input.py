@@ -120,12 +120,14 @@ def test_a_file_of_another_make_loads_the_same_row(content: str | bytes, databas
 
 
 def test_quoted_separators_line_ends_and_quotes_load_as_they_are(database: Database, files: Files) -> None:
-    files.write("customer_profiles.csv", 'idx,attr_a,attr_b,attr_c\n1,2,"a,b","c\r\nd"\n2,3,"""","\\."\n3,4,,""\n')
+    text = 'idx,attr_a,attr_b,attr_c\n1,2,"a,b","c\r\nd"\n2,3,"""","\\."\n3,4,,""\n"4","","",""\n'
+    files.write("customer_profiles.csv", text)
     stage_file(database, "customer_profiles.csv", "customer_profiles")
     assert database.run("select * from staging.customer_profiles order by idx") == [
         (1, 2, "a,b", "c\r\nd"),
         (2, 3, '"', "\\."),
         (3, 4, None, ""),
+        (4, None, "", ""),
     ]
 
 

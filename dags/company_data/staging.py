@@ -128,12 +128,17 @@ def copy_file(connection: psycopg.Connection[Any], of: str, table: str, text: It
         FileRefused: the text is no CSV, its header does not match the table, or a value does not parse.
     """
     header, line_end, chunks = split_header(text, path)
-    columns = match_columns(header, file_columns(connection, table), path, of)
+    expected = file_columns(connection, table)
+    columns = match_columns(header, list(expected), path, of)
     chunks = without_blank_end(TextCheck(path, columns, line_end).pass_on(chunks))
     if connection.info.server_version < END_OF_COPY_IS_DATA:
         chunks = _without_end_of_copy(chunks, path)
-    copy = sql.SQL("copy {} ({}) from stdin with (format csv, header true, encoding 'utf8')").format(
-        sql.Identifier("staging", table), sql.SQL(", ").join(map(sql.Identifier, columns))
+    # Programs that quote everything write a missing number as "", which only a text can be.
+    numbers = [name for name in columns if not expected[name]]
+    copy = sql.SQL("copy {} ({}) from stdin with (format csv, header true, encoding 'utf8', force_null ({}))").format(
+        sql.Identifier("staging", table),
+        sql.SQL(", ").join(map(sql.Identifier, columns)),
+        sql.SQL(", ").join(map(sql.Identifier, numbers)),
     )
     with connection.cursor() as cursor:
         try:
@@ -157,18 +162,18 @@ def refused_by_copy(error: psycopg.Error, path: str) -> FileRefused:
     return refused(path, int(line), problem, column or error.diag.column_name)
 
 
-def file_columns(connection: psycopg.Connection[Any], table: str) -> list[str]:
-    """Columns of a staging table that its file has: those that the database does not fill by a default."""
+def file_columns(connection: psycopg.Connection[Any], table: str) -> dict[str, bool]:
+    """Columns of a staging table that its file has, those that the database does not fill; and whether each is text."""
     rows = connection.execute(
         """
-        select attname
+        select attname, atttypid = 'text'::regtype
         from pg_catalog.pg_attribute
         where attrelid = %s::regclass and attnum > 0 and not attisdropped and not atthasdef
         order by attnum
         """,
         [f"staging.{table}"],
     ).fetchall()
-    return [name for (name,) in rows]
+    return dict(rows)
 
 
 def end_of_month(first_day: str) -> datetime:
