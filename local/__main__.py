@@ -11,11 +11,12 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import date, datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import requests
@@ -38,6 +39,8 @@ SAMPLE_MONTHS = 12
 READY_SECONDS = 180
 STALL_SECONDS = 900
 HEARTBEAT_SECONDS = 15
+
+DAGS = ("customer_data_load", "feature_store", "sales_load_and_aggregation")
 
 SERVICES = {
     "api-server": ["api-server"],
@@ -262,10 +265,8 @@ def wait_for_workflows(state: State) -> None:
     shown, changed, spoken = "", time.monotonic(), 0.0
     while True:
         check_services(state)
-        customer, features, sales = (
-            [run["state"] for run in api.runs(dag)]
-            for dag in ("customer_data_load", "feature_store", "sales_load_and_aggregation")
-        )
+        runs = {dag: api.runs(dag) for dag in DAGS}
+        customer, features, sales = ([run["state"] for run in runs[dag]] for dag in DAGS)
         due = months_due(state)
         progress = (
             f"customer files {'loaded' if 'success' in customer else 'loading'}; "
@@ -280,7 +281,7 @@ def wait_for_workflows(state: State) -> None:
         elif now - spoken > HEARTBEAT_SECONDS:
             say(f"{progress} (still at work)")
             spoken = now
-        raise_failures(api)
+        raise_failures(api, runs)
         if "success" in customer and "success" in features and sales.count("success") >= due:
             return
         if now - changed > STALL_SECONDS:
@@ -312,11 +313,11 @@ def check_services(state: State) -> None:
             raise UpError(f"{name} has ended. The end of {log}:\n{log.read_text(errors='replace')[-2000:]}")
 
 
-def raise_failures(api: Api) -> None:
+def raise_failures(api: Api, runs: Mapping[str, list[dict[str, Any]]]) -> None:
     """Raise UpError with the log of the tasks of failed runs, and of DAG files that cannot be read."""
     messages = [f"a DAG file cannot be read: {error}" for error in api.import_errors()]
-    for dag in ("customer_data_load", "sales_load_and_aggregation", "feature_store"):
-        for run in api.runs(dag):
+    for dag, runs_of_dag in runs.items():
+        for run in runs_of_dag:
             if run["state"] == "failed":
                 messages += [
                     f"{dag}, run {failure.run}, task {failure.task} failed:\n{failure.log}"

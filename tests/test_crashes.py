@@ -26,8 +26,6 @@ ROWS = 30_000
 MOMENTS = 12
 SEED = 20240202
 
-State = tuple[int, int, int]
-
 
 def write_version(files: Files, version: int) -> None:
     """A month in which every sale has the version as its value."""

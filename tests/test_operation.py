@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta, timezone
+from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from misbehaviour import Answer, misbehaving, redirect, stall
 from local import processes
 from local.airflow import Api
 from local.postgres import free_port
+from local.sample_data import months_before
 
 SALES_DAG = "sales_load_and_aggregation"
 
@@ -58,10 +59,7 @@ class System:
 
 def months(count: int) -> list[date]:
     """The first days of the last whole months, oldest first."""
-    found = [datetime.now(timezone.utc).date().replace(day=1)]
-    for _ in range(count):
-        found.insert(0, (found[0] - timedelta(days=1)).replace(day=1))
-    return found[:-1]
+    return months_before(datetime.now(timezone.utc).date(), count)
 
 
 def write_files(folder: Path) -> None:

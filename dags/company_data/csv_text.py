@@ -50,9 +50,8 @@ def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], bytes, 
             break
     else:
         end = len(start)
+    record = start[:end].removeprefix(BYTE_ORDER_MARK)
     start = start.removeprefix(BYTE_ORDER_MARK)
-    end = _end_of_record(start) if end is not None else None
-    record = start[: len(start) if end is None else end]
     if not record.strip():
         raise refused(path, 1, "there is no header, and columns are found by their names")
     if record.lstrip().startswith(b"<"):
