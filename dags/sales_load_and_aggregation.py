@@ -11,12 +11,10 @@ by clearing its run, or by a backfill; a manual trigger has no month, and is ref
 
 | task | it means | what to do |
 | --- | --- | --- |
-| `prepare_month` | the database cannot be reached, or a lock was not given | clear it when the database answers |
-| `stage_sales`, `stage_stores` | the file could not be fetched, or its header or a value is wrong; the log names file, line and value. A file that is late is waited for, for a week. Or somebody looks at staging for long, and the lock was not given | mend the file or the network, then clear the task and what follows it |
-| `check_sales` | rows outside the month, of unknown stores, or without an amount; they are in `staging.sales` | have the file mended, then clear the whole run |
-| `publish_stores`, `publish_sales` | another run staged the month since; a newer `stores.csv` lacks a store; or a lock was not given | clear the whole run |
+| `stage_sales`, `stage_stores` | the file could not be fetched, or its header, a value or a date is wrong; the log names file, line and value. A file that is late is waited for, for a week. Or somebody looks at staging for long, and the lock was not given | mend the file or the network, then clear the task and what follows it |
+| `check_sales` | rows of unknown stores, or without an amount; they are in `staging.sales` | have the file mended, then clear the whole run |
+| `publish_sales` | another run staged the month since; or a newer `stores.csv` lacks a store. A reader of `sales` who is at work for longer than 3 seconds makes the reload of a month try again, for an hour | clear the whole run |
 | `aggregate_month` | a store has vanished from `stores`, or a lock was not given | clear the whole run |
-| `empty_staging` | a lock was not given; the month is loaded | clear the task |
 
 Whatever failed, each table holds either the old month or the new one, whole.
 """
@@ -42,28 +40,22 @@ with DAG(
     default_args=TASK_DEFAULTS,
     tags=["sales"],
 ):
-    prepare_month = SQLExecuteQueryOperator(
-        task_id="prepare_month",
-        sql="sales/prepare_month.sql",
-        parameters={"sale_month": SALE_MONTH},
-    )
     staged_sales = stage_csv.override(task_id="stage_sales")(f"sales/{SALE_MONTH}/sales.csv", "sales", SALE_MONTH)
     staged_stores = stage_csv.override(task_id="stage_stores")("stores.csv", "stores", SALE_MONTH)
+
+    loads = {"sale_month": SALE_MONTH, "sales_load": staged_sales, "stores_load": staged_stores}
+
     check_sales = SQLExecuteQueryOperator(
         task_id="check_sales",
         sql="sales/check_sales.sql",
-        parameters={"sale_month": SALE_MONTH, "sales_load": staged_sales, "stores_load": staged_stores},
+        parameters=loads,
         autocommit=True,
     )
-    publish_stores = SQLExecuteQueryOperator(
-        task_id="publish_stores",
-        sql="sales/publish_stores.sql",
-        parameters={"sale_month": SALE_MONTH, "load_id": staged_stores},
-    )
+    # One transaction: the operator takes a list for single statements. Stores go first, so that no sale lacks one.
     publish_sales = SQLExecuteQueryOperator(
         task_id="publish_sales",
-        sql="sales/replace_month_of_sales.sql",
-        parameters={"sale_month": SALE_MONTH, "load_id": staged_sales},
+        sql="{% include 'sales/publish_stores.sql' %}\n{% include 'sales/replace_month_of_sales.sql' %}",
+        parameters=loads,
     )
     aggregate_month = SQLExecuteQueryOperator(
         task_id="aggregate_month",
@@ -71,12 +63,5 @@ with DAG(
         parameters={"sale_month": SALE_MONTH},
     )
 
-    empty_staging = SQLExecuteQueryOperator(
-        task_id="empty_staging",
-        sql="sales/empty_staging.sql",
-        parameters={"sale_month": SALE_MONTH},
-    )
-
-    # Sales may be waited for, and need the stores of the day they come; stores go first, so that no sale lacks one.
-    prepare_month >> staged_sales >> staged_stores >> check_sales
-    check_sales >> publish_stores >> publish_sales >> aggregate_month >> empty_staging
+    # Sales may be waited for, and need the stores of the day they come.
+    staged_sales >> staged_stores >> check_sales >> publish_sales >> aggregate_month

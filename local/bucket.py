@@ -11,7 +11,7 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 
 import trustme
@@ -26,11 +26,18 @@ class BucketHandler(http.server.SimpleHTTPRequestHandler):
         """Add the ETag, which for a plain upload to S3 is the file's MD5."""
         file = Path(self.translate_path(self.path))
         if file.is_file():
-            with file.open("rb") as content:
-                digest = hashlib.file_digest(content, "md5") if hasattr(hashlib, "file_digest") else None
-                value = digest.hexdigest() if digest else hashlib.md5(file.read_bytes()).hexdigest()  # noqa: S324 - S3's ETag is an MD5
-            self.send_header("ETag", f'"{value}"')
+            self.send_header("ETag", f'"{_md5(file, file.stat().st_mtime_ns)}"')
         super().end_headers()
+
+
+@lru_cache(maxsize=1024)
+def _md5(file: Path, _changed: int) -> str:
+    """Hash of a file, kept like S3 keeps it: until the file changes."""
+    digest = hashlib.md5(usedforsecurity=False)
+    with file.open("rb") as content:
+        while chunk := content.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from conftest import ROOT, Database
 
 from company_data.ledger import Load
 from company_data.settings import CONNECTION_OPTIONS, source_base_url
-from company_data.staging import stage
+from company_data.staging import prepare, stage
 
 SQL = ROOT / "sql"
 CUSTOMER_FILES = {"profiles_load": "customer_profiles", "activity_load": "customer_activity", "labels_load": "labels"}
+
+PUBLISH_SALES = ("sales/publish_stores.sql", "sales/replace_month_of_sales.sql")
 
 # Their tasks commit each statement by itself.
 COMMITS_EACH_STATEMENT = ("sales/check_sales.sql", "customer/check_customer_data.sql")
@@ -24,38 +26,40 @@ def connect(database: Database) -> psycopg.Connection[Any]:
     return psycopg.connect(database.url("pipeline"), autocommit=True, options=CONNECTION_OPTIONS)
 
 
-def run_file(connection: psycopg.Connection[Any], file: str, **parameters: object) -> list[str]:
-    """Run a SQL file statement by statement in one transaction, and return what it reported."""
+def run_files(connection: psycopg.Connection[Any], *files: str, **parameters: object) -> list[str]:
+    """Run SQL files statement by statement in one transaction, and return what they reported."""
     reports: list[str] = []
     connection.add_notice_handler(lambda notice: reports.append(str(notice.message_primary)))
-    with nullcontext() if file in COMMITS_EACH_STATEMENT else connection.transaction():
-        for statement in DbApiHook.split_sql_string((SQL / file).read_text()):
-            connection.execute(statement, parameters)
+    with nullcontext() if files[0] in COMMITS_EACH_STATEMENT else connection.transaction():
+        for file in files:
+            for statement in DbApiHook.split_sql_string((SQL / file).read_text()):
+                connection.execute(statement, parameters)
     return reports
 
 
-def run_on(database: Database, file: str, **parameters: object) -> list[str]:
+def run_on(database: Database, *files: str, **parameters: object) -> list[str]:
     with connect(database) as connection:
-        return run_file(connection, file, **parameters)
+        return run_files(connection, *files, **parameters)
 
 
 def stage_file(database: Database, path: str, table: str, month: str | None = None) -> int:
     load = Load(table, month, f"{source_base_url()}/{path}", "test")
-    with connect(database) as connection, connection.transaction():
-        return stage(connection, load, path, None)
+    with connect(database) as connection:
+        prepare(connection, load)
+        with connection.transaction():
+            return stage(connection, load, path, None)
 
 
 def load_month(database: Database, month: str) -> list[str]:
     """All steps of sales_load_and_aggregation for the month that begins on this day; returns the aggregate's report."""
-    run_on(database, "sales/prepare_month.sql", sale_month=month)
-    sales = stage_file(database, f"sales/{month}/sales.csv", "sales", month)
-    stores = stage_file(database, "stores.csv", "stores", month)
-    run_on(database, "sales/check_sales.sql", sale_month=month, sales_load=sales, stores_load=stores)
-    run_on(database, "sales/publish_stores.sql", sale_month=month, load_id=stores)
-    run_on(database, "sales/replace_month_of_sales.sql", sale_month=month, load_id=sales)
-    reports = run_on(database, "sales/replace_month_of_monthly_sales.sql", sale_month=month)
-    run_on(database, "sales/empty_staging.sql", sale_month=month)
-    return reports
+    loads: dict[str, object] = {
+        "sale_month": month,
+        "sales_load": stage_file(database, f"sales/{month}/sales.csv", "sales", month),
+        "stores_load": stage_file(database, "stores.csv", "stores", month),
+    }
+    run_on(database, "sales/check_sales.sql", **loads)
+    run_on(database, *PUBLISH_SALES, **loads)
+    return run_on(database, "sales/replace_month_of_monthly_sales.sql", sale_month=month)
 
 
 def load_customers(database: Database) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 import pytest
 from conftest import Database, Files, Rows
-from steps import connect, run_on, stage_file
+from steps import connect, stage_file
 
 from company_data.errors import FileRefused
 from company_data.staging import END_OF_COPY, END_OF_COPY_IS_DATA, copy_file
@@ -28,7 +28,6 @@ FUZZED_FILES = int(os.environ.get("RANDOM_FILES", "4000"))
 
 def stage_sales(database: Database, files: Files, content: str | bytes) -> Rows:
     files.write(SALES, content)
-    run_on(database, "sales/prepare_month.sql", sale_month=MONTH)
     stage_file(database, SALES, "sales", MONTH)
     return database.run("select idx, value::text, date::text, store_idx from staging.sales order by idx")
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from conftest import ROOT, Database, new_database
+from conftest import ROOT, Database, Files, new_database
+from steps import load_month
 
 from local.postgres import Cluster
 
@@ -87,22 +88,22 @@ def test_roles_of_the_server_are_adopted_with_the_passwords_of_the_environment(m
         managed.connect("ds_user", "ds_user")
 
 
-def test_months_that_were_loaded_before_the_pipelines_login_existed_are_loaded_again_by_it(managed: Database) -> None:
+def test_months_that_were_loaded_before_the_pipelines_login_existed_are_loaded_again_by_it(
+    managed: Database, files: Files
+) -> None:
     assert managed.alembic("upgrade", "0007", user="managed").returncode == 0
     managed.run("select pipeline.prepare_month('2024-01-01')", user="managed")
     managed.run("insert into staging.sales values (1, 1, '2024-01-02', 1, '2024-01-01')", user="managed")
     managed.run("insert into sales values (1, 1, '2024-01-02', 1)", user="managed")
     done = managed.alembic("upgrade", "head", user="managed")
     assert done.returncode == 0, done.stderr
+    assert managed.run("select sum(value) from sales", user="ds_user") == [(1,)]
+    files.write("stores.csv", "idx,location\n1,Porto\n")
     for month in ("2024-01-01", "2024-02-01"):
-        managed.run(f"select pipeline.prepare_month('{month}')", user="pipeline")
-        managed.run(f"insert into staging.sales values (2, 2, '{month}', 1, '{month}')", user="pipeline")
-        managed.run(
-            f"insert into sales select idx, value, date, 1 from staging.sales where date = '{month}'", "pipeline"
-        )
-        managed.run(f"select pipeline.discard_staged('sales', '{month}')", user="pipeline")
-    assert managed.run("select sum(value) from sales", user="ds_user") == [(5,)]
-    assert managed.run("select relpersistence::text from pg_class where relname = 'sales_2024_01' limit 1") == [("p",)]
+        files.write(f"sales/{month}/sales.csv", f"idx,value,date,store_idx\n2,2,{month},1\n")
+        load_month(managed, month)
+    assert managed.run("select sum(value) from sales", user="ds_user") == [(4,)]
+    assert managed.run("select relpersistence::text from pg_class where relname = 'sales_2024_01'") == [("p",)]
 
 
 @pytest.mark.parametrize("might", ["superuser", "createrole", "in role admin"])
@@ -123,7 +124,7 @@ def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
     for process in both:
         _, errors = process.communicate(timeout=60)
         assert process.returncode == 0, errors
-    assert empty_database.run("select version_num from migrations.alembic_version") == [("0010",)]
+    assert empty_database.run("select version_num from migrations.alembic_version") == [("0011",)]
 
 
 def test_a_downgrade_leaves_the_roles_that_another_database_uses(empty_database: Database, template: Database) -> None:

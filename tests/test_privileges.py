@@ -2,8 +2,9 @@
 
 import psycopg
 import pytest
-from conftest import Database
+from conftest import Database, Files
 from psycopg.errors import InsufficientPrivilege
+from steps import load_month
 
 TABLES = [
     "customer_profiles",
@@ -102,6 +103,7 @@ def test_mle_user_creates_tables_sequences_functions_and_views_in_public(databas
         "truncate staging.labels",
         "create table staging.mine (idx int)",
         "select pipeline.prepare_month('2024-01-01')",
+        "select pipeline.delete_month_of_sales('2024-01-01')",
         "create table partitions.mine (idx int)",
         "select * from pipeline.file_loads",
         "set role pipeline",
@@ -132,7 +134,6 @@ def test_data_freshness_shows_every_table(database: Database, user: str) -> None
     [
         "create table public.mine (idx int)",
         "create table staging.mine (idx int)",
-        "create temporary table mine (idx int)",
         "create schema mine",
         "create role mine",
         "alter role ds_user password 'x'",
@@ -141,8 +142,9 @@ def test_data_freshness_shows_every_table(database: Database, user: str) -> None
         "alter table public.sales add column extra int",
         "alter table staging.labels add column extra int",
         "drop table public.labels",
-        "truncate public.sales",
-        "update public.sales set value = 0",
+        "select * from public.sales",
+        "insert into public.sales values (1, 1, '2024-02-01', 1)",
+        "delete from public.sales",
         "delete from pipeline.file_loads",
         "update pipeline.file_loads set sha256 = 'forged'",
         "update pipeline.file_loads set row_count = 0",
@@ -162,12 +164,28 @@ def test_the_pipelines_login_can_do_no_more_than_loads_need(database: Database, 
         database.run(statement, user="pipeline")
 
 
-def test_what_the_pipeline_makes_belongs_to_admin_and_is_read_by_ds_and_mle(database: Database) -> None:
-    database.run("select pipeline.prepare_month('2024-02-01')", user="pipeline")
-    database.run("insert into public.sales values (1, 1, '2024-02-01', 1)", user="pipeline")
+PRIVILEGES_AND_COMMENTS = """
+    select relacl::text, obj_description(oid, 'pg_class'),
+        (select array_agg(col_description(oid, attnum) order by attnum) from pg_attribute where attrelid = oid)
+    from pg_class where oid = 'public.sales'::regclass
+"""
+
+
+def test_what_the_pipeline_makes_belongs_to_admin_and_is_read_by_ds_and_mle(database: Database, files: Files) -> None:
+    before = database.run(PRIVILEGES_AND_COMMENTS)
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write("sales/2024-02-01/sales.csv", "idx,value,date,store_idx\n1,1,2024-02-01,1\n")
+    for _ in range(2):
+        load_month(database, "2024-02-01")
+    assert database.run(PRIVILEGES_AND_COMMENTS) == before
     for user in ("ds_user", "mle_user"):
         assert database.run("select count(*) from sales", user=user) == [(1,)]
     assert database.run("select count(*) from pg_class where relowner = 'pipeline'::regrole") == [(0,)]
+    # A partition is exactly what sales is: nothing of its staging stays on it.
+    assert database.run("""
+        select relnamespace::regnamespace::text, relname, relpersistence::text, relacl::text, relchecks
+        from pg_class join pg_inherits on inhrelid = pg_class.oid where inhparent = 'public.sales'::regclass
+    """) == [("partitions", "sales_2024_02", "p", "{admin=arwdDxtm/admin}", 0)]
     database.run("update sales set value = 2", user="mle_user")
     database.run("drop table partitions.sales_2024_02", user="admin")
 

@@ -152,7 +152,10 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("idx,value,date,store_idx\n1,1,2024-03-01,1\n", "1 rows are dated outside the month"),
+        (
+            "idx,value,date,store_idx\n1,1,2024-03-01,1\n",
+            'line 2: the row is not dated in 2024-02 (found "1,1,2024-03-01,1")',
+        ),
         (
             "idx,value,date,store_idx\n1,1,2024-02-01,77\n",
             "1 rows are of 1 stores that stores.csv lacks, the first of them: idx 1 of store 77",

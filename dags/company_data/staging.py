@@ -59,6 +59,8 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
     hook = PostgresHook(CONNECTION_ID, options=options)
     try:
         with hook.get_conn() as connection:
+            prepare(connection, load)
+            connection.commit()
             return stage(connection, load, path, late_until)
     except AirflowTaskTimeout:
         error = SourceUnavailable(
@@ -71,8 +73,14 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
         raise
 
 
+def prepare(connection: psycopg.Connection[Any], load: Load) -> None:
+    """Make what the month lacks in schema staging, in a transaction of its own: months wait for each other in it."""
+    if load.sale_month:
+        connection.execute("select pipeline.prepare_month(%s)", [load.sale_month])
+
+
 def stage(connection: psycopg.Connection[Any], load: Load, path: str, late_until: datetime | None) -> int:
-    """Empty a staging table, copy the file into it, and note the load, in one transaction.
+    """Copy the file into an empty staging table, and note the load, in one transaction.
 
     Args:
         connection: to the operational database; committed or rolled back by whoever opened it.
@@ -86,14 +94,15 @@ def stage(connection: psycopg.Connection[Any], load: Load, path: str, late_until
     Raises:
         FileRefused, SourceUnavailable, psycopg.Error: as of stage_csv.
     """
-    table = f"{load.table_name}_{load.sale_month[:7].replace('-', '_')}" if load.sale_month else load.table_name
+    place = [load.table_name, load.sale_month]
     # Before the file is asked for: of two runs that stage the same table the later one then has the newer file.
-    connection.execute(sql.SQL("truncate {}").format(sql.Identifier("staging", table)))
+    [(table,)] = connection.execute("select pipeline.begin_staging(%s, %s)", place).fetchall()
     with open_file(f"{source_base_url()}/{path}", late_until) as download:
         load.begin(connection)
         rows = copy_file(connection, load.table_name, table, download.chunks(), path)
+        connection.execute("select pipeline.end_staging(%s, %s)", place)
         number = load.record_staged(connection, download, rows)
-    log.info("%s: staged %s rows into staging.%s, load %s", load.address, f"{rows:,}", table, number)
+    log.info("%s: staged %s rows into staging.%s, load %s", load.address, f"{rows:,}", load.table_name, number)
     log.info("%s bytes, SHA-256 %s, ETag %s", f"{download.bytes:,}", download.sha256.hexdigest(), download.etag)
     if rows == 0:
         log.warning("%s has a header and no rows: it is loaded as empty.", load.address)
@@ -110,14 +119,14 @@ def record_failure(hook: PostgresHook, load: Load, error: Exception) -> None:
 
 
 def copy_file(connection: psycopg.Connection[Any], of: str, table: str, text: Iterator[bytes], path: str) -> int:
-    """Copy a file into an empty staging table.
+    """Copy a file into a staging table that this transaction has made or emptied, so that its rows come frozen.
 
     The header goes to COPY with the rest, so that the line numbers in PostgreSQL's messages are the file's.
 
     Args:
         connection: to the operational database.
-        of: the table in public that the file is for.
-        table: the table in schema staging; columns with a default are not expected in the file.
+        of: the table in public that the file is for; its namesake in schema staging says which columns the file has.
+        table: the table in schema staging to copy into.
         text: the file, in pieces of any size.
         path: the file's name, for messages.
 
@@ -128,14 +137,16 @@ def copy_file(connection: psycopg.Connection[Any], of: str, table: str, text: It
         FileRefused: the text is no CSV, its header does not match the table, or a value does not parse.
     """
     header, line_end, chunks = split_header(text, path)
-    expected = file_columns(connection, table)
+    expected = file_columns(connection, of)
     columns = match_columns(header, list(expected), path, of)
     chunks = without_blank_end(TextCheck(path, columns, line_end).pass_on(chunks))
     if connection.info.server_version < END_OF_COPY_IS_DATA:
         chunks = _without_end_of_copy(chunks, path)
     # Programs that quote everything write a missing number as "", which only a text can be.
     numbers = [name for name in columns if not expected[name]]
-    copy = sql.SQL("copy {} ({}) from stdin with (format csv, header true, encoding 'utf8', force_null ({}))").format(
+    copy = sql.SQL(
+        "copy {} ({}) from stdin with (format csv, header true, freeze true, encoding 'utf8', force_null ({}))"
+    ).format(
         sql.Identifier("staging", table),
         sql.SQL(", ").join(map(sql.Identifier, columns)),
         sql.SQL(", ").join(map(sql.Identifier, numbers)),
@@ -153,6 +164,8 @@ def copy_file(connection: psycopg.Connection[Any], of: str, table: str, text: It
 def refused_by_copy(error: psycopg.Error, path: str) -> FileRefused:
     """PostgreSQL's complaint about a line of a file, in our words: its context names the line, and maybe the column."""
     problem = error.diag.message_primary or str(error)
+    if isinstance(error, psycopg.errors.CheckViolation) and error.diag.constraint_name:
+        problem = f"the row is not {error.diag.constraint_name}"
     context = re.match(r'COPY \w+, line (\d+)(?:, column ("[^"]*"|[^:]+))?(?:: (.*))?$', error.diag.context or "", re.S)
     if not context:
         return refused(path, 1, f"{problem} ({error.diag.context or error.diag.message_detail})")
@@ -163,12 +176,12 @@ def refused_by_copy(error: psycopg.Error, path: str) -> FileRefused:
 
 
 def file_columns(connection: psycopg.Connection[Any], table: str) -> dict[str, bool]:
-    """Columns of a staging table that its file has, those that the database does not fill; and whether each is text."""
+    """Columns of a staging table that its file has, which is all but that of the month; and whether each is text."""
     rows = connection.execute(
         """
         select attname, atttypid = 'text'::regtype
         from pg_catalog.pg_attribute
-        where attrelid = %s::regclass and attnum > 0 and not attisdropped and not atthasdef
+        where attrelid = %s::regclass and attnum > 0 and not attisdropped and attname <> 'sale_month'
         order by attnum
         """,
         [f"staging.{table}"],

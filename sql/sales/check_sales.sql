@@ -1,21 +1,49 @@
 -- Judges a staged month of sales: only what is found good here can be published.
 --
--- Reads   staging.sales, staging.stores (the partitions of :sale_month)
--- Writes  pipeline.file_loads: the verdicts on :sales_load and :stores_load
--- Twice?  Yes. The same rows get the same verdict. Each statement commits by itself, so that the ledger keeps a
---         verdict that a later one raises.
+-- Reads   staging.sales (the child of :sale_month, once), staging.stores (the partition of :sale_month)
+-- Writes  pipeline.sales_by_store: what :sales_load holds; pipeline.file_loads: the verdicts on :sales_load and
+--         :stores_load
+-- Twice?  Yes. The same rows get the same sums and the same verdict. Each statement commits by itself, so that the
+--         ledger keeps a verdict that a later one raises.
+
+-- The only pass over the month. In a table of the session, because PostgreSQL reads in parallel for CREATE TABLE AS
+-- and not for INSERT.
+create temporary table sold as
+select
+    store_idx,
+    count(*) as row_count,
+    min(idx) as first_sale,
+    max(date) as last_date,
+    sum(value) as value
+from staging.sales
+where
+    date >= %(sale_month)s::date
+    and date < (%(sale_month)s::date + interval '1 month')::date
+group by store_idx;
+
+insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, value)
+select
+    %(sales_load)s::bigint as load_id,
+    store_idx,
+    row_count,
+    first_sale,
+    last_date,
+    value
+from sold
+on conflict (load_id, store_idx) do nothing;
+
+drop table sold;
 
 with sold as (
     select
-        idx,
-        value,
-        date,
         store_idx,
-        date >= %(sale_month)s::date and date < (%(sale_month)s::date + interval '1 month')::date as in_month,
-        -- numeric knows NaN and the infinities, of which any sum would be one.
+        row_count,
+        first_sale,
+        last_date,
+        -- numeric knows NaN and the infinities, of which any sum is one.
         value > '-infinity' and value < 'infinity' as is_amount
-    from staging.sales
-    where sale_month = %(sale_month)s::date
+    from pipeline.sales_by_store
+    where load_id = %(sales_load)s::bigint
 ),
 
 known as (
@@ -27,23 +55,28 @@ known as (
     group by idx
 ),
 
-summary as (
-    select
-        max(date) as last_date,
-        count(*) filter (where not in_month) as outside_month,
-        count(*) filter (where not is_amount) as no_amounts
-    from sold
-),
-
 unknown_stores as (
     select
         sold.store_idx,
-        count(*) as row_count
+        sold.row_count,
+        sold.first_sale
     from sold
     left join known
         on sold.store_idx = known.idx
     where known.idx is null
-    group by sold.store_idx
+),
+
+no_amounts as (
+    select
+        idx,
+        value
+    from staging.sales
+    where
+        -- Without such a sum the month is not read again.
+        (select bool_or(not sold.is_amount) from sold)
+        and date >= %(sale_month)s::date
+        and date < (%(sale_month)s::date + interval '1 month')::date
+        and not (value > '-infinity' and value < 'infinity')
 ),
 
 ambiguous as (
@@ -57,61 +90,36 @@ problems (table_name, problem) as (
     select
         'sales' as table_name,
         concat(
-            summary.outside_month, ' rows are dated outside the month, the first of them: ',
-            (
-                select string_agg(concat('idx ', first_few.idx, ' on ', first_few.date), ', ')
-                from (
-                    select
-                        idx,
-                        date
-                    from sold
-                    where not in_month
-                    order by idx, date
-                    limit 5
-                ) as first_few
-            )
-        ) as problem
-    from summary
-    where summary.outside_month > 0
-
-    union all
-
-    select
-        'sales' as table_name,
-        concat(
-            summary.no_amounts, ' rows have a value that is no amount, the first of them: ',
+            count(*), ' rows have a value that is no amount, the first of them: ',
             (
                 select string_agg(concat('idx ', first_few.idx, ' with ', first_few.value), ', ')
                 from (
                     select
                         idx,
                         value
-                    from sold
-                    where not is_amount
+                    from no_amounts
                     order by idx, value
                     limit 5
                 ) as first_few
             )
         ) as problem
-    from summary
-    where summary.no_amounts > 0
+    from no_amounts
+    having count(*) > 0
 
     union all
 
     select
         'sales' as table_name,
         concat(
-            sum(unknown_stores.row_count), ' rows are of ', count(*),
-            ' stores that stores.csv lacks, the first of them: ',
+            sum(row_count), ' rows are of ', count(*), ' stores that stores.csv lacks, the first of them: ',
             (
-                select string_agg(concat('idx ', first_few.idx, ' of store ', first_few.store_idx), ', ')
+                select string_agg(concat('idx ', first_few.first_sale, ' of store ', first_few.store_idx), ', ')
                 from (
                     select
-                        idx,
-                        store_idx
-                    from sold
-                    where store_idx in (select unknown_stores.store_idx from unknown_stores)
-                    order by idx, store_idx
+                        store_idx,
+                        first_sale
+                    from unknown_stores
+                    order by first_sale, store_idx
                     limit 5
                 ) as first_few
             )
@@ -128,6 +136,11 @@ problems (table_name, problem) as (
         ) as problem
     from ambiguous
     having count(*) > 0
+),
+
+summary as (
+    select max(last_date) as last_date
+    from sold
 ),
 
 verdicts as (
@@ -166,9 +179,9 @@ where
     and outcome = 'refused'
 having count(*) > 0;
 
-select pipeline.require_checked(%(sales_load)s::bigint, count(*))
-from staging.sales
-where sale_month = %(sale_month)s::date;
+select pipeline.require_checked(%(sales_load)s::bigint, coalesce(sum(row_count), 0)::bigint)
+from pipeline.sales_by_store
+where load_id = %(sales_load)s::bigint;
 
 select pipeline.require_checked(%(stores_load)s::bigint, count(*))
 from staging.stores

@@ -1,29 +1,31 @@
--- Replaces one month of sales with the file that was staged for it.
+-- Replaces one month of sales with the file that was staged for it, without moving a row.
 --
--- Reads   staging.sales (the partition of :sale_month), stores, pipeline.file_loads
--- Writes  sales: the rows dated in :sale_month, all of them; pipeline.file_loads: that :load_id is published
--- Twice?  Yes. The month is deleted and inserted in one transaction; a second run of it waits for the first.
+-- Reads   pipeline.sales_by_store, stores, pipeline.file_loads
+-- Writes  sales: the rows dated in :sale_month, all of them; pipeline.file_loads: that :sales_load is published
+-- Twice?  Yes. The month is deleted and inserted in one transaction; a second run of it waits for the first, and a
+--         load that is published already is left as it is.
 
 select pipeline.lock_month(%(sale_month)s::date);
 
--- From here on staging cannot be emptied under this transaction: the count holds a lock on the partition.
-select pipeline.require_checked(%(load_id)s::bigint, count(*))
-from staging.sales
-where sale_month = %(sale_month)s::date;
+-- From here on nobody can stage another file under this transaction.
+select pipeline.lock_staged_month(%(sale_month)s::date);
+
+select pipeline.require_checked(%(sales_load)s::bigint, coalesce(sum(row_count), 0)::bigint)
+from pipeline.sales_by_store
+where load_id = %(sales_load)s::bigint;
 
 -- The month was checked with its own stores.csv; another month may have published a newer one since.
 with unknown_stores as (
     select
         sold.store_idx,
-        count(*) as row_count,
-        min(sold.idx) as first_sale
-    from staging.sales as sold
+        sold.row_count,
+        sold.first_sale
+    from pipeline.sales_by_store as sold
     left join public.stores as known
         on sold.store_idx = known.idx
     where
-        sold.sale_month = %(sale_month)s::date
+        sold.load_id = %(sales_load)s::bigint
         and known.idx is null
-    group by sold.store_idx
 )
 
 select
@@ -37,18 +39,23 @@ select
 from unknown_stores
 having count(*) > 0;
 
-delete from public.sales
+-- Deletes the month: drops its partition, if it has one. From here to the commit, some milliseconds, readers of sales
+-- wait; a first load makes nobody wait.
+select pipeline.delete_month_of_sales(sale_month)
+from pipeline.file_loads
 where
-    date >= %(sale_month)s::date
-    and date < (%(sale_month)s::date + interval '1 month')::date;
+    load_id = %(sales_load)s::bigint
+    and outcome = 'checked';
 
-insert into public.sales (idx, value, date, store_idx)
-select
-    idx,
-    value,
-    date,
-    store_idx
-from staging.sales
-where sale_month = %(sale_month)s::date;
+-- Inserts the month: the table that it is staged in becomes its partition.
+select pipeline.insert_month_of_sales(sale_month)
+from pipeline.file_loads
+where
+    load_id = %(sales_load)s::bigint
+    and outcome = 'checked';
 
-select pipeline.mark_published(%(load_id)s::bigint);
+select pipeline.mark_published(load_id)
+from pipeline.file_loads
+where
+    load_id = %(sales_load)s::bigint
+    and outcome = 'checked';
