@@ -269,8 +269,9 @@ def test_a_migration_during_loads_and_the_loads_both_end_right(
             try:
                 load_month(database, month)
                 loads += 1
-            except psycopg.errors.CheckViolation as error:  # migrated between staging and publishing
-                assert "public.sales has got other columns since the month was staged" in str(error)
+            except psycopg.errors.CheckViolation as error:
+                if "public.sales has got other columns since the month was staged" not in str(error):
+                    raise
         return loads
 
     with ThreadPoolExecutor(len(MONTHS)) as pool:

@@ -45,6 +45,7 @@ def stage(
                 insert into pipeline.sales_by_store
                 select {load}, store_idx, count(*), min(idx), max(date), sum(value) from {staged} group by store_idx
             """)
+            connection.execute(f"select pipeline.seal_staged_month({load})")
         return int(load)
 
 

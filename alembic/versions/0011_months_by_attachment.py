@@ -150,6 +150,30 @@ END_STAGING = """
     $$
 """
 
+# Whoever reads staging.sales locks all its children, those of other months too. Without this a check of one month, a
+# publishing of another and a migration of sales could wait for each other in a circle.
+SEAL_STAGED_MONTH = """
+    create function pipeline.seal_staged_month(load bigint)
+    returns void
+    language plpgsql
+    security definer
+    set search_path = pg_catalog, pg_temp
+    as $$
+    declare
+        month constant date := (select sale_month from pipeline.file_loads where load_id = load);
+        staged constant text := 'staging.' || quote_ident('sales_' || to_char(month, 'YYYY_MM'));
+    begin
+        perform pg_advisory_xact_lock(hashtext('pipeline.begin_staging'), month - date '2000-01-01');
+        if
+            exists (select from pipeline.file_loads where load_id = load and outcome = 'checked')
+            and exists (select from pg_inherits where inhrelid = to_regclass(staged))
+        then
+            execute format('alter table %s no inherit staging.sales', staged);
+        end if;
+    end
+    $$
+"""
+
 LOCK_STAGED_MONTH = """
     create function pipeline.lock_staged_month(sale_month date)
     returns void
@@ -180,7 +204,9 @@ DELETE_MONTH_OF_SALES = """
         old constant text := 'partitions.' || quote_ident('sales_' || to_char(sale_month, 'YYYY_MM'));
     begin
         if to_regclass(old) is not null then
-            -- Autovacuum gives way only a second after it is asked to: asked before readers have to wait.
+            -- Autovacuum gives way only a second after it is asked to: asked before readers have to wait. The parent
+            -- comes first, as for everybody who alters both.
+            lock table only public.sales in share update exclusive mode;
             execute format('lock table %s in share update exclusive mode', old);
             execute format('drop table %s', old);
         end if;
@@ -211,10 +237,10 @@ INSERT_MONTH_OF_SALES = """
             group by name, type
             having count(*) <> 2
         ) then
-            raise exception 'sales of %: public.sales has got other columns since the month was staged, so the month stays'
-                ' as it was. Clear this run from its staging tasks on.', sale_month using errcode = 'check_violation';
+            raise exception 'sales of %: public.sales has got other columns since the month was staged, so the month'
+                ' stays as it was. Clear this run from its staging tasks on.', sale_month
+                using errcode = 'check_violation';
         end if;
-        execute format('alter table staging.%I no inherit staging.sales', staged);
         -- Its rows are read and written through public.sales alone.
         execute format('revoke all on table staging.%I from pipeline', staged);
         execute format('alter table staging.%I set schema partitions', staged);
@@ -235,7 +261,7 @@ def upgrade() -> None:
     op.execute("create table staging.sales (like public.sales including comments)")
     op.execute("""
         comment on table staging.sales is
-            'Sales files that are not yet published; each month in a child that COPY filled and publishing takes away.'
+            'Sales files that were not yet found good, each month in a child of its own.'
     """)
     op.execute(PREPARE_MONTH)
     op.execute("""
@@ -263,6 +289,7 @@ def upgrade() -> None:
     for function in (
         BEGIN_STAGING,
         END_STAGING,
+        SEAL_STAGED_MONTH,
         LOCK_STAGED_MONTH,
         DELETE_MONTH_OF_SALES,
         INSERT_MONTH_OF_SALES,
@@ -271,6 +298,7 @@ def upgrade() -> None:
     for signature in (
         "begin_staging(text, date)",
         "end_staging(text, date)",
+        "seal_staged_month(bigint)",
         "delete_month_of_sales(date)",
         "insert_month_of_sales(date)",
     ):
@@ -291,8 +319,10 @@ def upgrade() -> None:
         " 'Makes or empties the table in staging that a file is copied into, and returns its name.'",
         "function pipeline.end_staging(text, date) is"
         " 'Puts a month of sales that was just copied in the place of what was staged for that month before.'",
+        "function pipeline.seal_staged_month(bigint) is"
+        " 'Takes the staged month of a load that was found good out of staging.sales: it waits to be published.'",
         "function pipeline.lock_staged_month(date) is"
-        " 'Until the transaction ends, lets nobody else stage this month of sales or look at what is staged.'",
+        " 'Until the transaction ends, lets nobody else stage this month of sales.'",
         "function pipeline.delete_month_of_sales(date) is"
         " 'Drops the month''s partition; waits for readers of sales for 3 seconds at most, then fails.'",
         "function pipeline.insert_month_of_sales(date) is 'Attaches the staged month to sales as its partition.'",
@@ -305,6 +335,7 @@ def downgrade() -> None:
         "insert_month_of_sales(date)",
         "delete_month_of_sales(date)",
         "lock_staged_month(date)",
+        "seal_staged_month(bigint)",
         "end_staging(text, date)",
         "begin_staging(text, date)",
     ):
@@ -318,8 +349,21 @@ def downgrade() -> None:
         comment on function pipeline.prepare_month(date) is
             'Makes the partitions of sales and of its staging tables for one month, unless they exist.'
     """)
-    # With its children, the staged months.
-    op.execute("drop table staging.sales cascade")
+    op.execute("""
+        do $$
+        declare
+            staged regclass;
+        begin
+            for staged in
+                select oid from pg_catalog.pg_class
+                where relnamespace = 'staging'::regnamespace and relname ~ '^sales_' and relkind = 'r'
+            loop
+                execute format('drop table %s', staged);
+            end loop;
+        end
+        $$
+    """)
+    op.execute("drop table staging.sales")
     op.execute("""
         create table staging.sales (
             like public.sales including comments,

@@ -2,7 +2,7 @@
 --
 -- Reads   staging.sales (the child of :sale_month, once), staging.stores (the partition of :sale_month)
 -- Writes  pipeline.sales_by_store: what :sales_load holds; pipeline.file_loads: the verdicts on :sales_load and
---         :stores_load
+--         :stores_load; the child of :sale_month leaves staging.sales when it was found good
 -- Twice?  Yes. The same rows get the same sums and the same verdict. Each statement commits by itself, so that the
 --         ledger keeps a verdict that a later one raises.
 
@@ -186,3 +186,6 @@ where load_id = %(sales_load)s::bigint;
 select pipeline.require_checked(%(stores_load)s::bigint, count(*))
 from staging.stores
 where sale_month = %(sale_month)s::date;
+
+-- Out of the way of those who read staging: from here on only publishing touches the month.
+select pipeline.seal_staged_month(%(sales_load)s::bigint);
