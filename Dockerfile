@@ -18,6 +18,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -
 COPY alembic.ini ./
 COPY alembic alembic
 COPY dags dags
+COPY plugins plugins
 COPY sql sql
 
 USER airflow

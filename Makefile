@@ -20,7 +20,7 @@ test: venv ## run the tests on an embedded PostgreSQL
 lint: venv ## check format, types and SQL; changes nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m mypy dags local tests
+	$(PYTHON) -m mypy dags local plugins tests
 	$(PYTHON) -m sqlfluff lint --disable-progress-bar sql
 
 audit: venv ## look the locked packages up in the public list of vulnerabilities

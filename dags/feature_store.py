@@ -4,7 +4,7 @@
 activity (the row without `valid_to`; failing that the greatest `valid_to`; ties go to the latest `valid_from`).
 
 **Fires** by itself whenever `customer_data_load` has published. Trigger it to rebuild the table from the customer
-tables as they are.
+tables as they are. Only the clients that have changed are written.
 
 **When `replace_feature_store` fails**, the table is as it was before. The log says why: a lock that was not given, or
 a client that would have two rows. Clear the run when the cause is gone. The log of a good run says how many clients

@@ -234,6 +234,8 @@ def airflow_environment(state: State) -> dict[str, str]:
             "companydata", "pipeline", os.environ.get("PIPELINE_PASSWORD") or "pipeline", driver="postgresql"
         ),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
+        "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "False",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
@@ -249,6 +251,8 @@ def airflow_environment(state: State) -> dict[str, str]:
         "AIRFLOW__API__SECRET_KEY": state.api_secret,
         "AIRFLOW__API_AUTH__JWT_SECRET": state.jwt_secret,
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+        # A worker may notice only at its next heartbeat that its task has ended, and sits idle until then.
+        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         # Airflow renames its processes; without this the new names overwrite the mark that finds them.
         "SPT_NOENV": "1",

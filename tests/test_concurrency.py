@@ -251,7 +251,7 @@ def test_a_migration_during_loads_and_the_loads_both_end_right(
     shutil.copy(ROOT / "alembic.ini", tmp_path)
     (tmp_path / "alembic/versions/9999_a_column_of_sales.py").write_text(
         "from alembic import op\n"
-        "revision, down_revision = '9999', '0011'\n"
+        "revision, down_revision = '9999', '0012'\n"
         "def upgrade():\n    op.execute('alter table public.sales add column note text')\n"
         "def downgrade():\n    op.execute('alter table public.sales drop column note')\n"
     )

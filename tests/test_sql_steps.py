@@ -200,7 +200,7 @@ def test_replace_month_of_monthly_sales_closes_the_load_and_tells_what_has_chang
     assert "has changed since it was loaded" in reports[1]
     assert "rows 2 -> 1, total 0.3 -> 0.5, SHA-256" in reports[1]
     # The sums of the load that was replaced are not kept, those of the month that waits are.
-    assert database.run("select sum(value)::text from pipeline.sales_by_store group by load_id order by load_id") == [
+    assert database.run("select sum(total)::text from pipeline.sales_by_store group by load_id order by load_id") == [
         ("70",),
         ("0.5",),
     ]
@@ -437,6 +437,46 @@ def test_replace_feature_store_takes_the_latest_activity_of_each_complete_client
         (3, 30, "A", 3.5, 33, 0),
     ]
     assert reports == [
-        "feature_store: 3 of 6 clients; left out: 1 without a profile, 1 without an activity, 1 without a label"
-        " (a client may lack more than one)"
+        "feature_store: 3 of 5 clients with a profile; left out: 1 without an activity, 1 without a label"
+        " (a client may lack both); clients with a label and no profile: 1"
     ]
+
+
+def test_replace_feature_store_writes_only_what_has_changed(database: Database) -> None:
+    database.run("insert into customer_profiles select n, n, 'A', 'x' from generate_series(1, 9) as n")
+    database.run("insert into labels select n, 0 from generate_series(1, 9) as n")
+    database.run("insert into customer_activity select n, '2020-01-01', null, null, n from generate_series(1, 9) as n")
+    run_on(database, "feature_store/replace_feature_store.sql")
+    before: dict[int, str] = dict(database.run("select idx, xmin::text || ctid::text from feature_store"))
+
+    database.run("update customer_profiles set attr_b = null where idx = 1")
+    database.run("update customer_activity set scd_a = 0.5 where idx = 2")
+    database.run(
+        "update customer_activity set valid_to = '2020-02-01' where idx = 3"
+    )  # alike, but not current any more
+    database.run("update labels set label = 1 where idx = 4")
+    database.run("delete from customer_profiles where idx = 5")
+    database.run("delete from customer_activity where idx = 6")
+    database.run("delete from labels where idx = 7")
+    database.run("insert into customer_profiles values (10, 10, 'A', 'x')")
+    database.run("insert into labels values (10, 0)")
+    database.run("insert into customer_activity values (10, '2020-01-01', null, 1, 1)")
+    run_on(database, "feature_store/replace_feature_store.sql")
+    assert database.run("select * from feature_store where idx in (1, 2, 4, 10) order by idx") == [
+        (1, 1, None, None, 1, 0),
+        (2, 2, "A", 0.5, 2, 0),
+        (4, 4, "A", None, 4, 1),
+        (10, 10, "A", 1.0, 1, 0),
+    ]
+    after: dict[int, str] = dict(database.run("select idx, xmin::text || ctid::text from feature_store"))
+    assert sorted(after) == [1, 2, 3, 4, 8, 9, 10]
+    assert {idx for idx in after if after[idx] == before.get(idx)} == {3, 8, 9}
+    assert database.run("select count(*) from staging.clients") == [(0,)]
+
+
+def test_replace_feature_store_refuses_a_client_that_would_have_two_rows(database: Database) -> None:
+    database.run("insert into customer_profiles values (1, 1, 'A', 'x'), (1, 2, 'A', 'x')")
+    database.run("insert into labels values (1, 0)")
+    database.run("insert into customer_activity values (1, '2020-01-01', null, 1, 1)")
+    with pytest.raises(psycopg.errors.UniqueViolation, match=r"\(idx\)=\(1\)"):
+        run_on(database, "feature_store/replace_feature_store.sql")

@@ -110,7 +110,7 @@ def test_the_feature_store_has_one_row_for_each_complete_client(
             (2, 20, "B", 2.5, 4, 1),
         ]
         assert (
-            "2 of 5 clients; left out: 1 without a profile, 2 without an activity, 1 without a label"
+            "2 of 4 clients with a profile; left out: 1 without an activity, 1 without a label"
             in capsys.readouterr().out
         )
     assert database.run("select * from of_others order by idx", user="ds_user") == [(1, 0), (2, 1)]

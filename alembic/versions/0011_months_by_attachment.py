@@ -276,7 +276,7 @@ def upgrade() -> None:
             row_count bigint not null,
             first_sale integer not null,
             last_date date not null,
-            value numeric not null,
+            total numeric not null,
             primary key (load_id, store_idx)
         )
     """)
@@ -314,7 +314,7 @@ def upgrade() -> None:
         "column pipeline.sales_by_store.row_count is 'Number of sales.'",
         "column pipeline.sales_by_store.first_sale is 'Least idx of the sales, to find them in the file.'",
         "column pipeline.sales_by_store.last_date is 'Latest day of the sales.'",
-        "column pipeline.sales_by_store.value is 'Exact sum of the sales.'",
+        "column pipeline.sales_by_store.total is 'Exact sum of the sales.'",
         "function pipeline.begin_staging(text, date) is"
         " 'Makes or empties the table in staging that a file is copied into, and returns its name.'",
         "function pipeline.end_staging(text, date) is"

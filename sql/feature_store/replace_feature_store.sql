@@ -1,8 +1,10 @@
 -- Replaces the feature store: one row for every client that has a profile, an activity and a label.
 --
 -- Reads   customer_profiles, customer_activity, labels, pipeline.current_loads
--- Writes  feature_store, all of it; pipeline.feature_store_builds: which loads it was built from
--- Twice?  Yes. Old rows go and new rows come in one transaction; a second run waits for the lock.
+-- Writes  feature_store: the rows of the clients that have changed; pipeline.feature_store_builds: which loads it was
+--         built from; staging.clients, which is empty before and after
+-- Twice?  Yes. What differs goes and what is missing comes, in one transaction; a second run waits for the lock, and
+--         finds nothing to write.
 
 -- All statements see the customer data of one moment, so that the report below speaks of the rows above it.
 set transaction_isolation = 'repeatable read';
@@ -10,9 +12,11 @@ set transaction_isolation = 'repeatable read';
 -- Readers pass; another rebuild waits, and then sees what this one left.
 lock table public.feature_store in share row exclusive mode;
 
-delete from public.feature_store;
+truncate staging.clients;
 
-insert into public.feature_store (idx, attr_a, attr_b, scd_a, scd_b, label)
+-- The current row of a client has no valid_to. Of several the latest counts; the last two columns choose among rows
+-- alike in their dates, so that every run chooses the same one.
+insert into staging.clients (idx, attr_a, attr_b, scd_a, scd_b, label, has_activity)
 with profiles as (
     select distinct
         idx,
@@ -21,17 +25,15 @@ with profiles as (
     from public.customer_profiles
 ),
 
--- The current row has no valid_to. Of rows alike in both dates the last two columns choose, so that every run
--- chooses the same one.
-latest_activity as (
+current_activity as (
     select distinct on (idx)
         idx,
         scd_a,
         scd_b
     from public.customer_activity
+    where valid_to is null
     order by
         idx asc,
-        valid_to desc nulls first,
         valid_from desc,
         scd_a desc nulls last,
         scd_b desc nulls last
@@ -48,14 +50,74 @@ select
     profiles.idx,
     profiles.attr_a,
     profiles.attr_b,
-    latest_activity.scd_a,
-    latest_activity.scd_b,
-    labelled.label
+    current_activity.scd_a,
+    current_activity.scd_b,
+    labelled.label,
+    current_activity.idx is not null as has_activity
 from profiles
-inner join latest_activity
-    on profiles.idx = latest_activity.idx
-inner join labelled
+left join current_activity
+    on profiles.idx = current_activity.idx
+left join labelled
     on profiles.idx = labelled.idx;
+
+-- The few who have no current row are shown as they were last.
+with last_activity as (
+    select distinct on (clients.idx)
+        clients.idx,
+        customer_activity.scd_a,
+        customer_activity.scd_b
+    from staging.clients
+    inner join public.customer_activity
+        on clients.idx = customer_activity.idx
+    where not clients.has_activity
+    order by
+        clients.idx asc,
+        customer_activity.valid_to desc,
+        customer_activity.valid_from desc,
+        customer_activity.scd_a desc nulls last,
+        customer_activity.scd_b desc nulls last
+)
+
+update staging.clients
+set
+    scd_a = last_activity.scd_a,
+    scd_b = last_activity.scd_b,
+    has_activity = true
+from last_activity
+where clients.idx = last_activity.idx;
+
+-- What differs goes.
+with stale as (
+    select kept.idx
+    from public.feature_store as kept
+    left join staging.clients
+        on kept.idx = clients.idx
+    where
+        clients.has_activity is not true
+        or (kept.attr_a, kept.attr_b, kept.scd_a, kept.scd_b, kept.label)
+        is distinct from (clients.attr_a, clients.attr_b, clients.scd_a, clients.scd_b, clients.label)
+)
+
+delete from public.feature_store
+using stale
+where feature_store.idx = stale.idx;
+
+-- What is missing comes.
+insert into public.feature_store (idx, attr_a, attr_b, scd_a, scd_b, label)
+select
+    clients.idx,
+    clients.attr_a,
+    clients.attr_b,
+    clients.scd_a,
+    clients.scd_b,
+    clients.label
+from staging.clients
+left join public.feature_store as kept
+    on clients.idx = kept.idx
+where
+    clients.has_activity
+    and clients.label is not null
+    and kept.idx is null;
 
 insert into pipeline.feature_store_builds (row_count, profiles_load, activity_load, labels_load)
 select
@@ -65,38 +127,20 @@ select
     max(load_id) filter (where table_name = 'labels') as labels_load
 from pipeline.current_loads;
 
-with present (idx, kind) as (
-    select
-        idx,
-        'profile' as kind
-    from public.customer_profiles
-    union
-    select
-        idx,
-        'activity' as kind
-    from public.customer_activity
-    union
-    select
-        idx,
-        'label' as kind
-    from public.labels
-),
-
-clients as (
-    select
-        idx,
-        bool_or(kind = 'profile') as has_profile,
-        bool_or(kind = 'activity') as has_activity,
-        bool_or(kind = 'label') as has_label
-    from present
-    group by idx
-)
-
 select
     pipeline.report(concat(
-        'feature_store: ', count(*) filter (where has_profile and has_activity and has_label), ' of ', count(*),
-        ' clients; left out: ', count(*) filter (where not has_profile), ' without a profile, ',
-        count(*) filter (where not has_activity), ' without an activity, ',
-        count(*) filter (where not has_label), ' without a label (a client may lack more than one)'
+        'feature_store: ', count(*) filter (where has_activity and label is not null), ' of ', count(*),
+        ' clients with a profile; left out: ', count(*) filter (where not has_activity), ' without an activity, ',
+        count(*) filter (where label is null), ' without a label (a client may lack both); clients with a label and no',
+        ' profile: ',
+        (
+            select count(distinct labels.idx)
+            from public.labels
+            left join public.customer_profiles
+                on labels.idx = customer_profiles.idx
+            where customer_profiles.idx is null
+        )
     ))
-from clients;
+from staging.clients;
+
+truncate staging.clients;

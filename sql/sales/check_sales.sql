@@ -14,21 +14,21 @@ select
     count(*) as row_count,
     min(idx) as first_sale,
     max(date) as last_date,
-    sum(value) as value
+    sum(value) as total
 from staging.sales
 where
     date >= %(sale_month)s::date
     and date < (%(sale_month)s::date + interval '1 month')::date
 group by store_idx;
 
-insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, value)
+insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, total)
 select
     %(sales_load)s::bigint as load_id,
     store_idx,
     row_count,
     first_sale,
     last_date,
-    value
+    total
 from sold
 on conflict (load_id, store_idx) do nothing;
 
@@ -41,7 +41,7 @@ with sold as (
         first_sale,
         last_date,
         -- numeric knows NaN and the infinities, of which any sum is one.
-        value > '-infinity' and value < 'infinity' as is_amount
+        total > '-infinity' and total < 'infinity' as is_amount
     from pipeline.sales_by_store
     where load_id = %(sales_load)s::bigint
 ),

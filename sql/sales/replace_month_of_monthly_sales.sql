@@ -23,9 +23,9 @@ with sums as (
 
 select
     pipeline.refuse(concat(
-        'monthly_sales of ', %(sale_month)s::date, ': sales has ', published_rows, ' rows of the month, but the sums by',
-        ' store that were kept are of ', summed_rows, '; the month stays as it was. Clear the whole run, which sums it',
-        ' anew.'
+        'monthly_sales of ', %(sale_month)s::date, ': sales has ', published_rows, ' rows of the month, but the sums',
+        ' by store that were kept are of ', summed_rows, '; the month stays as it was. Clear the whole run, which sums',
+        ' it anew.'
     ))
 from sums
 where published_rows <> summed_rows;
@@ -37,7 +37,7 @@ insert into public.monthly_sales (store_idx, location, sale_month, value)
 with sales_of_month as (
     select
         sold.store_idx,
-        sold.value
+        sold.total
     from pipeline.current_loads as latest
     inner join pipeline.sales_by_store as sold
         on latest.load_id = sold.load_id
@@ -50,7 +50,7 @@ select
     sales_of_month.store_idx,
     stores.location,
     %(sale_month)s::date as sale_month,
-    sales_of_month.value
+    sales_of_month.total
 from sales_of_month
 left join public.stores
     on sales_of_month.store_idx = stores.idx
