@@ -3,11 +3,18 @@
 Without this a task spends most of its second on imports. Only libraries: our own modules are read anew by each task.
 """
 
-import airflow.dag_processing.dagbag
-import airflow.providers.common.sql.operators.sql
-import airflow.providers.postgres.hooks.postgres
-import airflow.sdk.execution_time.task_runner  # noqa: F401
+from importlib import import_module
+
 from airflow.plugins_manager import AirflowPlugin
+
+for library in (
+    "airflow.sdk.execution_time.task_runner",
+    "airflow.dag_processing.dagbag",
+    "airflow.providers.common.sql.operators.sql",
+    "airflow.providers.postgres.hooks.postgres",
+    "requests",
+):
+    import_module(library)
 
 
 class Preload(AirflowPlugin):

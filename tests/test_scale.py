@@ -1,0 +1,88 @@
+"""What keeps a month's cost the same at any length of history, and the tables ready to be distributed."""
+
+import re
+
+import pytest
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from conftest import Database, Files
+from steps import SQL, connect, csv_text, load_month, stage_file
+
+MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
+ROWS = 20_000
+
+
+@pytest.fixture
+def months(database: Database, files: Files) -> None:
+    """Three months, published, and their files."""
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    for month in MONTHS:
+        files.write(
+            f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", [(n, 1, month, 1) for n in range(ROWS)])
+        )
+        load_month(database, month)
+
+
+def tables_in(plan: list[tuple[str]]) -> set[str]:
+    """The months of sales that a plan reads."""
+    return set(re.findall(r" on (sales_\d{4}_\d\d)\b", "\n".join(line for (line,) in plan)))
+
+
+def test_a_query_of_one_month_reads_one_partition(database: Database, months: None) -> None:
+    of_february = "select sum(value) from sales where date >= '2024-02-01' and date < '2024-03-01'"
+    assert tables_in(database.run(f"explain {of_february}", "ds_user")) == {"sales_2024_02"}
+    assert tables_in(database.run("explain select sum(value) from sales", "ds_user")) == {
+        "sales_2023_12",
+        "sales_2024_01",
+        "sales_2024_02",
+    }
+
+
+def test_the_steps_of_a_load_read_their_month_alone(database: Database, months: None) -> None:
+    for month in MONTHS:
+        load = stage_file(database, f"sales/{month}/sales.csv", "sales", month)
+    parameters = {"sale_month": "2024-02-01", "sales_load": load, "stores_load": load}
+    read = []
+    with connect(database) as connection:
+        for file in sorted((SQL / "sales").glob("*.sql")):
+            for statement in DbApiHook.split_sql_string(file.read_text()):
+                if re.search(r"\b(staging|public)\.sales\b", statement):
+                    plan = connection.execute(f"explain {statement}", parameters).fetchall()
+                    read.append((file.name, tables_in(plan)))
+                if "create temporary table" in statement:
+                    connection.execute(statement, parameters)
+    # The pass over the month, and the search for what is no amount, which is made only when there is such a value.
+    assert read == [("check_sales.sql", {"sales_2024_02"}), ("check_sales.sql", {"sales_2024_02"})]
+
+
+def test_a_month_that_is_loaded_again_and_again_takes_no_more_room(database: Database, months: None) -> None:
+    size = "select sum(pg_total_relation_size(relid)) from pg_partition_tree('public.sales')"
+    [(before,)] = database.run(size)
+    for _ in range(10):
+        load_month(database, "2024-01-01")
+    [(after,)] = database.run(size)
+    assert (after - before) * 50 <= before / len(MONTHS)
+    # Nothing stays behind in staging either.
+    assert database.run(
+        "select count(*) from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '^sales_'"
+    ) == [(0,)]
+
+
+def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database: Database) -> None:
+    keys = database.run("""
+        select indrelid::regclass::text, array_agg(attname::text)
+        from pg_index
+        join pg_class on pg_class.oid = indrelid
+        join pg_attribute on attrelid = indrelid and attnum = any(indkey)
+        where
+            indisunique
+            and (relnamespace::regnamespace::text in ('public', 'staging') or relname = 'sales_by_store')
+        group by indrelid, indexrelid
+    """)
+    assert {table for table, _ in keys} == {
+        "feature_store",
+        "monthly_sales",
+        "staging.clients",
+        "pipeline.sales_by_store",
+    }
+    for table, columns in keys:
+        assert {"idx", "store_idx"} & set(columns), table
