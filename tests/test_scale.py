@@ -79,6 +79,7 @@ def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database
         group by indrelid, indexrelid
     """)
     assert {table for table, _ in keys} == {
+        "stores",
         "feature_store",
         "monthly_sales",
         "staging.clients",
