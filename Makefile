@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up down clean test lint audit lock venv
+.PHONY: help up down clean test bench lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -17,10 +17,16 @@ clean: ## stop it and delete its data
 test: venv ## run the tests on an embedded PostgreSQL
 	@$(PYTHON) -m pytest
 
+# For example BENCH="--rows 10000000": make bench BENCH=--help shows what there is.
+bench: venv ## measure the loads against psql's \copy and other tools, on an embedded PostgreSQL
+	@$(PYTHON) -m venv .venv-bench
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
+
 lint: venv ## check format, types and SQL; changes nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m mypy dags local plugins tests
+	$(PYTHON) -m mypy bench dags local plugins tests
 	$(PYTHON) -m sqlfluff lint --disable-progress-bar sql
 
 audit: venv ## look the locked packages up in the public list of vulnerabilities
