@@ -18,9 +18,9 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 SALE_MONTH = "{{ data_interval_start | ds }}"
 
 # Limits of every connection that a task opens, sized for a month of ten million rows on slow disks. A COPY lasts as
-# long as its download. Nothing that people read is ever locked against reading, so a wait for a lock may be long; while
-# a task asks the source for a file it is idle in its transaction. The server looks every few seconds whether a task that
-# was killed is gone, and then gives its locks back.
+# long as its download. A wait for a lock may be long, for nobody else waits behind it; where readers would, in
+# pipeline.delete_month_of_sales, there is a shorter limit. While a task asks the source for a file it is idle in its
+# transaction. The server looks every few seconds whether a task that was killed is gone, and then gives its locks back.
 CONNECTION_LIMITS = {
     "statement_timeout": "30min",
     "lock_timeout": "2min",
