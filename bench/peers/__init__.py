@@ -1,0 +1,1 @@
+"""What needs packages of bench/requirements.txt, and runs in the interpreter that has them."""
