@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import features, history, memory, plot, table
+from bench import catchup, features, history, memory, plot, table
 from bench.processes import ROOT, BenchError
 from local.postgres import ClusterError
 
@@ -21,8 +21,9 @@ parts:
   history   the last month of many against the first, one month again and again, and what that leaves on disk
   memory    the loader's memory for a small and a large file
   features  the feature store against a literal delete-insert
+  catchup   many small months through the scheduler of `make up`
   plot      bench/ratios.png and bench/history.png, from the results
-Without a part: table, history, features, plot. Results are kept as JSON in bench/results/.
+Without a part: table, history, features, catchup, plot. Results are kept as JSON in bench/results/.
 """
 
 
@@ -43,6 +44,8 @@ def main() -> int:
             _keep(RESULTS / "memory.json", memory.run(settings, options.sizes))
         if everything or options.part == "features":
             _keep(RESULTS / "features.json", features.run(settings, options.clients, options.rounds))
+        if everything or options.part == "catchup":
+            _keep(RESULTS / "catchup.json", catchup.run(options.catchup_months))
         if options.part == "plot" or (everything and peers):
             if not peers:
                 raise BenchError("plot needs --peers-python: matplotlib is in bench/requirements.txt.")
@@ -59,7 +62,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", epilog=PARTS, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("part", nargs="?", choices=["table", "history", "memory", "features", "plot"])
+    parser.add_argument("part", nargs="?", choices=["table", "history", "memory", "features", "catchup", "plot"])
     add = parser.add_argument
     add("--rows", type=int, default=1_000_000, help="table: rows of the month (%(default)s)")
     add("--rounds", type=int, default=3, help="table, features: how often each contender runs (%(default)s)")
@@ -70,6 +73,7 @@ def _options() -> argparse.Namespace:
     add("--month-rows", type=int, default=200_000, help="history: rows of each month (%(default)s)")
     add("--sizes", type=int, nargs="+", default=[1_000_000, 10_000_000], help="memory: rows of the files (%(default)s)")
     add("--clients", type=int, default=1_000_000, help="features: how many, each with five activities (%(default)s)")
+    add("--catchup-months", type=int, default=24, help="catchup: how many (%(default)s)")
     return parser.parse_args()
 
 

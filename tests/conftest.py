@@ -25,6 +25,8 @@ os.environ.pop("SALES_LAST_MONTH", None)
 
 import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
+from alembic.config import Config  # noqa: E402
+from alembic.script import ScriptDirectory  # noqa: E402
 
 from local.bucket import Bucket, serve  # noqa: E402
 from local.postgres import Cluster  # noqa: E402
@@ -42,6 +44,11 @@ def alembic(url: str, *arguments: str, **environment: str) -> subprocess.Complet
         text=True,
         check=False,
     )
+
+
+def head() -> str:
+    """The newest revision."""
+    return str(ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_current_head())
 
 
 @dataclass(frozen=True)

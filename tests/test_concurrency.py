@@ -7,14 +7,14 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
 import pytest
 import steps
-from conftest import ROOT, Database, Files
+from conftest import ROOT, Database, Files, head
 from steps import build_feature_store, connect, csv_text, load_customers, load_month, run_files, stage_file
 
 ROWS = 2_000
@@ -251,7 +251,7 @@ def test_a_migration_during_loads_and_the_loads_both_end_right(
     shutil.copy(ROOT / "alembic.ini", tmp_path)
     (tmp_path / "alembic/versions/9999_a_column_of_sales.py").write_text(
         "from alembic import op\n"
-        "revision, down_revision = '9999', '0012'\n"
+        f"revision, down_revision = '9999', '{head()}'\n"
         "def upgrade():\n    op.execute('alter table public.sales add column note text')\n"
         "def downgrade():\n    op.execute('alter table public.sales drop column note')\n"
     )
@@ -262,26 +262,39 @@ def test_a_migration_during_loads_and_the_loads_both_end_right(
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
     migrated = threading.Event()
+    loads = dict.fromkeys(MONTHS, 0)
 
-    def load_until_migrated(month: str) -> int:
-        loads = 0
-        while not migrated.is_set() or not loads:
+    def load_until_migrated(month: str) -> None:
+        while not migrated.is_set():
             try:
                 load_month(database, month)
-                loads += 1
+                loads[month] += 1
             except psycopg.errors.CheckViolation as error:
                 if "public.sales has got other columns since the month was staged" not in str(error):
                     raise
-        return loads
+
+    def wait_for_a_load_of_each_month(running: list[Future[None]]) -> None:
+        before = dict(loads)
+        deadline = time.monotonic() + 60
+        while any(loads[month] == before[month] for month in MONTHS):
+            assert time.monotonic() < deadline, f"the loads stand still: {before}, {loads}"
+            for load in running:
+                assert not load.done(), load.exception()
+            time.sleep(0.01)
 
     with ThreadPoolExecutor(len(MONTHS)) as pool:
-        loads = [pool.submit(load_until_migrated, month) for month in MONTHS]
+        running = [pool.submit(load_until_migrated, month) for month in MONTHS]
         try:
+            # Each migration comes between two loads of every month, and nobody stops for it.
             for arguments in (["upgrade", "head"], ["downgrade", "-1"], ["upgrade", "head"]):
+                wait_for_a_load_of_each_month(running)
                 done = migrate(*arguments)
                 assert done.returncode == 0, done.stderr
+            wait_for_a_load_of_each_month(running)
         finally:
             migrated.set()
-        assert all(load.result(timeout=60) > 3 for load in loads)
+        for load in running:
+            load.result(timeout=60)
+    assert all(count > 3 for count in loads.values()), loads
     assert counts(database) == [(month, ROWS) for month in MONTHS]
     assert database.run("select count(note) from sales") == [(0,)]

@@ -3,7 +3,6 @@
 import json
 import os
 import secrets
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,13 +17,13 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
-from conftest import ROOT
 from misbehaviour import Answer, misbehaving, redirect, stall
 
 from local import processes
 from local.airflow import Api
 from local.postgres import free_port
 from local.sample_data import months_before
+from local.tree import copy_tree
 
 SALES_DAG = "sales_load_and_aggregation"
 
@@ -77,16 +76,7 @@ def write_files(folder: Path) -> None:
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     folder, bucket_folder = tmp_path_factory.mktemp("system") / "tree", tmp_path_factory.mktemp("bucket")
-    files = subprocess.run(
-        ["/usr/bin/env", "git", "ls-files", "-co", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout.splitlines()
-    for name in files:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / name, folder / name)
+    copy_tree(folder)
     write_files(bucket_folder)
     passwords = {
         name: f"secret-{secrets.token_hex(8)}"

@@ -1,0 +1,21 @@
+"""Copies of the project, for whoever starts it apart from the one that is worked on."""
+
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def copy_tree(folder: Path) -> None:
+    """Copy the project as a clone of it would be, with what is not committed yet."""
+    files = subprocess.run(
+        ["/usr/bin/env", "git", "ls-files", "-co", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
