@@ -1,64 +1,30 @@
 """The whole system as `make up` starts it, with a real scheduler: secrets stay secret, a killed task is tried again."""
 
-import json
 import os
 import secrets
 import signal
-import subprocess
-import sys
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import psutil
-import psycopg
 import pytest
 from misbehaviour import Answer, misbehaving, redirect, stall
+from system import SALES_DAG, System, months, started, wait_for
 
 from local import processes
 from local.airflow import Api
-from local.postgres import free_port
-from local.sample_data import months_before
-from local.tree import copy_tree
-
-SALES_DAG = "sales_load_and_aggregation"
 
 
 @dataclass
-class System:
-    """A started embedded run in a copy of the tree."""
+class FaultySystem(System):
+    """A system whose bucket can be told to misbehave."""
 
-    folder: Path
     bucket_folder: Path
     answers: dict[str, list[Answer]]
-    environment: dict[str, str]
     passwords: dict[str, str]
-    output: str
-
-    @property
-    def run(self) -> Path:
-        return self.folder / ".embedded"
-
-    @property
-    def state(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.run / "state.json").read_text())
-        return found
-
-    def connect(self, database: str = "companydata") -> Any:
-        port = self.state["postgres_port"]
-        return psycopg.connect(f"postgresql://admin:admin@127.0.0.1:{port}/{database}", autocommit=True)
-
-    def api(self) -> Api:
-        return Api(f"http://127.0.0.1:{self.state['airflow_port']}", "airflow", "airflow")
-
-
-def months(count: int) -> list[date]:
-    """The first days of the last whole months, oldest first."""
-    return months_before(datetime.now(timezone.utc).date(), count)
 
 
 def write_files(folder: Path) -> None:
@@ -74,47 +40,25 @@ def write_files(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
     folder, bucket_folder = tmp_path_factory.mktemp("system") / "tree", tmp_path_factory.mktemp("bucket")
-    copy_tree(folder)
     write_files(bucket_folder)
     passwords = {
         name: f"secret-{secrets.token_hex(8)}"
         for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE")
     }
     with misbehaving(bucket_folder) as (bucket, answers, _):
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        settings = {
             **passwords,
             "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
             "REQUESTS_CA_BUNDLE": str(bucket.ca_file),
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
-            "OPERATIONAL_DB_PORT": str(free_port(25432)),
-            "AIRFLOW_PORT": str(free_port(28082)),
         }
-
-        def local(command: str) -> str:
-            done = subprocess.run(
-                [sys.executable, "-m", "local", command],
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            return done.stdout
-
-        try:
-            output = local("up")
-            yield System(folder, bucket_folder, answers, environment, passwords, output)
-        finally:
-            local("down")
-            assert processes.of_run(folder / ".embedded") == []
-            local("clean")
+        with started(folder, settings) as running:
+            yield FaultySystem(running.folder, running.output, bucket_folder, answers, passwords)
 
 
-def test_a_full_run_loads_both_months(system: System) -> None:
+def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     with system.connect() as connection:
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
         assert connection.execute("select count(*) from feature_store").fetchall() == [(1,)]
@@ -124,7 +68,7 @@ def test_a_full_run_loads_both_months(system: System) -> None:
 SIGNATURE = "signature-of-a-redirect"
 
 
-def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: System) -> None:
+def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: FaultySystem) -> None:
     # Failures speak more than successes: a redirect that is refused, and one whose host does not answer.
     path = f"sales/{months(1)[0]}/sales.csv"
     for target in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
@@ -169,7 +113,7 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Sy
     assert found_in(system.output) == []
 
 
-def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: System) -> None:
+def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: FaultySystem) -> None:
     month = months(1)[0]
     path = f"sales/{month}/sales.csv"
     rows = "".join(f"{n},2,{month},1\n" for n in range(50_000))
@@ -192,12 +136,12 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
 
 
-def newest_month(system: System) -> str:
+def newest_month(system: FaultySystem) -> str:
     runs = system.api().runs(SALES_DAG)
     return str(max(runs, key=lambda run: str(run["data_interval_start"]))["dag_run_id"])
 
 
-def clear_newest_month(system: System) -> str:
+def clear_newest_month(system: FaultySystem) -> str:
     """Clear the run of the newest month, as a person does in the UI; returns its id."""
     api, run = system.api(), newest_month(system)
     answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
@@ -205,7 +149,7 @@ def clear_newest_month(system: System) -> str:
     return run
 
 
-def task_instances(system: System) -> list[dict[str, Any]]:
+def task_instances(system: FaultySystem) -> list[dict[str, Any]]:
     """The tasks of the newest month's run."""
     api, run = system.api(), newest_month(system)
     answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
@@ -213,7 +157,7 @@ def task_instances(system: System) -> list[dict[str, Any]]:
     return found
 
 
-def task_states(system: System) -> dict[str, str | None]:
+def task_states(system: FaultySystem) -> dict[str, str | None]:
     return {task["task_id"]: task["state"] for task in task_instances(system)}
 
 
@@ -223,7 +167,7 @@ def sessions(connection: Any, application: str) -> list[tuple[int]]:
     return found
 
 
-def kill_the_task_that_copies(system: System, connection: Any) -> int:
+def kill_the_task_that_copies(system: FaultySystem, connection: Any) -> int:
     """SIGKILL the process of stage_sales, once it copies; returns its process id."""
     copying = "select 1 from pg_stat_progress_copy where bytes_processed > 0"
     wait_for(lambda: connection.execute(copying).fetchall(), 60)
@@ -234,10 +178,3 @@ def kill_the_task_that_copies(system: System, connection: Any) -> int:
 
 def state_of(api: Api, run: str) -> str:
     return str(next(found["state"] for found in api.runs(SALES_DAG) if found["dag_run_id"] == run))
-
-
-def wait_for(condition: Any, seconds: float) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.2)
