@@ -27,7 +27,7 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
-from system import System, started  # noqa: E402
+from system import FaultySystem, started_faulty  # noqa: E402
 
 from local.bucket import Bucket, serve  # noqa: E402
 from local.postgres import Cluster  # noqa: E402
@@ -157,9 +157,9 @@ def airflow() -> None:
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
     """The whole system, started once; whoever changes something in it changes it back."""
-    with started(tmp_path_factory.mktemp("system") / "tree", tmp_path_factory.mktemp("bucket")) as running:
+    with started_faulty(tmp_path_factory.mktemp("system") / "tree", tmp_path_factory.mktemp("bucket")) as running:
         yield running
 
 

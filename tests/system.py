@@ -1,11 +1,11 @@
-"""A whole system as `make up` starts it, in a copy of the tree, with a bucket whose files a test may change."""
+"""The whole system, as `make up` starts it, in a copy of the tree."""
 
 import json
 import os
 import secrets
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timezone
@@ -21,16 +21,15 @@ from local.postgres import free_port
 from local.sample_data import months_before
 from local.tree import ROOT, copy_tree
 
+SALES_DAG = "sales_load_and_aggregation"
+
 
 @dataclass
 class System:
-    """A started embedded run in a copy of the tree."""
+    """A started embedded run."""
 
     folder: Path
-    bucket_folder: Path
-    answers: dict[str, list[Answer]]
     environment: dict[str, str]
-    passwords: dict[str, str]
     output: str
 
     @property
@@ -42,17 +41,70 @@ class System:
         found: dict[str, Any] = json.loads((self.run / "state.json").read_text())
         return found
 
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.state['airflow_port']}"
+
     def connect(self, database: str = "companydata") -> Any:
         port = self.state["postgres_port"]
         return psycopg.connect(f"postgresql://admin:admin@127.0.0.1:{port}/{database}", autocommit=True)
 
     def api(self) -> Api:
-        return Api(f"http://127.0.0.1:{self.state['airflow_port']}", "airflow", "airflow")
+        return Api(self.url, "airflow", "airflow")
+
+
+def lend_packages(folder: Path) -> None:
+    """Give a copy of the tree a .venv made of links to the one here; make replaces it if it wants other packages."""
+    (folder / ".venv").mkdir()
+    for entry in (ROOT / ".venv").glob("*"):
+        (folder / ".venv" / entry.name).symlink_to(entry)
+
+
+@contextmanager
+def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
+    """Copy the tree into a folder and start it there on free ports; it is stopped and deleted at the end."""
+    copy_tree(folder)
+    lend_packages(folder)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        "OPERATIONAL_DB_PORT": str(free_port(25432)),
+        "AIRFLOW_PORT": str(free_port(28082)),
+        **settings,
+    }
+
+    def make(target: str) -> str:
+        done = subprocess.run(
+            ["/usr/bin/env", "make", target],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    try:
+        output = make("up")
+        yield System(folder, environment, output)
+    finally:
+        make("down")
+        assert processes.of_run(folder / ".embedded") == []
+        make("clean")
 
 
 def months(count: int) -> list[date]:
     """The first days of the last whole months, oldest first."""
     return months_before(datetime.now(timezone.utc).date(), count)
+
+
+@dataclass
+class FaultySystem(System):
+    """A system whose bucket can be told to misbehave."""
+
+    bucket_folder: Path
+    answers: dict[str, list[Answer]]
+    passwords: dict[str, str]
 
 
 def write_files(folder: Path) -> None:
@@ -67,55 +119,26 @@ def write_files(folder: Path) -> None:
     (folder / "labels.csv").write_text("idx,label\n1,0\n")
 
 
-def lend_packages(folder: Path) -> None:
-    """Give a copy of the tree a .venv made of links to the one here; make replaces it if it wants other packages."""
-    (folder / ".venv").mkdir()
-    for entry in (ROOT / ".venv").glob("*"):
-        (folder / ".venv" / entry.name).symlink_to(entry)
-
-
 @contextmanager
-def started(folder: Path, bucket_folder: Path) -> Iterator[System]:
-    """Run `make up` in a copy of the tree, on free ports, with passwords of its own; `make clean` at the end."""
-    copy_tree(folder)
-    lend_packages(folder)
+def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
+    """Start a system on two months of a small bucket, with passwords of its own."""
     write_files(bucket_folder)
     passwords = {
         name: f"secret-{secrets.token_hex(8)}"
         for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE")
     }
     with misbehaving(bucket_folder) as (bucket, answers, _):
-        environment = {
-            **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        settings = {
             **passwords,
             "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
             "REQUESTS_CA_BUNDLE": str(bucket.ca_file),
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
-            "OPERATIONAL_DB_PORT": str(free_port(25432)),
-            "AIRFLOW_PORT": str(free_port(28082)),
         }
-
-        def make(target: str) -> str:
-            done = subprocess.run(
-                ["/usr/bin/env", "make", target],
-                cwd=folder,
-                env=environment,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stdout + done.stderr
-            return done.stdout
-
-        try:
-            yield System(folder, bucket_folder, answers, environment, passwords, make("up"))
-        finally:
-            make("down")
-            assert processes.of_run(folder / ".embedded") == []
-            make("clean")
+        with started(folder, settings) as running:
+            yield FaultySystem(folder, running.environment, running.output, bucket_folder, answers, passwords)
 
 
-def wait_for(condition: Any, seconds: float) -> None:
+def wait_for(condition: Callable[[], object], seconds: float) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

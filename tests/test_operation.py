@@ -8,15 +8,13 @@ from typing import Any
 
 import psutil
 from misbehaviour import redirect, stall
-from system import System, months, wait_for
+from system import SALES_DAG, FaultySystem, months, wait_for
 
 from local import processes
 from local.airflow import Api
 
-SALES_DAG = "sales_load_and_aggregation"
 
-
-def test_a_full_run_loads_both_months(system: System) -> None:
+def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     with system.connect() as connection:
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
         assert connection.execute("select count(*) from feature_store").fetchall() == [(1,)]
@@ -26,7 +24,7 @@ def test_a_full_run_loads_both_months(system: System) -> None:
 SIGNATURE = "signature-of-a-redirect"
 
 
-def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: System) -> None:
+def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: FaultySystem) -> None:
     # Failures speak more than successes: a redirect that is refused, and one whose host does not answer.
     path = f"sales/{months(1)[0]}/sales.csv"
     for target in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
@@ -71,7 +69,7 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Sy
     assert found_in(system.output) == []
 
 
-def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: System) -> None:
+def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: FaultySystem) -> None:
     month = months(1)[0]
     path = f"sales/{month}/sales.csv"
     rows = "".join(f"{n},2,{month},1\n" for n in range(50_000))
@@ -94,12 +92,12 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
 
 
-def newest_month(system: System) -> str:
+def newest_month(system: FaultySystem) -> str:
     runs = system.api().runs(SALES_DAG)
     return str(max(runs, key=lambda run: str(run["data_interval_start"]))["dag_run_id"])
 
 
-def clear_newest_month(system: System) -> str:
+def clear_newest_month(system: FaultySystem) -> str:
     """Clear the run of the newest month, as a person does in the UI; returns its id."""
     api, run = system.api(), newest_month(system)
     answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
@@ -107,7 +105,7 @@ def clear_newest_month(system: System) -> str:
     return run
 
 
-def task_instances(system: System) -> list[dict[str, Any]]:
+def task_instances(system: FaultySystem) -> list[dict[str, Any]]:
     """The tasks of the newest month's run."""
     api, run = system.api(), newest_month(system)
     answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
@@ -115,7 +113,7 @@ def task_instances(system: System) -> list[dict[str, Any]]:
     return found
 
 
-def task_states(system: System) -> dict[str, str | None]:
+def task_states(system: FaultySystem) -> dict[str, str | None]:
     return {task["task_id"]: task["state"] for task in task_instances(system)}
 
 
@@ -125,7 +123,7 @@ def sessions(connection: Any, application: str) -> list[tuple[int]]:
     return found
 
 
-def kill_the_task_that_copies(system: System, connection: Any) -> int:
+def kill_the_task_that_copies(system: FaultySystem, connection: Any) -> int:
     """SIGKILL the process of stage_sales, once it copies; returns its process id."""
     copying = "select 1 from pg_stat_progress_copy where bytes_processed > 0"
     wait_for(lambda: connection.execute(copying).fetchall(), 60)

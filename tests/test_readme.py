@@ -13,7 +13,7 @@ import psycopg
 import pytest
 import yaml
 from conftest import ROOT
-from system import System
+from system import FaultySystem
 
 from company_data.settings import DEFAULT_SOURCE_BASE_URL
 
@@ -68,7 +68,7 @@ COMMANDS = [
 ]
 
 
-def on_the_system(command: str, system: System) -> None:
+def on_the_system(command: str, system: FaultySystem) -> None:
     """Run it in the folder of a started system.
 
     Only where the system is differs from what is written: the database's port and passwords, and the bucket, which
@@ -97,12 +97,12 @@ def on_the_system(command: str, system: System) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def by_ci(command: str, _: System) -> None:
+def by_ci(command: str, _: FaultySystem) -> None:
     """Left to .ci/run, which is where these tests run: they would start themselves, or take minutes."""
     assert command in (ROOT / ".ci/run").read_text().splitlines()
 
 
-def dry(command: str, _: System) -> None:
+def dry(command: str, _: FaultySystem) -> None:
     """Only that the target is there: it takes many minutes, or needs what no test has (a browser, the internet)."""
     done = subprocess.run(
         ["/usr/bin/env", "bash", "-c", command.replace("make ", "make --dry-run ", 1)],
@@ -114,7 +114,7 @@ def dry(command: str, _: System) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def by_compose(command: str, _: System) -> None:
+def by_compose(command: str, _: FaultySystem) -> None:
     """Only what needs no engine: the file is whole, every setting in it is in .env.example, and no other is.
 
     .ci/compose starts it for real where there is an engine.
@@ -144,7 +144,7 @@ def has_compose() -> bool:
 
 
 # The first that matches the command's beginning says how it is run.
-HOW: dict[str, Callable[[str, System], None]] = {
+HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     r"make (bench|test-ui|audit|lock)\b": dry,
     r"(\w+=\S+ )*make (up|status)$": on_the_system,
@@ -155,13 +155,13 @@ HOW: dict[str, Callable[[str, System], None]] = {
 
 
 @pytest.mark.parametrize(("document", "command"), COMMANDS)
-def test_a_command_of_the_documents_runs_as_it_is_written(document: str, command: str, system: System) -> None:
+def test_a_command_of_the_documents_runs_as_it_is_written(document: str, command: str, system: FaultySystem) -> None:
     how = next((how for beginning, how in HOW.items() if re.match(beginning, command)), None)
     assert how, f"{document} has the command `{command}`, and HOW does not say how it is tested."
     how(command, system)
 
 
-def test_every_query_of_the_documents_is_answered_to_ds_user(system: System) -> None:
+def test_every_query_of_the_documents_is_answered_to_ds_user(system: FaultySystem) -> None:
     user, password = "ds_user", system.passwords["DS_USER_PASSWORD"]
     address = f"postgresql://{user}:{password}@127.0.0.1:{system.state['postgres_port']}/companydata"
     with psycopg.connect(address) as connection:
