@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up down clean test examples bench lint audit lock venv
+.PHONY: help up status down clean test examples bench lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -7,6 +7,9 @@ help: ## show this list
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
+
+status: venv ## print per table and per month what is loaded; fails unless every month is
+	@$(PYTHON) -m local status
 
 down: ## stop what make up started; keeps the data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local down; else echo "nothing was started here"; fi
