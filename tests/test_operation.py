@@ -21,6 +21,19 @@ def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     assert "sales 2 of 2 months" in system.output
 
 
+def test_status_shows_the_months_of_the_run(system: System) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "local", "status"],
+        cwd=system.folder,
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "2 months: 2 loaded; 2,000 rows" in done.stdout
+
+
 SIGNATURE = "signature-of-a-redirect"
 
 
