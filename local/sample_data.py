@@ -55,7 +55,8 @@ def _profiles() -> Iterable[tuple[int, int, str, str]]:
     for client in range(1, CLIENTS + 1):
         if client % 500 == 0:  # a client without a profile
             continue
-        yield client, numbers.randint(0, 100), numbers.choice("ABCDE"), numbers.choice(["", "x", "yz", "ç1", "a,b"])
+        attr_a, attr_b = numbers.randint(0, 100), numbers.choice("ABCDE")
+        yield client, attr_a, attr_b, numbers.choice(["", "x", "yz", "ç1", "a,b"])
 
 
 def _activity() -> Iterable[Sequence[object]]:
@@ -75,7 +76,7 @@ def _activity() -> Iterable[Sequence[object]]:
 
 def _labels() -> Iterable[Sequence[object]]:
     numbers = _random("labels")
-    profiles = {client: (attr_a, attr_b) for client, attr_a, attr_b, _ in _profiles()}
+    profiles = {client: (attr_a, attr_b) for client, attr_a, attr_b, *_ in _profiles()}
     for client in range(1, CLIENTS + 1):
         if client % 300 == 0:  # a client without a label
             continue

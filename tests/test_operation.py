@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     assert "sales 2 of 2 months" in system.output
 
 
-def test_status_shows_the_months_of_the_run(system: System) -> None:
+def test_status_shows_the_months_of_the_run(system: FaultySystem) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "local", "status"],
         cwd=system.folder,

@@ -146,7 +146,8 @@ def has_compose() -> bool:
 # The first that matches the command's beginning says how it is run.
 HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
-    r"make (bench|test-ui|audit|lock)\b": dry,
+    # The examples themselves are run by tests/test_examples.py.
+    r"make (bench|examples|test-ui|audit|lock)\b": dry,
     r"(\w+=\S+ )*make (up|status)$": on_the_system,
     r"psql ": on_the_system,
     r"\.venv/bin/": on_the_system,
