@@ -124,6 +124,7 @@ def by_compose(command: str, _: FaultySystem) -> None:
     """
     assert command in (ROOT / ".ci/compose").read_text()
     text = (ROOT / "docker-compose.yml").read_text()
+    assert repeated_keys(yaml.compose(text)) == []
     services = yaml.safe_load(text)["services"]
     assert all("build" in service or "image" in service for service in services.values())
     examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
@@ -137,6 +138,16 @@ def by_compose(command: str, _: FaultySystem) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stderr
+
+
+def repeated_keys(node: yaml.Node) -> list[str]:
+    """Keys that a mapping has twice: Compose refuses them, and Python's reader takes the last one without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        return [key for item in node.value for key in repeated_keys(item)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    keys = [key.value for key, _ in node.value]
+    return [key for key in keys if keys.count(key) > 1] + [key for _, item in node.value for key in repeated_keys(item)]
 
 
 def has_compose() -> bool:
