@@ -140,7 +140,7 @@ def by_compose(command: str, _: FaultySystem) -> None:
         assert done.returncode == 0, done.stderr
 
 
-def repeated_keys(node: yaml.Node) -> list[str]:
+def repeated_keys(node: yaml.Node | None) -> list[str]:
     """Keys that a mapping has twice: Compose refuses them, and Python's reader takes the last one without a word."""
     if isinstance(node, yaml.SequenceNode):
         return [key for item in node.value for key in repeated_keys(item)]
