@@ -63,7 +63,7 @@ class DataMonths(AirflowPlugin):
     """Makes the schedule and the names of backfills known to Airflow."""
 
     name = "data_months"
-    timetables = [WholeMonths]  # noqa: RUF012 - Airflow's own declaration
+    timetables = [WholeMonths]  # noqa: RUF012 - declared so by Airflow
 
     @classmethod
     def on_load(cls, *_args: Any, **_options: Any) -> None:
