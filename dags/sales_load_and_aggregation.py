@@ -20,8 +20,9 @@ Whatever failed, each table holds either the old month or the new one, whole.
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk import DAG
 
+from company_data.schedule import WholeMonths
 from company_data.settings import SALE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
 from company_data.staging import stage_csv
 
@@ -29,7 +30,7 @@ with DAG(
     dag_id="sales_load_and_aggregation",
     description="The previous month's sales file into sales, and its sum by store into monthly_sales",
     doc_md=__doc__,
-    schedule=CronDataIntervalTimetable("@monthly", timezone="UTC"),
+    schedule=WholeMonths(),
     start_date=first_sales_month(),
     end_date=last_sales_month(),
     catchup=True,

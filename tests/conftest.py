@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ |= {
     "AIRFLOW_HOME": AIRFLOW_HOME.name,
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+    "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "SALES_FIRST_MONTH": "2023-11",
 }
