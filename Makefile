@@ -1,9 +1,9 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up down clean test bench lint audit lock venv
+.PHONY: help up down clean test test-ui bench lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
@@ -16,6 +16,11 @@ clean: ## stop it and delete its data
 
 test: venv ## run the tests on an embedded PostgreSQL
 	@$(PYTHON) -m pytest
+
+# PICTURES=1 renews the pictures in docs/pictures on the way.
+test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r tests/ui/requirements.txt -c constraints.txt
+	@PICTURES=$(PICTURES) $(PYTHON) -m pytest --exitfirst tests/ui
 
 # For example BENCH="--rows 10000000": make bench BENCH=--help shows what there is.
 bench: venv ## measure the loads against psql's \copy and other tools, on an embedded PostgreSQL
