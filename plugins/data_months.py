@@ -79,7 +79,7 @@ class DataMonths(AirflowPlugin):
     """Makes the schedule, the names of backfills and the refusal of runs by hand known to Airflow."""
 
     name = "data_months"
-    timetables = [WholeMonths]  # noqa: RUF012 - Airflow's own declaration
+    timetables = [WholeMonths]  # noqa: RUF012 - declared so by Airflow
 
     @classmethod
     def on_load(cls, *_args: Any, **_options: Any) -> None:
