@@ -73,7 +73,8 @@ with DAG(
     catchup=True,
     deadline=overdue_alert(),
     max_active_runs=4,
-    allowed_run_types=["scheduled", "backfill"],  # type: ignore[list-item]  # names are converted
+    # Runs by hand are refused in plugins/data_months.py: without "manual" the UI hides its form for backfills.
+    allowed_run_types=["scheduled", "backfill", "manual"],  # type: ignore[list-item]  # names are converted
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
     default_args=TASK_DEFAULTS | {"on_failure_callback": tell_failure},

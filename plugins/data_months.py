@@ -11,9 +11,11 @@ from airflow.models.dagrun import DagRun
 from airflow.plugins_manager import AirflowPlugin
 from airflow.timetables.base import DataInterval
 from airflow.timetables.interval import CronDataIntervalTimetable
-from airflow.utils.types import DagRunType
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
 from pendulum import DateTime
 from sqlalchemy import event
+
+SALES_DAG = "sales_load_and_aggregation"
 
 
 class WholeMonths(CronDataIntervalTimetable):
@@ -59,13 +61,28 @@ def name_backfill(_run: DagRun, _arguments: Any, values: dict[str, Any]) -> None
         values["run_id"] = DagRunType.BACKFILL_JOB.generate_run_id(suffix=month)
 
 
+def refuse_by_hand(_run: DagRun, _arguments: Any, values: dict[str, Any]) -> None:
+    """Refuse a run of the sales by hand: allowed_run_types could, but then the UI hides its form for backfills too.
+
+    Raises:
+        ValueError: the run is one; the UI, the API and the command line show the message.
+    """
+    by_hand = values.get("run_type") == DagRunType.MANUAL and values.get("triggered_by") != DagRunTriggeredByType.TEST
+    if by_hand and values.get("dag_id") == SALES_DAG:
+        raise ValueError(
+            "A single run by hand covers no month of sales, so none was started. To load months anew, choose Backfill "
+            "in place of Single Run, with their first days, or clear their runs."
+        )
+
+
 class DataMonths(AirflowPlugin):
-    """Makes the schedule and the names of backfills known to Airflow."""
+    """Makes the schedule, the names of backfills and the refusal of runs by hand known to Airflow."""
 
     name = "data_months"
     timetables = [WholeMonths]  # noqa: RUF012 - declared so by Airflow
 
     @classmethod
     def on_load(cls, *_args: Any, **_options: Any) -> None:
-        """Hook the names in, once for each process."""
+        """Hook names and refusal in, once for each process."""
         event.listen(DagRun, "init", name_backfill)
+        event.listen(DagRun, "init", refuse_by_hand)

@@ -136,6 +136,33 @@ def test_a_backfill_is_named_by_its_months_and_leaves_runs_their_names(sales_dag
     }
 
 
+def test_the_form_for_backfills_is_open(sales_dag: Any) -> None:
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+
+    with create_session() as session:
+        model = session.get(DagModel, SALES_DAG)
+        assert model is not None
+        assert model.allowed_run_types is not None
+        # The UI greys the button out, behind which the form is, where runs by hand are not allowed.
+        assert {"manual", "backfill"} <= set(model.allowed_run_types)
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{}, {"logical_date": pendulum.datetime(2024, 2, 5)}, {"run_id": "by_hand"}],
+    ids=["bare", "dated", "named"],
+)
+def test_a_run_by_hand_is_refused_and_told_what_to_do_instead(sales_dag: Any, asked: dict[str, Any]) -> None:
+    from airflow.api.common.trigger_dag import trigger_dag
+    from airflow.utils.types import DagRunTriggeredByType
+
+    with pytest.raises(ValueError, match=r"covers no month of sales.*choose Backfill"):
+        trigger_dag(SALES_DAG, triggered_by=DagRunTriggeredByType.UI, **asked)
+    assert runs() == {}
+    assert trigger_dag("customer_data_load", triggered_by=DagRunTriggeredByType.UI, **asked)
+
+
 def test_without_the_plugin_the_dag_says_what_is_missing() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import company_data.schedule"],
