@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -18,6 +19,7 @@ import psutil
 import psycopg
 import pytest
 from misbehaviour import Answer, misbehaving, redirect, stall
+from steps import PUBLISH_SALES, SQL
 
 from local import processes
 from local.airflow import Api
@@ -119,6 +121,32 @@ def test_a_full_run_loads_both_months(system: System) -> None:
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
         assert connection.execute("select count(*) from feature_store").fetchall() == [(1,)]
     assert "sales 2 of 2 months" in system.output
+
+
+# The files of the tasks that are named otherwise than their file.
+FILES_OF_TASK = {
+    "publish_sales": PUBLISH_SALES,
+    "aggregate_month": ("sales/replace_month_of_monthly_sales.sql",),
+}
+
+
+def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_beside_it(system: System) -> None:
+    with system.connect("airflow") as connection:
+        rendered = connection.execute("""
+            select task_id, rendered_fields ->> 'sql', rendered_fields -> 'parameters'
+            from rendered_task_instance_fields
+            where rendered_fields ->> 'sql' is not null
+        """).fetchall()
+    shown = set()
+    for task, sql, parameters in rendered:
+        files = FILES_OF_TASK.get(task) or tuple(str(file.relative_to(SQL)) for file in SQL.rglob(f"{task}.sql"))
+        text = "\n".join((SQL / file).read_text().rstrip("\n") for file in files)
+        assert sql == text
+        assert set(re.findall(r"%\((\w+)\)s", text)) <= set(parameters or {})
+        shown |= set(files)
+    assert shown == {str(file.relative_to(SQL)) for file in SQL.rglob("*.sql")}
+    months_shown = {parameters["sale_month"] for _, _, parameters in rendered if "sale_month" in (parameters or {})}
+    assert months_shown == {str(month) for month in months(2)}
 
 
 SIGNATURE = "signature-of-a-redirect"
