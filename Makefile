@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status down clean test test-ui examples bench lint audit lock venv
+.PHONY: help up status down clean test test-ui examples bench docs lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -41,6 +41,9 @@ bench: venv ## measure the loads against psql's \copy and other tools, on an emb
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
+
+docs: venv ## write docs/ anew from what the migrations make
+	@$(PYTHON) -m local.schema
 
 lint: venv ## check format, types and SQL; changes nothing
 	$(PYTHON) -m ruff check

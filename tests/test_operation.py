@@ -1,6 +1,7 @@
 """The whole system as `make up` starts it, with a real scheduler: secrets stay secret, a killed task is tried again."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 from misbehaviour import redirect, stall
+from steps import PUBLISH_SALES, SQL
 from system import SALES_DAG, FaultySystem, months, wait_for
 
 from local import processes
@@ -34,6 +36,32 @@ def test_status_shows_the_months_of_the_run(system: FaultySystem) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 months: 2 loaded; 2,000 rows" in done.stdout
+
+
+# The files of the tasks that are named otherwise than their file.
+FILES_OF_TASK = {
+    "publish_sales": PUBLISH_SALES,
+    "aggregate_month": ("sales/replace_month_of_monthly_sales.sql",),
+}
+
+
+def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_beside_it(system: FaultySystem) -> None:
+    with system.connect("airflow") as connection:
+        rendered = connection.execute("""
+            select task_id, rendered_fields ->> 'sql', rendered_fields -> 'parameters'
+            from rendered_task_instance_fields
+            where rendered_fields ->> 'sql' is not null
+        """).fetchall()
+    shown = set()
+    for task, sql, parameters in rendered:
+        files = FILES_OF_TASK.get(task) or tuple(str(file.relative_to(SQL)) for file in SQL.rglob(f"{task}.sql"))
+        text = "\n".join((SQL / file).read_text().rstrip("\n") for file in files)
+        assert sql == text
+        assert set(re.findall(r"%\((\w+)\)s", text)) <= set(parameters or {})
+        shown |= set(files)
+    assert shown == {str(file.relative_to(SQL)) for file in SQL.rglob("*.sql")}
+    months_shown = {parameters["sale_month"] for _, _, parameters in rendered if "sale_month" in (parameters or {})}
+    assert months_shown == {str(month) for month in months(2)}
 
 
 SIGNATURE = "signature-of-a-redirect"
