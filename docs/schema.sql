@@ -463,6 +463,107 @@ CREATE FUNCTION pipeline.seal_staged_month(load bigint) RETURNS void
 
 COMMENT ON FUNCTION pipeline.seal_staged_month(load bigint) IS 'Takes the staged month of a load that was found good out of staging.sales: it waits to be published.';
 
+CREATE TABLE public.customer_activity (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    scd_a double precision,
+    scd_b integer
+);
+
+COMMENT ON TABLE public.customer_activity IS 'Activity of each client with the days on which it was valid, exactly as in customer_activity.csv.';
+
+COMMENT ON COLUMN public.customer_activity.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN public.customer_activity.valid_from IS 'First day on which the row is valid.';
+
+COMMENT ON COLUMN public.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the row that is current.';
+
+COMMENT ON COLUMN public.customer_activity.scd_a IS 'Slowly changing attribute a.';
+
+COMMENT ON COLUMN public.customer_activity.scd_b IS 'Slowly changing attribute b, a whole number.';
+
+CREATE TABLE public.customer_profiles (
+    idx integer NOT NULL,
+    attr_a integer,
+    attr_b text,
+    attr_c text
+);
+
+COMMENT ON TABLE public.customer_profiles IS 'Profile of each client, exactly as in customer_profiles.csv.';
+
+COMMENT ON COLUMN public.customer_profiles.idx IS 'Client.';
+
+COMMENT ON COLUMN public.customer_profiles.attr_a IS 'Profile attribute a, a whole number.';
+
+COMMENT ON COLUMN public.customer_profiles.attr_b IS 'Profile attribute b, one letter.';
+
+COMMENT ON COLUMN public.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
+
+CREATE TABLE public.labels (
+    idx integer NOT NULL,
+    label integer NOT NULL,
+    CONSTRAINT labels_label_check CHECK ((label = ANY (ARRAY[0, 1])))
+);
+
+COMMENT ON TABLE public.labels IS 'What the model learns to predict, exactly as in labels.csv.';
+
+COMMENT ON COLUMN public.labels.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN public.labels.label IS 'The label, 0 or 1.';
+
+CREATE FUNCTION public.feature_store_as_of(day date) RETURNS TABLE(idx integer, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ WITH profiles AS (
+          SELECT DISTINCT customer_profiles.idx,
+             customer_profiles.attr_a,
+             customer_profiles.attr_b
+            FROM public.customer_profiles
+         ), labelled AS (
+          SELECT DISTINCT labels.idx,
+             labels.label
+            FROM public.labels
+         ), current_activity AS (
+          SELECT DISTINCT ON (activity.idx) activity.idx,
+             activity.scd_a,
+             activity.scd_b
+            FROM public.customer_activity activity
+           WHERE ((activity.valid_from <= feature_store_as_of.day) AND ((activity.valid_to IS NULL) OR (activity.valid_to > feature_store_as_of.day)))
+           ORDER BY activity.idx, activity.valid_from DESC, activity.scd_a DESC NULLS LAST, activity.scd_b DESC NULLS LAST
+         ), last_activity AS (
+          SELECT DISTINCT ON (activity.idx) activity.idx,
+             activity.scd_a,
+             activity.scd_b
+            FROM public.customer_activity activity
+           WHERE ((activity.valid_from <= feature_store_as_of.day) AND (activity.valid_to <= feature_store_as_of.day) AND (NOT (EXISTS ( SELECT
+                    FROM public.customer_activity other
+                   WHERE ((other.idx = activity.idx) AND (other.valid_from <= feature_store_as_of.day) AND ((other.valid_to IS NULL) OR (other.valid_to > feature_store_as_of.day)))))))
+           ORDER BY activity.idx, activity.valid_to DESC, activity.valid_from DESC, activity.scd_a DESC NULLS LAST, activity.scd_b DESC NULLS LAST
+         ), latest_activity AS (
+          SELECT current_activity.idx,
+             current_activity.scd_a,
+             current_activity.scd_b
+            FROM current_activity
+         UNION ALL
+          SELECT last_activity.idx,
+             last_activity.scd_a,
+             last_activity.scd_b
+            FROM last_activity
+         )
+  SELECT profiles.idx,
+     profiles.attr_a,
+     profiles.attr_b,
+     latest_activity.scd_a,
+     latest_activity.scd_b,
+     labelled.label
+    FROM ((profiles
+      JOIN latest_activity ON ((profiles.idx = latest_activity.idx)))
+      JOIN labelled ON ((profiles.idx = labelled.idx)));
+END;
+
+COMMENT ON FUNCTION public.feature_store_as_of(day date) IS 'The feature store as it would have been built on that day: each client with the activity that was its latest then. Clients whose first activity began later are left out. Profiles and labels have no days: they are today''s. For today it equals feature_store.';
+
 CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     row_count bigint NOT NULL,
@@ -514,43 +615,6 @@ COMMENT ON COLUMN pipeline.sales_by_store.first_sale IS 'Least idx of the sales,
 COMMENT ON COLUMN pipeline.sales_by_store.last_date IS 'Latest day of the sales.';
 
 COMMENT ON COLUMN pipeline.sales_by_store.total IS 'Exact sum of the sales.';
-
-CREATE TABLE public.customer_activity (
-    idx integer NOT NULL,
-    valid_from date NOT NULL,
-    valid_to date,
-    scd_a double precision,
-    scd_b integer
-);
-
-COMMENT ON TABLE public.customer_activity IS 'Activity of each client with the days on which it was valid, exactly as in customer_activity.csv.';
-
-COMMENT ON COLUMN public.customer_activity.idx IS 'Client: customer_profiles.idx.';
-
-COMMENT ON COLUMN public.customer_activity.valid_from IS 'First day on which the row is valid.';
-
-COMMENT ON COLUMN public.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the row that is current.';
-
-COMMENT ON COLUMN public.customer_activity.scd_a IS 'Slowly changing attribute a.';
-
-COMMENT ON COLUMN public.customer_activity.scd_b IS 'Slowly changing attribute b, a whole number.';
-
-CREATE TABLE public.customer_profiles (
-    idx integer NOT NULL,
-    attr_a integer,
-    attr_b text,
-    attr_c text
-);
-
-COMMENT ON TABLE public.customer_profiles IS 'Profile of each client, exactly as in customer_profiles.csv.';
-
-COMMENT ON COLUMN public.customer_profiles.idx IS 'Client.';
-
-COMMENT ON COLUMN public.customer_profiles.attr_a IS 'Profile attribute a, a whole number.';
-
-COMMENT ON COLUMN public.customer_profiles.attr_b IS 'Profile attribute b, one letter.';
-
-COMMENT ON COLUMN public.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
 
 CREATE TABLE public.monthly_sales (
     store_idx integer NOT NULL,
@@ -697,18 +761,6 @@ COMMENT ON COLUMN public.feature_store.scd_a IS 'customer_activity.scd_a of the 
 COMMENT ON COLUMN public.feature_store.scd_b IS 'customer_activity.scd_b of the latest activity';
 
 COMMENT ON COLUMN public.feature_store.label IS 'labels.label';
-
-CREATE TABLE public.labels (
-    idx integer NOT NULL,
-    label integer NOT NULL,
-    CONSTRAINT labels_label_check CHECK ((label = ANY (ARRAY[0, 1])))
-);
-
-COMMENT ON TABLE public.labels IS 'What the model learns to predict, exactly as in labels.csv.';
-
-COMMENT ON COLUMN public.labels.idx IS 'Client: customer_profiles.idx.';
-
-COMMENT ON COLUMN public.labels.label IS 'The label, 0 or 1.';
 
 CREATE TABLE public.sales (
     idx integer NOT NULL,
@@ -913,10 +965,6 @@ GRANT ALL ON FUNCTION pipeline.prepare_month(sale_month date) TO pipeline;
 REVOKE ALL ON FUNCTION pipeline.seal_staged_month(load bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.seal_staged_month(load bigint) TO pipeline;
 
-GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
-
-GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
-
 GRANT SELECT ON TABLE public.customer_activity TO ds_user_role;
 GRANT ALL ON TABLE public.customer_activity TO mle_user_role;
 GRANT SELECT,INSERT,DELETE ON TABLE public.customer_activity TO pipeline;
@@ -924,6 +972,17 @@ GRANT SELECT,INSERT,DELETE ON TABLE public.customer_activity TO pipeline;
 GRANT SELECT ON TABLE public.customer_profiles TO ds_user_role;
 GRANT ALL ON TABLE public.customer_profiles TO mle_user_role;
 GRANT SELECT,INSERT,DELETE ON TABLE public.customer_profiles TO pipeline;
+
+GRANT SELECT ON TABLE public.labels TO ds_user_role;
+GRANT ALL ON TABLE public.labels TO mle_user_role;
+GRANT SELECT,INSERT,DELETE ON TABLE public.labels TO pipeline;
+
+GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
+GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
+
+GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
+
+GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
 
 GRANT SELECT ON TABLE public.monthly_sales TO ds_user_role;
 GRANT ALL ON TABLE public.monthly_sales TO mle_user_role;
@@ -939,10 +998,6 @@ GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
 GRANT SELECT ON TABLE public.feature_store TO ds_user_role;
 GRANT ALL ON TABLE public.feature_store TO mle_user_role;
 GRANT SELECT,INSERT,DELETE ON TABLE public.feature_store TO pipeline;
-
-GRANT SELECT ON TABLE public.labels TO ds_user_role;
-GRANT ALL ON TABLE public.labels TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.labels TO pipeline;
 
 GRANT SELECT ON TABLE public.sales TO ds_user_role;
 GRANT ALL ON TABLE public.sales TO mle_user_role;

@@ -274,8 +274,6 @@ def airflow_environment(state: State) -> dict[str, str]:
         "AIRFLOW__CORE__MAX_TEMPLATED_FIELD_LENGTH": "65536",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
-        # The UI cuts what it shows of a task's SQL off after 4096 letters otherwise.
-        "AIRFLOW__CORE__MAX_TEMPLATED_FIELD_LENGTH": "100000",
         "AIRFLOW__CORE__FERNET_KEY": state.fernet_key,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{UI_LOGIN}:admin",
