@@ -17,7 +17,9 @@ from typing import Any
 import psutil
 import psycopg
 import pytest
+from conftest import ROOT
 from misbehaviour import Answer, misbehaving, redirect, stall
+from receivers import MailServer, mail_server, webhook
 
 from local import processes
 from local.airflow import Api
@@ -37,6 +39,8 @@ class System:
     answers: dict[str, list[Answer]]
     environment: dict[str, str]
     passwords: dict[str, str]
+    posted: list[dict[str, Any]]
+    mail: MailServer
     output: str
 
     @property
@@ -80,14 +84,24 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     write_files(bucket_folder)
     passwords = {
         name: f"secret-{secrets.token_hex(8)}"
-        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE")
+        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE", "WEBHOOK")
     }
-    with misbehaving(bucket_folder) as (bucket, answers, _):
+    authorities = tmp_path_factory.mktemp("authorities") / "both.pem"
+    with (
+        misbehaving(bucket_folder) as (bucket, answers, _),
+        webhook(bucket_folder) as (receiver, posted),
+        mail_server() as mail,
+    ):
+        authorities.write_bytes(bucket.ca_file.read_bytes() + receiver.ca_file.read_bytes())
         environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
             **passwords,
             "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
-            "REQUESTS_CA_BUNDLE": str(bucket.ca_file),
+            "REQUESTS_CA_BUNDLE": str(authorities),
+            "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{passwords['WEBHOOK']}",
+            "NOTIFY_EMAIL": "operator@here",
+            "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
+            "SALES_DEADLINE_HOURS": "0.005",
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
             "OPERATIONAL_DB_PORT": str(free_port(25432)),
             "AIRFLOW_PORT": str(free_port(28082)),
@@ -107,7 +121,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
 
         try:
             output = local("up")
-            yield System(folder, bucket_folder, answers, environment, passwords, output)
+            yield System(folder, bucket_folder, answers, environment, passwords, posted, mail, output)
         finally:
             local("down")
             assert processes.of_run(folder / ".embedded") == []
@@ -119,6 +133,26 @@ def test_a_full_run_loads_both_months(system: System) -> None:
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
         assert connection.execute("select count(*) from feature_store").fetchall() == [(1,)]
     assert "sales 2 of 2 months" in system.output
+
+
+def test_the_ui_shows_the_month_in_the_runs_name_and_the_sql_of_its_tasks(system: System) -> None:
+    runs = {run["dag_run_id"] for run in system.api().runs(SALES_DAG)}
+    assert runs == {f"scheduled__{month:%Y-%m}" for month in months(2)}
+
+    [newest] = months(1)
+    path = f"dags/{SALES_DAG}/runs/scheduled__{newest:%Y-%m}/tasks"
+    files = {
+        "check_sales": ["check_sales"],
+        "publish_sales": ["publish_stores", "replace_month_of_sales"],
+        "aggregate_month": ["replace_month_of_monthly_sales"],
+    }
+    for task, names in files.items():
+        links = get(system, f"{task_path(system, task)}/links")
+        assert links["extra_links"] == {"SQL": f"/{path}/{task}/rendered_templates"}
+        rendered = get(system, task_path(system, task))["rendered_fields"]
+        text = "\n".join((ROOT / f"sql/sales/{name}.sql").read_text().rstrip("\n") for name in names)
+        assert rendered["sql"] == text
+        assert rendered["parameters"]["sale_month"] == str(newest)
 
 
 SIGNATURE = "signature-of-a-redirect"
@@ -169,6 +203,41 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Sy
     assert found_in(system.output) == []
 
 
+def test_a_month_that_fails_in_a_backfill_is_told_and_told_again_when_its_deadline_has_passed(system: System) -> None:
+    [newest] = months(1)
+    file = system.bucket_folder / f"sales/{newest}/sales.csv"
+    good = file.read_text()
+    file.write_text("idx,value,date,store_idx\n1,1,2000-01-01,1\n")
+    # A new run, because one that was in time before has no deadline anymore.
+    api, run = system.api(), f"backfill__{newest:%Y-%m}"
+    gone = api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{newest_month(system)}")
+    assert gone.ok, gone.text
+    form = {"dag_id": SALES_DAG, "from_date": f"{newest}T00:00:00Z", "to_date": f"{newest}T00:00:00Z"}
+    made = api.session.post(f"{api.url}/api/v2/backfills", json=form)
+    assert made.ok, made.text
+    assert newest_month(system) == run
+
+    def told(event: str) -> list[dict[str, Any]]:
+        return [post for post in system.posted if (post["event"], post["run"]) == (event, run)]
+
+    wait_for(lambda: told("failed"), 120)
+    [post] = told("failed")
+    assert (post["month"], post["task"]) == (f"{newest:%Y-%m}", "stage_sales")
+    assert "is not dated in" in post["reason"]
+    assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{run}/tasks/stage_sales")
+    wait_for(lambda: told("overdue"), 120)
+    [post] = told("overdue")
+    assert post["link"] == f"{api.url}/dags/{SALES_DAG}/runs/{run}"
+    wait_for(lambda: len(system.mail.mails) == len(system.posted), 30)
+    subjects = {str(mail["Subject"]) for mail in system.mail.mails}
+    assert {f"[company data] {post['text'].splitlines()[0]}" for post in system.posted} == subjects
+
+    file.write_text(good)
+    clear_newest_month(system)
+    wait_for(lambda: state_of(api, run) == "success", 120)
+    assert len(told("failed")) == 1
+
+
 def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: System) -> None:
     month = months(1)[0]
     path = f"sales/{month}/sales.csv"
@@ -211,6 +280,19 @@ def task_instances(system: System) -> list[dict[str, Any]]:
     answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
     found: list[dict[str, Any]] = answer["task_instances"]
     return found
+
+
+def get(system: System, path: str) -> dict[str, Any]:
+    api = system.api()
+    answer = api.session.get(f"{api.url}/api/v2/{path}")
+    assert answer.ok, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def task_path(system: System, task: str) -> str:
+    """Where the API has a task of the newest month's run."""
+    return f"dags/{SALES_DAG}/dagRuns/{newest_month(system)}/taskInstances/{task}"
 
 
 def task_states(system: System) -> dict[str, str | None]:
