@@ -167,10 +167,11 @@ def start_postgres(state: State) -> None:
         state.postgres_home = str(Cluster.new_home(RUN / "postgres"))
         state.save()
     if not state.cluster.is_running():
-        state.postgres_port = choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL")
-        state.save()
         say("starting PostgreSQL")
         state.cluster.create()
+        # Last, so that nobody else can take the port while the cluster is made.
+        state.postgres_port = choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL")
+        state.save()
         state.cluster.start()
     with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
         if not connection.execute("select 1 from pg_roles where rolname = 'airflow'").fetchone():
