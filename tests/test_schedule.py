@@ -157,7 +157,7 @@ def test_a_run_by_hand_is_refused_and_told_what_to_do_instead(sales_dag: Any, as
     from airflow.api.common.trigger_dag import trigger_dag
     from airflow.utils.types import DagRunTriggeredByType
 
-    with pytest.raises(ValueError, match=r"covers no month of sales.*choose Backfill"):
+    with pytest.raises(ValueError, match=r"by whole months.*choose Backfill"):
         trigger_dag(SALES_DAG, triggered_by=DagRunTriggeredByType.UI, **asked)
     assert runs() == {}
     assert trigger_dag("customer_data_load", triggered_by=DagRunTriggeredByType.UI, **asked)
