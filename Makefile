@@ -1,12 +1,15 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up down clean test test-ui bench lint audit lock venv
+.PHONY: help up status down clean test test-ui examples bench docs lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-7s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
+
+status: venv ## print per table and per month what is loaded; fails unless every month is
+	@$(PYTHON) -m local status
 
 down: ## stop what make up started; keeps the data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local down; else echo "nothing was started here"; fi
@@ -22,16 +25,30 @@ test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
 	@.venv/bin/pip install --quiet --disable-pip-version-check -r tests/ui/requirements.txt -c constraints.txt
 	@PICTURES=$(PICTURES) $(PYTHON) -m pytest --exitfirst tests/ui
 
+examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
+	@.venv-examples/bin/python examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
+	@.venv-examples/bin/python examples/plot_monthly_sales.py --url $(DS_URL) --picture docs/pictures/monthly_sales.png
+
+DS_URL = "postgresql+psycopg2://ds_user:$${DS_USER_PASSWORD:-ds_user}@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
+
+.venv-examples/installed: examples/requirements.txt | venv
+	@$(PYTHON) -m venv --clear .venv-examples
+	@.venv-examples/bin/pip install --quiet --disable-pip-version-check -r examples/requirements.txt
+	@touch $@
+
 # For example BENCH="--rows 10000000": make bench BENCH=--help shows what there is.
 bench: venv ## measure the loads against psql's \copy and other tools, on an embedded PostgreSQL
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
 
+docs: venv ## write docs/ anew from what the migrations make
+	@$(PYTHON) -m local.schema
+
 lint: venv ## check format, types and SQL; changes nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m mypy bench dags local plugins tests
+	$(PYTHON) -m mypy bench dags examples local plugins tests
 	$(PYTHON) -m sqlfluff lint --disable-progress-bar sql
 
 audit: venv ## look the locked packages up in the public list of vulnerabilities

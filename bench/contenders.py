@@ -28,7 +28,6 @@ DELETE_INSERT = f"""
     create unlogged table {SCHEMA}.staging ({COLUMNS});
     create table {SCHEMA}.monthly_sales ({MONTHLY}, primary key (sale_month, store_idx))
 """
-WITHOUT_MONTH = "drop table if exists partitions.sales_" + MONTH[:7].replace("-", "_")
 
 # The peers read the amounts as floating point; to the cent they are exact.
 ALL_SALES = f"select count(*), 100 * sum(value::numeric(12, 2)) from {SCHEMA}.sales"  # noqa: S608 - constants
@@ -37,6 +36,11 @@ OUR_SALES = (
     "select count(*), 100 * sum(value) from public.sales where date >= %(month)s::date and date < %(next)s::date"
 )
 OUR_MONTHLY = "select 100 * sum(value) from public.monthly_sales where sale_month = %(month)s"
+
+
+def without_month(month: str) -> str:
+    """SQL that takes a month (YYYY-MM-01) out of our sales, as if it had never been loaded."""
+    return f"drop table if exists partitions.sales_{month[:7].replace('-', '_')}"
 
 
 @dataclass(frozen=True)
@@ -76,9 +80,9 @@ def our_environment(bucket: Mapping[str, str]) -> dict[str, str]:
     return {**bucket, "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "dags"), str(ROOT / "tests")])}
 
 
-def our_command(server: Server) -> list[str]:
+def our_command(server: Server, database: str = OURS) -> list[str]:
     """Command for the process of our steps."""
-    return module("clients.ours", str(server.cluster.home), str(server.cluster.port), OURS)
+    return module("clients.ours", str(server.cluster.home), str(server.cluster.port), database)
 
 
 def ours_first(server: Server, bucket: Mapping[str, str]) -> Contender:
@@ -89,7 +93,7 @@ def ours_first(server: Server, bucket: Mapping[str, str]) -> Contender:
         command=our_command(server),
         line=MONTH,
         database=OURS,
-        prepare=WITHOUT_MONTH,
+        prepare=without_month(MONTH),
         rows=OUR_SALES,
         sums=OUR_MONTHLY,
         environment=our_environment(bucket),
@@ -128,7 +132,8 @@ def all_groups(
         quiet = {"RUNTIME__DLTHUB_TELEMETRY": "false"}
         for name, label, arguments in (
             ("polars_adbc", "polars + ADBC, no index", [url, file, table]),
-            ("dlt_replace", "dlt, no index", [url, file, SCHEMA, "sales"]),
+            ("dlt_arrow", "dlt with Arrow + ADBC, no index", [url, file, SCHEMA, "sales"]),
+            ("dlt_read_csv", "dlt with read_csv, no index", [url, file, SCHEMA, "sales"]),
             ("pandas_to_sql", "pandas to_sql, no index", [sqlalchemy_url, file, SCHEMA, "sales"]),
         ):
             command = module(f"peers.{name}", *arguments, python=peers_python)

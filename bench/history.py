@@ -10,20 +10,22 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from bench.contenders import COLUMNS, MONTHLY, module, our_command, our_environment
+from bench.contenders import COLUMNS, MONTHLY, module, our_command, our_environment, without_month
 from bench.files import HEADER, Month, bucket, warm, write_sales, write_stores
 from bench.machine import describe, show
 from bench.processes import Answer, Ask, BenchError, started
-from bench.server import DURABLE, OTHERS, OURS, Server, measured, started_server
+from bench.server import DURABLE, FRESH, OTHERS, OURS, Server, measured, started_server
 from bench.text import MB, print_table, spread
 
 FIRST_YEAR = 2014
 AGAIN = 10
-LEAST_MONTHS = 12
-EARLY, LATE = slice(1, 11), slice(-10, None)
+PAIRS = 20
+LEAST_MONTHS = 3
+
+FIRST, LAST, MIDDLE, MIDDLE_AGAIN = "month 1", "last month", "middle month", "middle month again"
 
 LABELS = {
-    "ours": "ours",
+    OURS: "ours",
     "indexed": "delete-insert, index on date",
     "unindexed": "delete-insert, no index",
 }
@@ -56,11 +58,11 @@ class Bench:
 
 
 def run(settings: Mapping[str, str], months: int, rows: int) -> dict[str, Any]:
-    """Load months one after the other, ours and two others in turn; then one in the middle again and again."""
+    """Load months one after the other, ours and two others in turn; then compare ours with and without them."""
     if months < LEAST_MONTHS:
-        raise BenchError(f"{months} months are no history: it takes {LEAST_MONTHS} to compare the last with the first.")
+        raise BenchError(f"{months} months have no first, middle and last one: it takes {LEAST_MONTHS}.")
     with (
-        started_server(settings) as server,
+        started_server(settings, (OURS, FRESH)) as server,
         tempfile.TemporaryDirectory(prefix="bench-") as place,
         contextlib.ExitStack() as processes,
     ):
@@ -71,7 +73,7 @@ def run(settings: Mapping[str, str], months: int, rows: int) -> dict[str, Any]:
         month = write_sales(template, month_name(0), rows)
         write_stores(folder_made(folder))
         addresses = processes.enter_context(bucket(folder, Path(place) / "certificates"))
-        commands = {"ours": (our_command(server), our_environment(addresses))}
+        commands = {name: (our_command(server, name), our_environment(addresses)) for name in (OURS, FRESH)}
         for schema in ("indexed", "unindexed"):
             server.connection.execute(TABLES.format(schema=schema).encode())
             commands[schema] = (module("clients.delete_insert", server.url(OTHERS), schema, str(folder)), {})
@@ -80,10 +82,14 @@ def run(settings: Mapping[str, str], months: int, rows: int) -> dict[str, Any]:
         bench = Bench(server, folder, addresses, template.read_bytes(), ask)
 
         loads = [load for number in range(months) for load in _load_all(bench, number)]
-        middle = months // 2
+        _vacuum(server)
         before = _sizes(server)
-        again = [_load(bench, "ours", middle)["seconds"] for _ in range(AGAIN)]
+        middle = months // 2
+        for _ in range(AGAIN):
+            _load(bench, OURS, middle)
+        _vacuum(server)
         after = _sizes(server)
+        pairs = [pair for number in range(PAIRS) for pair in _compare(bench, months, number)]
         _check(server, Month(months * month.rows, months * month.cents))
     found = {
         "machine": machine,
@@ -91,8 +97,7 @@ def run(settings: Mapping[str, str], months: int, rows: int) -> dict[str, Any]:
         "rows": rows,
         "labels": LABELS,
         "loads": loads,
-        "middle": middle + 1,
-        "again": again,
+        "pairs": pairs,
         "bytes_before": before,
         "bytes_after": after,
     }
@@ -112,7 +117,7 @@ def folder_made(folder: Path) -> Path:
 
 
 def _load_all(bench: Bench, number: int) -> list[Answer]:
-    names = list(bench.ask)
+    names = list(LABELS)
     # Everybody goes first in every third month.
     order = names[number % 3 :] + names[: number % 3]
     loads = [{"contender": name, "month": number + 1, **_load(bench, name, number)} for name in order]
@@ -120,6 +125,33 @@ def _load_all(bench: Bench, number: int) -> list[Answer]:
         seconds = ", ".join(f"{load['contender']} {load['seconds']:.2f} s" for load in loads)
         print(f"month {number + 1}: {seconds}", flush=True)
     return loads
+
+
+def _compare(bench: Bench, months: int, number: int) -> list[Answer]:
+    """Each kind of month once, close to each other in time: the machine is not as fast all day."""
+    kinds = {
+        FIRST: (FRESH, 0),
+        LAST: (OURS, months - 1),
+        MIDDLE: (OURS, months // 2),
+        MIDDLE_AGAIN: (OURS, months // 2),
+    }
+    # The middle month's second load needs the first; the others take turns in going first.
+    order = [FIRST, LAST, MIDDLE, MIDDLE_AGAIN] if number % 2 else [MIDDLE, MIDDLE_AGAIN, LAST, FIRST]
+    answers = []
+    for kind in order:
+        database, month = kinds[kind]
+        if kind != MIDDLE_AGAIN:
+            with bench.server.connect(database) as connection:
+                connection.execute(without_month(month_name(month)).encode())
+        answers.append({"kind": kind, "round": number + 1, **_load(bench, database, month)})
+    return answers
+
+
+def _vacuum(server: Server) -> None:
+    """What autovacuum would do by and by, and then would be at work beside the loads."""
+    for database in (OURS, FRESH, OTHERS):
+        with server.connect(database) as connection:
+            connection.execute("vacuum analyze")
 
 
 def _load(bench: Bench, name: str, number: int) -> Answer:
@@ -153,29 +185,35 @@ def _check(server: Server, wanted: Month) -> None:
 
 def print_history(found: dict[str, Any]) -> None:
     """Print what it says."""
-    seconds = {
+    months = found["months"]
+    print(f"\nA month of {found['rows']:,} sales when others are there: seconds, median (range)\n")
+    timeline = {
         name: [load["seconds"] for load in found["loads"] if load["contender"] == name] for name in found["labels"]
     }
-    months, middle = found["months"], found["middle"]
-    print(f"\nMonth {months} against month 1, {found['rows']:,} rows a month: seconds, median (range)\n")
+    tenth = max(months // 12, 1)
     print_table(
-        ["", "months 2-11", f"months {months - 9}-{months}", "ratio"],
+        ["", f"months 1-{tenth}", f"months {months - tenth + 1}-{months}"],
         [
-            [
-                found["labels"][name],
-                spread(values[EARLY], 3),
-                spread(values[LATE], 3),
-                f"{median(values[LATE]) / median(values[EARLY]):.3f}",
-            ]
-            for name, values in seconds.items()
+            [found["labels"][name], spread(values[:tenth], 3), spread(values[-tenth:], 3)]
+            for name, values in timeline.items()
         ],
     )
-    first = seconds["ours"][max(middle - 6, 0) : middle + 5]
-    print(
-        f"\nours, month {middle} again, {len(found['again'])} times: {spread(found['again'], 3)} s, "
-        f"first loads around it {spread(first, 3)} s, ratio {median(found['again']) / median(first):.3f}"
-    )
+    print(f"\nOurs, each kind of month once a round, {PAIRS} rounds; the ratio is to the kind before the slash\n")
+    seconds = {
+        kind: [
+            pair["seconds"] for pair in sorted(found["pairs"], key=lambda pair: pair["round"]) if pair["kind"] == kind
+        ]
+        for kind in (FIRST, LAST, MIDDLE, MIDDLE_AGAIN)
+    }
+    cpu = {kind: median(pair["cpu_seconds"] for pair in found["pairs"] if pair["kind"] == kind) for kind in seconds}
+    lines = []
+    for kind, base in ((FIRST, FIRST), (LAST, FIRST), (MIDDLE, MIDDLE), (MIDDLE_AGAIN, MIDDLE)):
+        ratios = [own / other for own, other in zip(seconds[kind], seconds[base], strict=True)]
+        label = kind if kind == base else f"{base} / {kind}"
+        lines.append([label, spread(seconds[kind], 3), f"{cpu[kind]:.3f}", f"{median(ratios):.3f}"])
+    print_table(["", "seconds", "server CPU s", "ratio"], lines)
     one_month = found["bytes_before"][0] / months
+    print(f"\nThe middle month loaded {AGAIN} times more:")
     for what, before, after in zip(
         ("all partitions", "the database"), found["bytes_before"], found["bytes_after"], strict=True
     ):

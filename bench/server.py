@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,13 +19,14 @@ from local.postgres import Cluster
 
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
-# Ours in a migrated database; all others in another, so that the size of ours is its own.
-OURS, OTHERS = "companydata", "others"
+# Ours in a migrated database; all others in another, so that the size of ours is its own. FRESH is migrated too, and
+# has no history.
+OURS, FRESH, OTHERS = "companydata", "fresh", "others"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running cluster with its two databases.
+    """A running cluster with its databases.
 
     Attributes:
         cluster: the cluster.
@@ -45,21 +46,22 @@ class Server:
 
 
 @contextlib.contextmanager
-def started_server(settings: Mapping[str, str]) -> Iterator[Server]:
-    """A durable cluster with a migrated database, gone at the end."""
+def started_server(settings: Mapping[str, str], migrated: Sequence[str] = (OURS,)) -> Iterator[Server]:
+    """A durable cluster with migrated databases and one for the others, gone at the end."""
     with Cluster.temporary({**DURABLE, **settings}) as cluster:
         with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
-            for database in (OURS, OTHERS):
+            for database in (*migrated, OTHERS):
                 connection.execute(f"create database {database} template template0 owner admin".encode())
-        migrated = subprocess.run(
-            [sys.executable, "-m", "alembic", "upgrade", "head"],
-            env={**os.environ, "DATABASE_URL": cluster.url(OURS)},
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-        )
-        if migrated.returncode != 0:
-            raise BenchError(f"alembic upgrade head failed:\n{migrated.stderr}")
+        for database in migrated:
+            done = subprocess.run(
+                [sys.executable, "-m", "alembic", "upgrade", "head"],
+                env={**os.environ, "DATABASE_URL": cluster.url(database)},
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+            )
+            if done.returncode != 0:
+                raise BenchError(f"alembic upgrade head failed:\n{done.stderr}")
         with psycopg.connect(cluster.url(OTHERS, driver="postgresql"), autocommit=True) as connection:
             yield Server(cluster, connection)
 

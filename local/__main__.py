@@ -1,4 +1,4 @@
-"""The embedded run: `python -m local up`, `down` and `clean`, called by the Makefile."""
+"""The embedded run: `python -m local up`, `status`, `down` and `clean`, called by the Makefile."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ import psycopg
 import requests
 from cryptography.fernet import Fernet
 from psycopg import sql
+from sqlalchemy import make_url
 
 from local import processes
 from local.airflow import Api
 from local.bucket import write_certificates
 from local.postgres import ADMIN, Cluster, ClusterError, free_port
 from local.sample_data import months_before, write_bucket
+from local.status import print_status
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / ".embedded"
@@ -144,16 +146,32 @@ def clean() -> None:
     print("deleted the embedded run's data")
 
 
+def status() -> bool:
+    """Print what is loaded here, or in the database of DATABASE_URL where that is set; returns whether all months are.
+
+    Raises:
+        UpError: nothing runs here.
+    """
+    if url := os.environ.get("DATABASE_URL"):
+        address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
+        return print_status(address, months_due(os.environ))
+    state = State.load()
+    if not state.postgres_home or not state.cluster.is_running():
+        raise UpError("nothing runs here. make up starts it; with DATABASE_URL another database is asked.")
+    return print_status(state.cluster.url("companydata", driver="postgresql"), months_due(state.settings))
+
+
 def start_postgres(state: State) -> None:
     """Start the server, made where it is new, with a database for the data and one for Airflow."""
     if not state.postgres_home:
         state.postgres_home = str(Cluster.new_home(RUN / "postgres"))
         state.save()
     if not state.cluster.is_running():
-        state.postgres_port = choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL")
-        state.save()
         say("starting PostgreSQL")
         state.cluster.create()
+        # Last, so that nobody else can take the port while the cluster is made.
+        state.postgres_port = choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL")
+        state.save()
         state.cluster.start()
     with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
         if not connection.execute("select 1 from pg_roles where rolname = 'airflow'").fetchone():
@@ -291,7 +309,7 @@ def wait_for_workflows(state: State) -> None:
         check_services(state)
         runs = {dag: api.runs(dag) for dag in DAGS}
         customer, features, sales = ([run["state"] for run in runs[dag]] for dag in DAGS)
-        due = months_due(state)
+        due = len(months_due(state.settings))
         progress = (
             f"customer files {'loaded' if 'success' in customer else 'loading'}; "
             f"feature store {'built' if 'success' in features else 'waiting'}; "
@@ -351,15 +369,14 @@ def raise_failures(api: Api, runs: Mapping[str, list[dict[str, Any]]]) -> None:
         raise UpError("\n\n".join([*messages, "Everything still runs: look at it in the UI; make down stops it."]))
 
 
-def months_due(state: State) -> int:
-    """How many months automatic catch-up owes by now."""
+def months_due(settings: Mapping[str, str]) -> list[date]:
+    """First days of the months that automatic catch-up owes by now."""
     this_month = datetime.now(timezone.utc).date().replace(day=1)
-    first = date.fromisoformat(f"{state.settings.get('SALES_FIRST_MONTH', '2020-01')}-01")
-    months = (this_month.year - first.year) * 12 + this_month.month - first.month
-    if last_setting := state.settings.get("SALES_LAST_MONTH"):
-        last = date.fromisoformat(f"{last_setting}-01")
-        months = min(months, (last.year - first.year) * 12 + last.month - first.month + 1)
-    return max(months, 0)
+    first = date.fromisoformat(f"{settings.get('SALES_FIRST_MONTH') or '2020-01'}-01")
+    count = (this_month.year - first.year) * 12 + this_month.month - first.month
+    months = months_before(this_month, max(count, 0))
+    last = settings.get("SALES_LAST_MONTH") or "9999-12"
+    return [month for month in months if f"{month:%Y-%m}" <= last]
 
 
 def print_summary(state: State) -> None:
@@ -449,11 +466,13 @@ def only_one_command() -> Iterator[None]:
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("command", choices=["up", "down", "clean"])
-    command = {"up": up, "down": down, "clean": clean}[parser.parse_args().command]
+    parser.add_argument("command", choices=["up", "status", "down", "clean"])
+    command = parser.parse_args().command
     try:
+        if command == "status":  # only looks, while another command is at work too
+            return 0 if status() else 1
         with only_one_command():
-            command()
+            {"up": up, "down": down, "clean": clean}[command]()
     except (UpError, ClusterError, OSError, RuntimeError, psycopg.Error, requests.RequestException) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1

@@ -50,12 +50,13 @@ def _random(name: str) -> random.Random:
     return random.Random(f"company data, {name}")  # noqa: S311 - sample values, not secrets
 
 
-def _profiles() -> Iterable[Sequence[object]]:
+def _profiles() -> Iterable[tuple[int, int, str, str]]:
     numbers = _random("profiles")
     for client in range(1, CLIENTS + 1):
         if client % 500 == 0:  # a client without a profile
             continue
-        yield client, numbers.randint(0, 100), numbers.choice("ABCDE"), numbers.choice(["", "x", "yz", "ç1", "a,b"])
+        attr_a, attr_b = numbers.randint(0, 100), numbers.choice("ABCDE")
+        yield client, attr_a, attr_b, numbers.choice(["", "x", "yz", "ç1", "a,b"])
 
 
 def _activity() -> Iterable[Sequence[object]]:
@@ -75,10 +76,14 @@ def _activity() -> Iterable[Sequence[object]]:
 
 def _labels() -> Iterable[Sequence[object]]:
     numbers = _random("labels")
+    profiles = {client: (attr_a, attr_b) for client, attr_a, attr_b, *_ in _profiles()}
     for client in range(1, CLIENTS + 1):
         if client % 300 == 0:  # a client without a label
             continue
-        yield client, numbers.randint(0, 1)
+        # Something that a model can learn, and more that it cannot.
+        attr_a, attr_b = profiles.get(client, (50, "C"))
+        chance = 0.1 + 0.006 * attr_a + (0.2 if attr_b in "AB" else 0.0)
+        yield client, int(numbers.random() < chance)
 
 
 def _stores() -> Iterable[Sequence[object]]:

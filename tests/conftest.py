@@ -28,6 +28,7 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
+from system import FaultySystem, started_faulty  # noqa: E402
 
 from local.bucket import Bucket, serve  # noqa: E402
 from local.postgres import Cluster  # noqa: E402
@@ -154,6 +155,18 @@ def airflow() -> None:
     from airflow.utils.db import initdb
 
     initdb()
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
+    """The whole system, started once; whoever changes something in it changes it back."""
+    with started_faulty(tmp_path_factory.mktemp("system") / "tree", tmp_path_factory.mktemp("bucket")) as running:
+        yield running
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests on the whole system come last, so that it takes the machine from no other test."""
+    items.sort(key=lambda item: "system" in getattr(item, "fixturenames", ()))
 
 
 RunDag = Callable[..., str]

@@ -2,8 +2,8 @@
 
 import json
 import os
+import secrets
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from misbehaviour import Answer, misbehaving
+from receivers import MailServer, mail_server, webhook
 
 from local import processes
 from local.airflow import Api
 from local.postgres import free_port
 from local.sample_data import months_before
-from local.tree import copy_tree
+from local.tree import ROOT, copy_tree
 
 SALES_DAG = "sales_load_and_aggregation"
 
@@ -28,6 +30,7 @@ class System:
     """A started embedded run."""
 
     folder: Path
+    environment: dict[str, str]
     output: str
 
     @property
@@ -51,10 +54,20 @@ class System:
         return Api(self.url, "airflow", "airflow")
 
 
+def lend_packages(folder: Path) -> None:
+    """Give a copy of the tree a .venv made of links to the one here, or one of its own if it wants other packages."""
+    (folder / ".venv").mkdir()
+    for entry in (ROOT / ".venv").glob("*"):
+        (folder / ".venv" / entry.name).symlink_to(entry)
+    # Before the settings of the test's bucket, whose authority pip would trust alone.
+    subprocess.run(["/usr/bin/env", "make", "--silent", "venv"], cwd=folder, check=True)
+
+
 @contextmanager
 def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
     """Copy the tree into a folder and start it there on free ports; it is stopped and deleted at the end."""
     copy_tree(folder)
+    lend_packages(folder)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
         "OPERATIONAL_DB_PORT": str(free_port(25432)),
@@ -62,9 +75,9 @@ def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
         **settings,
     }
 
-    def local(command: str) -> str:
+    def make(target: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "local", command],
+            ["/usr/bin/env", "make", target],
             cwd=folder,
             env=environment,
             capture_output=True,
@@ -75,17 +88,76 @@ def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
         return done.stdout
 
     try:
-        output = local("up")
-        yield System(folder, output)
+        output = make("up")
+        yield System(folder, environment, output)
     finally:
-        local("down")
+        make("down")
         assert processes.of_run(folder / ".embedded") == []
-        local("clean")
+        make("clean")
 
 
 def months(count: int) -> list[date]:
     """The first days of the last whole months, oldest first."""
     return months_before(datetime.now(timezone.utc).date(), count)
+
+
+@dataclass
+class FaultySystem(System):
+    """A system whose bucket can be told to misbehave, and which tells of failed and overdue loads.
+
+    Attributes:
+        posted: what its webhook received.
+        mail: the server that received its mails.
+    """
+
+    bucket_folder: Path
+    answers: dict[str, list[Answer]]
+    passwords: dict[str, str]
+    posted: list[dict[str, Any]]
+    mail: MailServer
+
+
+def write_files(folder: Path) -> None:
+    for month in months(2):
+        file = folder / f"sales/{month}/sales.csv"
+        file.parent.mkdir(parents=True)
+        rows = "".join(f"{n},0.5,{month},1\n" for n in range(1_000))
+        file.write_text("idx,value,date,store_idx\n" + rows)
+    (folder / "stores.csv").write_text("idx,location\n1,Porto\n")
+    (folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+    (folder / "customer_activity.csv").write_text("idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
+    (folder / "labels.csv").write_text("idx,label\n1,0\n")
+
+
+@contextmanager
+def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
+    """Start a system on two months of a small bucket, with passwords of its own."""
+    write_files(bucket_folder)
+    passwords = {
+        name: f"secret-{secrets.token_hex(8)}"
+        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE", "WEBHOOK")
+    }
+    authorities = bucket_folder.with_name(f"{bucket_folder.name}-authorities.pem")
+    with (
+        misbehaving(bucket_folder) as (bucket, answers, _),
+        webhook(bucket_folder) as (receiver, posted),
+        mail_server() as mail,
+    ):
+        authorities.write_bytes(bucket.ca_file.read_bytes() + receiver.ca_file.read_bytes())
+        settings = {
+            **passwords,
+            "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
+            "REQUESTS_CA_BUNDLE": str(authorities),
+            "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{passwords['WEBHOOK']}",
+            "NOTIFY_EMAIL": "operator@here",
+            "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
+            "SALES_DEADLINE_HOURS": "0.005",
+            "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
+        }
+        with started(folder, settings) as running:
+            yield FaultySystem(
+                folder, running.environment, running.output, bucket_folder, answers, passwords, posted, mail
+            )
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:

@@ -21,7 +21,8 @@ SCHEMA = """
     union all
     select 'default', concat(defaclrole::regrole, defaclobjtype), defaclacl::text from pg_default_acl
     union all
-    select 'function', oid::regprocedure::text, prosrc from pg_proc where pronamespace::regnamespace::text = 'pipeline'
+    select 'function', oid::regprocedure::text, prosrc from pg_proc
+    where pronamespace::regnamespace::text in ('pipeline', 'public')
     order by 1, 2, 3
 """
 

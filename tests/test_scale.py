@@ -82,7 +82,6 @@ def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database
         "stores",
         "feature_store",
         "monthly_sales",
-        "staging.clients",
         "pipeline.sales_by_store",
     }
     for table, columns in keys:

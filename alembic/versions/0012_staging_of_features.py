@@ -1,8 +1,8 @@
 """Where the feature store is put together before it is compared with the one that is read.
 
 Why:    a rebuild writes only the clients that have changed, so it must know what each client should look like
-        before it touches feature_store. Unlogged: it is filled and emptied within one transaction. The key
-        keeps a client from having two rows, and is what the table could be distributed by.
+        before it touches feature_store. Unlogged, because it is filled and emptied within one transaction; without
+        a key, because the one of feature_store does as well and costs nothing while staging is filled.
 Locks:  none that anybody could wait for; the table is new.
 Undo:   drops the table.
 """
@@ -18,7 +18,7 @@ depends_on = None
 def upgrade() -> None:
     op.execute("""
         create unlogged table staging.clients (
-            idx integer primary key,
+            idx integer not null,
             attr_a integer,
             attr_b text,
             scd_a double precision,

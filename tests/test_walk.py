@@ -1,0 +1,130 @@
+"""docs/change_something.md, step by step as it is written, on a running system."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from conftest import ROOT, head
+from system import FaultySystem, wait_for
+from test_readme import Block, commands, on_the_system
+
+from local.tree import copy_tree
+
+PAGE = ROOT / "docs/change_something.md"
+CUSTOMER_FILES = ("customer_profiles.csv", "customer_activity.csv", "labels.csv")
+DAG = "customer_data_load"
+
+# A block, and the file that the line above names as its place.
+STEP = re.compile(r"(?:`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
+
+
+def steps() -> Iterator[tuple[str, str, str]]:
+    """The page's blocks with their places; its two revisions get the next free numbers."""
+    newest = int(head())
+    text = PAGE.read_text().replace('down_revision = "0014"', f'down_revision = "{newest:04}"')
+    yield from STEP.findall(text.replace("0015", f"{newest + 1:04}").replace("0016", f"{newest + 2:04}"))
+
+
+@pytest.fixture
+def changed(system: FaultySystem) -> Iterator[FaultySystem]:
+    """The running system; what the page changes in its files, its database and its bucket is changed back."""
+    served = {name: (system.bucket_folder / name).read_bytes() for name in CUSTOMER_FILES}
+    yield system
+    for name, content in served.items():
+        (system.bucket_folder / name).write_bytes(content)
+    on_the_system(f".venv/bin/alembic downgrade {head()}", system)
+    for file in (system.folder / "alembic/versions").glob("*_attr_d*.py"):
+        file.unlink()
+    copy_tree(system.folder)
+    assert load_customers(system) == "published"
+
+
+def test_a_column_is_added_from_the_file_to_the_feature_store_as_the_page_says(changed: FaultySystem) -> None:
+    system = changed
+    features = "select attr_d from feature_store where attr_d is not null"
+    before = rows(system, "select * from customer_profiles")
+    (system.bucket_folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c,attr_d\n1,1,A,x,7\n")
+    assert 'has "attr_d", which staging.customer_profiles does not have' in load_customers(system)
+    (system.bucket_folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+
+    triggered = False
+    for place, language, text in steps():
+        if language == "python":
+            (system.folder / place).write_text(text)
+        elif language == "diff":
+            apply(system, text)
+        for command in commands(Block(PAGE.name, language, text)) if language == "sh" else []:
+            if command.startswith("psql") and not triggered:
+                assert 'lacks "attr_d"' in load_customers(system)
+                assert rows(system, "select idx, attr_a, attr_b, attr_c from customer_profiles") == before
+                lint(system)
+                serve_samples(system)
+                assert load_customers(system) == "published"
+                triggered = True
+                wait_for(lambda: rows(system, features), 60)
+            on_the_system(command, system)
+            if command == "make up":
+                assert rows(system, "select version_num from migrations.alembic_version") > [(head(),)]
+    assert triggered
+    assert rows(system, "select version_num from migrations.alembic_version") == [(head(),)]
+
+
+def apply(system: FaultySystem, diff: str) -> None:
+    done = subprocess.run(
+        ["/usr/bin/env", "git", "apply", "-"],
+        cwd=system.folder,
+        env={**system.environment, "GIT_CEILING_DIRECTORIES": str(system.folder.parent)},
+        input=diff,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{done.stderr}\n{diff}"
+
+
+def lint(system: FaultySystem) -> None:
+    """What `make lint` checks, without the types."""
+    for tool in (
+        "ruff check",
+        "ruff format --check",
+        "sqlfluff lint --disable-progress-bar sql/customer sql/feature_store",
+    ):
+        on_the_system(f".venv/bin/python -m {tool}", system)
+
+
+def serve_samples(system: FaultySystem) -> None:
+    """Put the customer files into the bucket that the changed local/sample_data.py writes."""
+    write = "from pathlib import Path; from local.sample_data import write_bucket; write_bucket(Path('samples'), [])"
+    subprocess.run([sys.executable, "-c", write], cwd=system.folder, env=system.environment, check=True)
+    for name in CUSTOMER_FILES:
+        (system.bucket_folder / name).write_bytes((system.folder / "samples" / name).read_bytes())
+
+
+def load_customers(system: FaultySystem) -> str:
+    """Trigger the DAG as a person does in the UI, and wait for its end; how the load of profiles ended, or why not."""
+    api = system.api()
+    runs = f"{api.url}/api/v2/dags/{DAG}/dagRuns"
+    answer = api.session.post(runs, json={"logical_date": None})
+    assert answer.ok, answer.text
+    run = answer.json()["dag_run_id"]
+
+    def state() -> str:
+        return str(next(found["state"] for found in api.runs(DAG) if found["dag_run_id"] == run))
+
+    wait_for(lambda: state() in ("success", "failed"), 60)
+    if state() == "failed":
+        assert api.session.delete(f"{runs}/{run}").ok  # `make up` would speak of it
+    [(outcome, problem), *_] = rows(
+        system,
+        "select outcome, problem from pipeline.file_loads where table_name = 'customer_profiles' order by load_id desc",
+    )
+    return str(problem or outcome)
+
+
+def rows(system: FaultySystem, query: str) -> list[tuple[Any, ...]]:
+    with system.connect() as connection:
+        found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
+    return found
