@@ -26,6 +26,11 @@ class WholeMonths(CronDataIntervalTimetable):
         super().__init__("@monthly", timezone="UTC")
         self.description = "At the start of each month (UTC), for the month before"
 
+    @property
+    def summary(self) -> str:
+        """What the UI shows as the schedule, with the description beside it."""
+        return "monthly (UTC)"
+
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> WholeMonths:
         """The schedule, as it is read from Airflow's database."""

@@ -123,6 +123,11 @@ def test_the_schedule_gives_the_same_months_as_airflows_own(sales_dag: Any) -> N
             last = found.data_interval
 
 
+def test_the_ui_shows_the_schedule_in_words(sales_dag: Any) -> None:
+    assert sales_dag.timetable.summary == "monthly (UTC)"
+    assert sales_dag.timetable.description == "At the start of each month (UTC), for the month before"
+
+
 def test_a_backfill_is_named_by_its_months_and_leaves_runs_their_names(sales_dag: Any) -> None:
     create_run(sales_dag, "scheduled__2024-02", "2024-02", "success")
     # As all runs were named before they were named by month.
