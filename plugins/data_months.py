@@ -26,6 +26,11 @@ class WholeMonths(CronDataIntervalTimetable):
         super().__init__("@monthly", timezone="UTC")
         self.description = "At the start of each month (UTC), for the month before"
 
+    @property
+    def summary(self) -> str:
+        """What the UI shows as the schedule, with the description beside it."""
+        return "monthly (UTC)"
+
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> WholeMonths:
         """The schedule, as it is read from Airflow's database."""
@@ -70,8 +75,8 @@ def refuse_by_hand(_run: DagRun, _arguments: Any, values: dict[str, Any]) -> Non
     by_hand = values.get("run_type") == DagRunType.MANUAL and values.get("triggered_by") != DagRunTriggeredByType.TEST
     if by_hand and values.get("dag_id") == SALES_DAG:
         raise ValueError(
-            "A single run by hand covers no month of sales, so none was started. To load months anew, choose Backfill "
-            "in place of Single Run, with their first days, or clear their runs."
+            "Sales are loaded by whole months and not by a single run, so none was started. To load months anew, clear "
+            "their runs, or choose Backfill with their first days and All Runs."
         )
 
 

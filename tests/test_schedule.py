@@ -123,6 +123,11 @@ def test_the_schedule_gives_the_same_months_as_airflows_own(sales_dag: Any) -> N
             last = found.data_interval
 
 
+def test_the_ui_shows_the_schedule_in_words(sales_dag: Any) -> None:
+    assert sales_dag.timetable.summary == "monthly (UTC)"
+    assert sales_dag.timetable.description == "At the start of each month (UTC), for the month before"
+
+
 def test_a_backfill_is_named_by_its_months_and_leaves_runs_their_names(sales_dag: Any) -> None:
     create_run(sales_dag, "scheduled__2024-02", "2024-02", "success")
     # As all runs were named before they were named by month.
@@ -157,7 +162,7 @@ def test_a_run_by_hand_is_refused_and_told_what_to_do_instead(sales_dag: Any, as
     from airflow.api.common.trigger_dag import trigger_dag
     from airflow.utils.types import DagRunTriggeredByType
 
-    with pytest.raises(ValueError, match=r"covers no month of sales.*choose Backfill"):
+    with pytest.raises(ValueError, match=r"by whole months.*choose Backfill"):
         trigger_dag(SALES_DAG, triggered_by=DagRunTriggeredByType.UI, **asked)
     assert runs() == {}
     assert trigger_dag("customer_data_load", triggered_by=DagRunTriggeredByType.UI, **asked)
