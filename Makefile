@@ -1,9 +1,9 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status down clean test examples bench lint audit lock venv
+.PHONY: help up status down clean test test-ui examples bench docs lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
@@ -19,6 +19,11 @@ clean: ## stop it and delete its data
 
 test: venv ## run the tests on an embedded PostgreSQL
 	@$(PYTHON) -m pytest
+
+# PICTURES=1 renews the pictures in docs/pictures on the way.
+test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r tests/ui/requirements.txt -c constraints.txt
+	@PICTURES=$(PICTURES) $(PYTHON) -m pytest --exitfirst tests/ui
 
 examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
 	@.venv-examples/bin/python examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
@@ -36,6 +41,9 @@ bench: venv ## measure the loads against psql's \copy and other tools, on an emb
 	@$(PYTHON) -m venv .venv-bench
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
+
+docs: venv ## write docs/ anew from what the migrations make
+	@$(PYTHON) -m local.schema
 
 lint: venv ## check format, types and SQL; changes nothing
 	$(PYTHON) -m ruff check

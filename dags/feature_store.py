@@ -6,14 +6,21 @@ activity (the row without `valid_to`; failing that the greatest `valid_to`; ties
 **Fires** by itself whenever `customer_data_load` has published. Trigger it to rebuild the table from the customer
 tables as they are. Only the clients that have changed are written.
 
-**When `replace_feature_store` fails**, the table is as it was before. The log says why: a lock that was not given, or
-a client that would have two rows. Clear the run when the cause is gone. The log of a good run says how many clients
-were left out, and why.
+#### `replace_feature_store`
+
+Compares the table with what it should be and writes the difference:
+`sql/feature_store/replace_feature_store.sql`. The log of a good run says how many clients were left out, and why.
+
+- **When it fails**, a lock was not given, or a client would have two rows. The table is as it was before.
+- **Look** at its log.
+- **Then** mend the cause, and clear the run.
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset
 
+from company_data.docs import explain_tasks
+from company_data.notify import tell_failure
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 
 with DAG(
@@ -24,10 +31,12 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS,
+    default_args=TASK_DEFAULTS | {"on_failure_callback": tell_failure},
     tags=["customer", "features"],
-):
+) as dag:
     SQLExecuteQueryOperator(
         task_id="replace_feature_store",
         sql="feature_store/replace_feature_store.sql",
     )
+
+explain_tasks(dag)

@@ -7,21 +7,59 @@ other month is read or written. It also refreshes `stores`.
 run of 1 February loads January. Months may run side by side, in any order, any number of times. A month is run again
 by clearing its run, or by a backfill; a manual trigger has no month, and is refused.
 
-**When … fails**
+Whatever fails, each table holds either the old month or the new one, whole.
 
-| task | it means | what to do |
-| --- | --- | --- |
-| `stage_sales`, `stage_stores` | the file could not be fetched, or its header, a value or a date is wrong; the log names file, line and value. A file that is late is waited for, for a week. Or somebody looks at staging for long, and the lock was not given | mend the file or the network, then clear the task and what follows it |
-| `check_sales` | rows of unknown stores, or without an amount; they are in `staging.sales` | have the file mended, then clear the whole run |
-| `publish_sales` | another run staged the month since; or a newer `stores.csv` lacks a store. A reader of `sales` who is at work for longer than 3 seconds makes the reload of a month try again, for an hour | clear the whole run |
-| `aggregate_month` | a store has vanished from `stores`, or a lock was not given | clear the whole run |
+#### `stage_sales`
 
-Whatever failed, each table holds either the old month or the new one, whole.
+Copies the month's file into `staging.sales`. A file that is late is waited for, for a week after the month's end.
+
+- **When it fails**, the file could not be fetched, or its header, a value or a date is wrong. Or somebody looked at
+  `staging` for long, and the lock was not given.
+- **Look** at its log, which names file, line and value. `pipeline.file_loads` lists every attempt.
+- **Then** have the file or the network mended, and clear this task with what follows it.
+
+#### `stage_stores`
+
+Copies `stores.csv` as it is on that day, to check the month against it.
+
+- **When it fails**, it does so for the reasons that `stage_sales` has, but a store list is never late.
+- **Look** at its log, which names file, line and value.
+- **Then** have the file or the network mended, and clear this task with what follows it.
+
+#### `check_sales`
+
+Judges what was staged before anybody sees it: `sql/sales/check_sales.sql`.
+
+- **When it fails**, sales are of stores that `stores.csv` lacks or has twice under different names, or have no amount.
+- **Look** at its log for how many and the first of them. All are in `staging.sales`, and stay there.
+- **Then** have the file mended, and clear the whole run: it must be staged again.
+
+#### `publish_sales`
+
+Puts stores and month in place of the old ones in one transaction: `sql/sales/publish_stores.sql`, then
+`sql/sales/replace_month_of_sales.sql`. While somebody reads `sales` for longer than 3 seconds, the re-load of a month
+waits and tries again for an hour.
+
+- **When it fails**, another run has staged the month since, a newer `stores.csv` lacks a store, or the lock on `sales`
+  was never given.
+- **Look** at its log; for a lock, at who is connected: `pg_stat_activity`.
+- **Then** clear the whole run.
+
+#### `aggregate_month`
+
+Replaces the month's rows of `monthly_sales`: `sql/sales/replace_month_of_monthly_sales.sql`.
+
+- **When it fails**, a store has vanished from `stores`, or a lock was not given. `sales` has the month by then.
+- **Look** at its log.
+- **Then** clear the whole run.
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
-from airflow.sdk import DAG, CronDataIntervalTimetable
+from airflow.sdk import DAG, TaskGroup
 
+from company_data.docs import explain_tasks
+from company_data.notify import overdue_alert, tell_failure
+from company_data.schedule import WholeMonths
 from company_data.settings import SALE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
 from company_data.staging import stage_csv
 
@@ -29,19 +67,22 @@ with DAG(
     dag_id="sales_load_and_aggregation",
     description="The previous month's sales file into sales, and its sum by store into monthly_sales",
     doc_md=__doc__,
-    schedule=CronDataIntervalTimetable("@monthly", timezone="UTC"),
+    schedule=WholeMonths(),
     start_date=first_sales_month(),
     end_date=last_sales_month(),
     catchup=True,
+    deadline=overdue_alert(),
     max_active_runs=4,
-    allowed_run_types=["scheduled", "backfill"],  # type: ignore[list-item]  # names are converted
+    # Runs by hand are refused in plugins/data_months.py: without "manual" the UI hides its form for backfills.
+    allowed_run_types=["scheduled", "backfill", "manual"],  # type: ignore[list-item]  # names are converted
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS,
-    tags=["sales"],
-):
-    staged_sales = stage_csv.override(task_id="stage_sales")(f"sales/{SALE_MONTH}/sales.csv", "sales", SALE_MONTH)
-    staged_stores = stage_csv.override(task_id="stage_stores")("stores.csv", "stores", SALE_MONTH)
+    default_args=TASK_DEFAULTS | {"on_failure_callback": tell_failure},
+    tags=["sales", "monthly"],
+) as dag:
+    with TaskGroup("stage", prefix_group_id=False):
+        staged_sales = stage_csv.override(task_id="stage_sales")(f"sales/{SALE_MONTH}/sales.csv", "sales", SALE_MONTH)
+        staged_stores = stage_csv.override(task_id="stage_stores")("stores.csv", "stores", SALE_MONTH)
 
     loads = {"sale_month": SALE_MONTH, "sales_load": staged_sales, "stores_load": staged_stores}
 
@@ -65,3 +106,5 @@ with DAG(
 
     # Sales may be waited for, and need the stores of the day they come.
     staged_sales >> staged_stores >> check_sales >> publish_sales >> aggregate_month
+
+explain_tasks(dag)

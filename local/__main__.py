@@ -18,6 +18,7 @@ from datetime import date, datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import certifi
 import psycopg
 import requests
 from cryptography.fernet import Fernet
@@ -35,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / ".embedded"
 LOGS = RUN / "logs"
 
+PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 0015
 UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
 SAMPLE_MONTHS = 12
 
@@ -43,6 +45,18 @@ STALL_SECONDS = 900
 HEARTBEAT_SECONDS = 15
 
 DAGS = ("customer_data_load", "feature_store", "sales_load_and_aggregation")
+
+# What Airflow's services are restarted for when it has changed.
+SETTINGS = (
+    "SOURCE_BASE_URL",
+    "REQUESTS_CA_BUNDLE",
+    "SALES_FIRST_MONTH",
+    "SALES_LAST_MONTH",
+    "SALES_DEADLINE_HOURS",
+    "NOTIFY_EMAIL",
+    "NOTIFY_WEBHOOK_URL",
+    "AIRFLOW_CONN_SMTP_DEFAULT",
+)
 
 SERVICES = {
     "api-server": ["api-server"],
@@ -103,7 +117,7 @@ def up() -> None:
     start_postgres(state)
     migrate(state)
     settings = start_bucket(state) if not source else {}
-    for name in ("SOURCE_BASE_URL", "SALES_FIRST_MONTH", "SALES_LAST_MONTH", "REQUESTS_CA_BUNDLE"):
+    for name in SETTINGS:
         if name not in settings and os.environ.get(name):
             settings[name] = os.environ[name]
     start_airflow(state, settings)
@@ -202,9 +216,12 @@ def start_bucket(state: State) -> dict[str, str]:
             command, {**os.environ, "PYTHONPATH": str(ROOT)}, RUN, LOGS / "bucket.log"
         )
         state.save()
+    # With the public authorities, because the variable replaces them, and a webhook may need them.
+    authorities = certificates / "authorities.pem"
+    authorities.write_bytes((certificates / "ca.pem").read_bytes() + Path(certifi.where()).read_bytes())
     return {
         "SOURCE_BASE_URL": f"https://127.0.0.1:{state.bucket_port}",
-        "REQUESTS_CA_BUNDLE": str(certificates / "ca.pem"),
+        "REQUESTS_CA_BUNDLE": str(authorities),
         "SALES_FIRST_MONTH": os.environ.get("SALES_FIRST_MONTH") or state.first_month[:7],
     }
 
@@ -249,12 +266,14 @@ def airflow_environment(state: State) -> dict[str, str]:
         **state.settings,
         "AIRFLOW_HOME": str(RUN / "airflow"),
         "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url(
-            "companydata", "pipeline", os.environ.get("PIPELINE_PASSWORD") or "pipeline", driver="postgresql"
+            "companydata", "pipeline", os.environ.get("PIPELINE_PASSWORD") or PIPELINE_PASSWORD, driver="postgresql"
         ),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "False",
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+        # The UI shows the SQL of a task whole.
+        "AIRFLOW__CORE__MAX_TEMPLATED_FIELD_LENGTH": "65536",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__FERNET_KEY": state.fernet_key,
@@ -266,6 +285,8 @@ def airflow_environment(state: State) -> dict[str, str]:
         "AIRFLOW__API__PORT": str(state.airflow_port),
         "AIRFLOW__API__BASE_URL": url,
         "AIRFLOW__API__WORKERS": "1",
+        # The reason of a failure is one long line, of which the log view shows the beginning otherwise.
+        "AIRFLOW__API__DEFAULT_WRAP": "True",
         "AIRFLOW__API__SECRET_KEY": state.api_secret,
         "AIRFLOW__API_AUTH__JWT_SECRET": state.jwt_secret,
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",

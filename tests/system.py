@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 from misbehaviour import Answer, misbehaving
+from receivers import MailServer, mail_server, webhook
 
 from local import processes
 from local.airflow import Api
@@ -102,11 +103,18 @@ def months(count: int) -> list[date]:
 
 @dataclass
 class FaultySystem(System):
-    """A system whose bucket can be told to misbehave."""
+    """A system whose bucket can be told to misbehave, and which tells of failed and overdue loads.
+
+    Attributes:
+        posted: what its webhook received.
+        mail: the server that received its mails.
+    """
 
     bucket_folder: Path
     answers: dict[str, list[Answer]]
     passwords: dict[str, str]
+    posted: list[dict[str, Any]]
+    mail: MailServer
 
 
 def write_files(folder: Path) -> None:
@@ -127,17 +135,29 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
     write_files(bucket_folder)
     passwords = {
         name: f"secret-{secrets.token_hex(8)}"
-        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE")
+        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE", "WEBHOOK")
     }
-    with misbehaving(bucket_folder) as (bucket, answers, _):
+    authorities = bucket_folder.with_name(f"{bucket_folder.name}-authorities.pem")
+    with (
+        misbehaving(bucket_folder) as (bucket, answers, _),
+        webhook(bucket_folder) as (receiver, posted),
+        mail_server() as mail,
+    ):
+        authorities.write_bytes(bucket.ca_file.read_bytes() + receiver.ca_file.read_bytes())
         settings = {
             **passwords,
             "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
-            "REQUESTS_CA_BUNDLE": str(bucket.ca_file),
+            "REQUESTS_CA_BUNDLE": str(authorities),
+            "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{passwords['WEBHOOK']}",
+            "NOTIFY_EMAIL": "operator@here",
+            "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
+            "SALES_DEADLINE_HOURS": "0.005",
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
         }
         with started(folder, settings) as running:
-            yield FaultySystem(folder, running.environment, running.output, bucket_folder, answers, passwords)
+            yield FaultySystem(
+                folder, running.environment, running.output, bucket_folder, answers, passwords, posted, mail
+            )
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:

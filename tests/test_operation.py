@@ -1,6 +1,7 @@
 """The whole system as `make up` starts it, with a real scheduler: secrets stay secret, a killed task is tried again."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from typing import Any
 
 import psutil
 from misbehaviour import redirect, stall
+from steps import PUBLISH_SALES, SQL
 from system import SALES_DAG, FaultySystem, months, wait_for
 
 from local import processes
@@ -34,6 +36,43 @@ def test_status_shows_the_months_of_the_run(system: FaultySystem) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 months: 2 loaded; 2,000 rows" in done.stdout
+
+
+# The files of the tasks that are named otherwise than their file.
+FILES_OF_TASK = {
+    "publish_sales": PUBLISH_SALES,
+    "aggregate_month": ("sales/replace_month_of_monthly_sales.sql",),
+}
+
+
+def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_beside_it(system: FaultySystem) -> None:
+    with system.connect("airflow") as connection:
+        rendered = connection.execute("""
+            select task_id, rendered_fields ->> 'sql', rendered_fields -> 'parameters'
+            from rendered_task_instance_fields
+            where rendered_fields ->> 'sql' is not null
+        """).fetchall()
+    shown = set()
+    for task, sql, parameters in rendered:
+        files = FILES_OF_TASK.get(task) or tuple(str(file.relative_to(SQL)) for file in SQL.rglob(f"{task}.sql"))
+        text = "\n".join((SQL / file).read_text().rstrip("\n") for file in files)
+        assert sql == text
+        assert set(re.findall(r"%\((\w+)\)s", text)) <= set(parameters or {})
+        shown |= set(files)
+    assert shown == {str(file.relative_to(SQL)) for file in SQL.rglob("*.sql")}
+    months_shown = {parameters["sale_month"] for _, _, parameters in rendered if "sale_month" in (parameters or {})}
+    assert months_shown == {str(month) for month in months(2)}
+
+
+def test_the_ui_shows_the_month_in_the_runs_name_and_a_link_from_each_task_to_its_sql(system: FaultySystem) -> None:
+    runs = {run["dag_run_id"] for run in system.api().runs(SALES_DAG)}
+    assert runs == {f"scheduled__{month:%Y-%m}" for month in months(2)}
+
+    [newest] = months(1)
+    path = f"dags/{SALES_DAG}/runs/scheduled__{newest:%Y-%m}/tasks"
+    for task in ("check_sales", "publish_sales", "aggregate_month"):
+        links = get(system, f"{task_path(system, task)}/links")
+        assert links["extra_links"] == {"SQL": f"/{path}/{task}/rendered_templates"}
 
 
 SIGNATURE = "signature-of-a-redirect"
@@ -107,6 +146,41 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
 
 
+def test_a_month_that_fails_in_a_backfill_is_told_and_told_again_after_its_deadline(system: FaultySystem) -> None:
+    [newest] = months(1)
+    file = system.bucket_folder / f"sales/{newest}/sales.csv"
+    good = file.read_text()
+    file.write_text("idx,value,date,store_idx\n1,1,2000-01-01,1\n")
+    # A new run, because one that was in time before has no deadline anymore.
+    api, run = system.api(), f"backfill__{newest:%Y-%m}"
+    gone = api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{newest_month(system)}")
+    assert gone.ok, gone.text
+    form = {"dag_id": SALES_DAG, "from_date": f"{newest}T00:00:00Z", "to_date": f"{newest}T00:00:00Z"}
+    made = api.session.post(f"{api.url}/api/v2/backfills", json=form)
+    assert made.ok, made.text
+    assert newest_month(system) == run
+
+    def told(event: str) -> list[dict[str, Any]]:
+        return [post for post in system.posted if (post["event"], post["run"]) == (event, run)]
+
+    wait_for(lambda: told("failed"), 120)
+    [post] = told("failed")
+    assert (post["month"], post["task"]) == (f"{newest:%Y-%m}", "stage_sales")
+    assert "is not dated in" in post["reason"]
+    assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{run}/tasks/stage_sales")
+    wait_for(lambda: told("overdue"), 120)
+    [post] = told("overdue")
+    assert post["link"] == f"{api.url}/dags/{SALES_DAG}/runs/{run}"
+    wait_for(lambda: len(system.mail.mails) == len(system.posted), 30)
+    subjects = {str(mail["Subject"]) for mail in system.mail.mails}
+    assert {f"[company data] {post['text'].splitlines()[0]}" for post in system.posted} == subjects
+
+    file.write_text(good)
+    clear_newest_month(system)
+    wait_for(lambda: state_of(api, run) == "success", 120)
+    assert len(told("failed")) == 1
+
+
 def newest_month(system: FaultySystem) -> str:
     runs = system.api().runs(SALES_DAG)
     return str(max(runs, key=lambda run: str(run["data_interval_start"]))["dag_run_id"])
@@ -126,6 +200,19 @@ def task_instances(system: FaultySystem) -> list[dict[str, Any]]:
     answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
     found: list[dict[str, Any]] = answer["task_instances"]
     return found
+
+
+def get(system: FaultySystem, path: str) -> dict[str, Any]:
+    api = system.api()
+    answer = api.session.get(f"{api.url}/api/v2/{path}")
+    assert answer.ok, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def task_path(system: FaultySystem, task: str) -> str:
+    """Where the API has a task of the newest month's run."""
+    return f"dags/{SALES_DAG}/dagRuns/{newest_month(system)}/taskInstances/{task}"
 
 
 def task_states(system: FaultySystem) -> dict[str, str | None]:

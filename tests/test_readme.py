@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import DEFAULT_PASSWORDS, ROOT
 from system import FaultySystem
 
 from company_data.settings import DEFAULT_SOURCE_BASE_URL
@@ -82,7 +82,8 @@ def on_the_system(command: str, system: FaultySystem) -> None:
     text = command.replace("localhost:5432", f"127.0.0.1:{state['postgres_port']}")
     text = text.replace(DEFAULT_SOURCE_BASE_URL, system.environment["SOURCE_BASE_URL"])
     for user in ("ds_user", "mle_user", "pipeline"):
-        text = text.replace(f"{user}:{user}@", f"{user}:{system.passwords[f'{user.upper()}_PASSWORD']}@")
+        login = f"{user}:{DEFAULT_PASSWORDS.get(user, user)}@"
+        text = text.replace(login, f"{user}:{system.passwords[f'{user.upper()}_PASSWORD']}@")
     # Where this machine has no psql, the one that `make up` names.
     programs = Cluster(Path(state["postgres_home"]), state["postgres_port"]).programs
     database = f"postgresql+psycopg2://admin:admin@127.0.0.1:{state['postgres_port']}/companydata"

@@ -9,6 +9,7 @@ from company_data.retries import SQL_RETRIES, LoadRetryPolicy
 
 DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaws.com"
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
+DEFAULT_SALES_DEADLINE_HOURS = "24"
 
 CONNECTION_ID = "operational_db"
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
@@ -77,6 +78,42 @@ def last_sales_month() -> datetime | None:
     """
     value = os.environ.get("SALES_LAST_MONTH")
     return _month("SALES_LAST_MONTH", value) if value else None
+
+
+def notify_email() -> str | None:
+    """Address, or several with commas between them, that is told of failed and overdue loads; none by default."""
+    return os.environ.get("NOTIFY_EMAIL") or None
+
+
+def notify_webhook_url() -> str | None:
+    """Webhook that is told of failed and overdue loads; none by default.
+
+    Raises:
+        ValueError: NOTIFY_WEBHOOK_URL is no address of the web. Its value is not shown: it may hold a secret.
+    """
+    url = os.environ.get("NOTIFY_WEBHOOK_URL") or None
+    if url and not url.startswith(("https://", "http://")):
+        raise ValueError(
+            "NOTIFY_WEBHOOK_URL begins with neither https:// nor http://, so nobody could be told of a failed load. "
+            "Correct it, or unset it to tell nobody."
+        )
+    return url
+
+
+def sales_deadline() -> timedelta:
+    """Time after which the load of a month, counted from when its run was queued, is overdue.
+
+    Raises:
+        ValueError: SALES_DEADLINE_HOURS is no number of hours.
+    """
+    value = os.environ.get("SALES_DEADLINE_HOURS") or DEFAULT_SALES_DEADLINE_HOURS
+    try:
+        hours = float(value)
+    except ValueError:
+        hours = 0
+    if not 0 < hours < float("inf"):
+        raise ValueError(f'SALES_DEADLINE_HOURS is "{value}", which is no number of hours. Write it as 24, or 1.5.')
+    return timedelta(hours=hours)
 
 
 def _month(setting: str, value: str) -> datetime:

@@ -1,0 +1,221 @@
+"""An operator's way through Airflow's UI, in a real browser; each step goes on where the one before has ended."""
+
+import csv
+import re
+from collections import defaultdict
+from collections.abc import Iterator
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from browser import HEIGHT, WIDTH, chromium, drag, opened, picture
+from playwright.sync_api import Locator, Page, expect
+from system import SALES_DAG, System, months, started, wait_for
+
+WORKFLOWS = ("customer_data_load", "feature_store", SALES_DAG)
+TASKS = ("stage_sales", "stage_stores", "check_sales", "publish_sales", "aggregate_month")
+MONTHS = 6
+RUN_SECONDS = 180
+
+BAD_LINE, BAD_VALUE = 42, "12,50 EUR"
+
+
+@pytest.fixture(scope="module")
+def program() -> str:
+    return chromium()
+
+
+@pytest.fixture(scope="module")
+def system(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
+    """The system with its own sample bucket, whose files lie in its folder."""
+    settings = {"SOURCE_BASE_URL": "", "REQUESTS_CA_BUNDLE": "", "SALES_FIRST_MONTH": f"{months(MONTHS)[0]:%Y-%m}"}
+    with started(tmp_path_factory.mktemp("system") / "tree", settings) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def page(program: str, system: System, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    """One window for the whole walk."""
+    with opened(program, tmp_path_factory.mktemp("browser") / "last.png") as window:
+        yield window
+
+
+def test_the_login_leads_to_three_green_workflows(page: Page, system: System) -> None:
+    page.goto(system.url)
+    page.get_by_label("Username").fill("airflow")
+    page.get_by_label("Password").fill("airflow")
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("link", name="Dags", exact=True).first.click()
+    expect(page.get_by_role("heading", name="3 Dags")).to_be_visible()
+    for workflow in WORKFLOWS:
+        latest = page.locator(f'a[href^="/dags/{workflow}/runs/"]').filter(has=page.get_by_role("time"))
+        expect(latest).to_have_accessible_name(re.compile("success$"))
+    picture(page, "workflows")
+
+
+def test_the_graph_shows_the_steps_of_a_month(page: Page, system: System) -> None:
+    open_sales(page)
+    page.get_by_role("button", name="Show Graph").click()
+    page.get_by_role("button", name="Expand all task groups").click()
+    page.get_by_role("button", name="Fit View").click()
+    for task in TASKS:
+        expect(page.locator(".react-flow").get_by_text(task, exact=True)).to_be_visible()
+    picture(page, "graph")
+    page.get_by_role("button", name="Show Grid").click()
+
+
+def test_a_broken_month_turns_red_and_its_log_says_why(page: Page, system: System) -> None:
+    month = broken_month()
+    rows = in_tables(system, month)
+    spoil(system, month)
+    run = clear_by_clicks(page, system, month)
+    expect(row_of(page, run)).to_contain_text("Failed", timeout=RUN_SECONDS * 1000)
+    assert in_tables(system, month) == rows
+
+    # Wide enough for all months.
+    drag(page, page.get_by_role("separator"), right=110)
+    expect(page.locator(f'a[href$="/runs/{run}/tasks/stage_sales"]')).to_be_visible()
+    page.get_by_role("link", name=run, exact=True).scroll_into_view_if_needed()
+    picture(page, "failed-month", last=page.get_by_role("table"))
+
+    page.get_by_role("link", name=run, exact=True).click()
+    tasks = page.get_by_role("table")
+    expect(tasks.get_by_role("row").filter(has_text="stage_sales")).to_contain_text("Failed")
+    tasks.get_by_role("link", name="stage_sales", exact=True).click()
+    reason = page.get_by_text(f"sales/{month}/sales.csv, line {BAD_LINE}, column value").first
+    expect(reason).to_contain_text(BAD_VALUE)
+    page.get_by_role("button", name="to scroll to top").click()
+    expect(reason).to_be_in_viewport()
+    picture(page, "reason", last=reason)
+
+
+def test_the_repaired_month_is_cleared_by_clicks_and_turns_green(page: Page, system: System) -> None:
+    month = broken_month()
+    repair(system, month)
+    open_sales(page)
+    run = clear_by_clicks(page, system, month)
+    expect(row_of(page, run)).to_contain_text("Success", timeout=RUN_SECONDS * 1000)
+    for each in months(MONTHS):
+        assert in_tables(system, each) == in_file(system, each)
+
+
+def test_three_months_are_loaded_anew_by_the_form_for_backfills(page: Page, system: System) -> None:
+    wanted = months(MONTHS)[1:4]
+    for month in wanted:
+        with file_of(system, month).open("a") as file:
+            file.write(f"99999,1000.01,{month},1\n")
+    before = {run["dag_run_id"] for run in system.api().runs(SALES_DAG)}
+
+    open_sales(page)
+    page.get_by_role("button", name="Trigger Dag").click()
+    form = page.get_by_role("dialog")
+    form.get_by_text("Backfill", exact=True).click()
+    for label, day in (("From", wanted[0]), ("To", wanted[-1])):
+        form.get_by_role("group").filter(has_text=label).get_by_test_id("datetime-input").click()
+        page.get_by_placeholder("YYYY/MM/DD").fill(f"{day:%Y/%m/%d}")
+        form.get_by_text("Date Range").click()
+    form.get_by_text("All Runs", exact=True).click()
+    form.get_by_role("spinbutton").fill("3")
+    expect(form).to_contain_text("3 runs will be triggered")
+    page.set_viewport_size({"width": WIDTH, "height": 960})  # the whole form
+    picture(page, "backfill")
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    form.get_by_role("button", name="Run Backfill").click()
+    expect(form).to_be_hidden()
+
+    page.get_by_role("link", name="Backfills", exact=True).click()
+    expect(page.get_by_role("row").filter(has_text="All Runs")).to_contain_text(str(wanted[0]))
+    wait_for(lambda: [run["run_type"] for run in system.api().runs(SALES_DAG)].count("backfill") == 3, RUN_SECONDS)
+    page.get_by_role("link", name="Runs", exact=True).click()
+    page.reload()  # a list in which nothing ran is not asked for again by itself
+    for month in wanted:
+        row = row_of(page, run_of(system, month))
+        expect(row).to_contain_text("Backfill")
+        expect(row).to_contain_text("Success", timeout=RUN_SECONDS * 1000)
+    for month in months(MONTHS):
+        assert in_tables(system, month) == in_file(system, month)
+    assert {run["dag_run_id"] for run in system.api().runs(SALES_DAG)} == before
+
+
+def test_a_single_run_by_hand_is_refused_and_told_what_to_do_instead(page: Page, system: System) -> None:
+    open_sales(page)
+    page.get_by_role("button", name="Trigger Dag").click()
+    form = page.get_by_role("dialog")
+    form.get_by_role("button", name="Trigger", exact=True).click()
+    expect(form).to_contain_text("choose Backfill")
+    assert len(system.api().runs(SALES_DAG)) == MONTHS
+    form.get_by_role("button", name="Close").click()
+
+
+def open_sales(page: Page) -> None:
+    page.get_by_role("link", name="Dags", exact=True).first.click()
+    expect(page.get_by_role("heading", name="3 Dags")).to_be_visible()  # of the page before there is a link, too
+    page.get_by_role("link", name=SALES_DAG, exact=True).click()
+    expect(page.get_by_role("link", name="Backfills", exact=True)).to_be_visible()
+
+
+def clear_by_clicks(page: Page, system: System, month: date) -> str:
+    """Clear a month's run, whole, in the list of runs; returns its id."""
+    run = run_of(system, month)
+    page.get_by_role("link", name="Runs", exact=True).click()
+    row_of(page, run).get_by_role("button", name="Clear Dag Run").click()
+    form = page.get_by_role("dialog")
+    form.get_by_role("button", name="Clear existing tasks").click()
+    expect(form).to_contain_text(f"Affected Tasks: {len(TASKS)}")
+    form.get_by_role("button", name="Confirm").click()
+    expect(form).to_be_hidden()
+    return run
+
+
+def row_of(page: Page, run: str) -> Locator:
+    return page.get_by_role("row").filter(has=page.get_by_role("link", name=run, exact=True))
+
+
+def run_of(system: System, month: date) -> str:
+    [run] = [run for run in system.api().runs(SALES_DAG) if run["data_interval_start"].startswith(str(month))]
+    return str(run["dag_run_id"])
+
+
+def broken_month() -> date:
+    return months(3)[0]
+
+
+def file_of(system: System, month: date) -> Path:
+    return system.run / "bucket" / f"sales/{month}/sales.csv"
+
+
+def spoil(system: System, month: date) -> None:
+    """Put a value that is no number into the month's file, and keep the good file beside it."""
+    file = file_of(system, month)
+    good = file.read_text()
+    file.with_suffix(".good").write_text(good)
+    lines = good.splitlines(keepends=True)
+    idx, _, rest = lines[BAD_LINE - 1].split(",", 2)
+    lines[BAD_LINE - 1] = f'{idx},"{BAD_VALUE}",{rest}'
+    file.write_text("".join(lines))
+
+
+def repair(system: System, month: date) -> None:
+    file = file_of(system, month)
+    file.with_suffix(".good").rename(file)
+
+
+def in_file(system: System, month: date) -> tuple[int, dict[int, Decimal]]:
+    """Number of rows, and sum of their values by store."""
+    count, sums = 0, defaultdict[int, Decimal](Decimal)
+    with file_of(system, month).open(newline="") as stream:
+        for row in csv.DictReader(stream):
+            count += 1
+            sums[int(row["store_idx"])] += Decimal(row["value"])
+    return count, dict(sums)
+
+
+def in_tables(system: System, month: date) -> tuple[int, dict[int, Decimal]]:
+    """The same as sales and monthly_sales have it."""
+    with system.connect() as connection:
+        [(count,)] = connection.execute(
+            "select count(*) from sales where date_trunc('month', date) = %s", [month]
+        ).fetchall()
+        sums = connection.execute("select store_idx, value from monthly_sales where sale_month = %s", [month])
+        return count, dict(sums.fetchall())
