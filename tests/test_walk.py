@@ -66,6 +66,8 @@ def test_a_column_is_added_from_the_file_to_the_feature_store_as_the_page_says(c
                 triggered = True
                 wait_for(lambda: rows(system, features), 60)
             on_the_system(command, system)
+            if command == "make docs":
+                assert (system.folder / "docs/data_dictionary.md").read_text().count("`attr_d`") >= 2
             if command == "make up":
                 assert rows(system, "select version_num from migrations.alembic_version") > [(head(),)]
     assert triggered
