@@ -36,6 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / ".embedded"
 LOGS = RUN / "logs"
 
+PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 0015
 UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
 SAMPLE_MONTHS = 12
 
@@ -265,7 +266,7 @@ def airflow_environment(state: State) -> dict[str, str]:
         **state.settings,
         "AIRFLOW_HOME": str(RUN / "airflow"),
         "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url(
-            "companydata", "pipeline", os.environ.get("PIPELINE_PASSWORD") or "pipeline", driver="postgresql"
+            "companydata", "pipeline", os.environ.get("PIPELINE_PASSWORD") or PIPELINE_PASSWORD, driver="postgresql"
         ),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),

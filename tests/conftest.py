@@ -35,6 +35,9 @@ from local.postgres import Cluster  # noqa: E402
 
 Rows = list[tuple[Any, ...]]
 
+# The documented passwords that are not the name of their user.
+DEFAULT_PASSWORDS = {"pipeline": "pipeline-laptop"}
+
 
 def alembic(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the alembic command as an operator would."""
@@ -61,7 +64,8 @@ class Database:
     name: str
 
     def url(self, user: str = "admin", password: str | None = None, driver: str = "postgresql") -> str:
-        return self.cluster.url(self.name, user, user if password is None else password, driver)
+        known = DEFAULT_PASSWORDS.get(user, user)
+        return self.cluster.url(self.name, user, known if password is None else password, driver)
 
     def connect(self, user: str = "admin", password: str | None = None) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url(user, password), autocommit=True)

@@ -107,6 +107,22 @@ def test_months_that_were_loaded_before_the_pipelines_login_existed_are_loaded_a
     assert managed.run("select relpersistence::text from pg_class where relname = 'sales_2024_01'") == [("p",)]
 
 
+def test_the_password_of_pipeline_is_no_word_of_ours_any_more_and_one_of_the_environment_stays(
+    managed: Database,
+) -> None:
+    assert managed.alembic("upgrade", "head", user="managed").returncode == 0
+    for steps, environment, password in (
+        ("downgrade -1", {}, "pipeline"),
+        ("upgrade head", {}, "pipeline-laptop"),
+        ("downgrade -1", {"PIPELINE_PASSWORD": "chosen"}, "chosen"),
+        ("upgrade head", {"PIPELINE_PASSWORD": "chosen"}, "chosen"),
+    ):
+        done = managed.alembic(*steps.split(), user="managed", **environment)
+        assert done.returncode == 0, done.stderr
+        with managed.connect("pipeline", password) as connection:
+            assert connection.execute("select 1").fetchone() == (1,)
+
+
 @pytest.mark.parametrize("might", ["superuser", "createrole", "in role admin"])
 def test_a_mighty_role_of_the_server_is_not_adopted_as_pipeline(might: str) -> None:
     with Cluster.temporary() as cluster:

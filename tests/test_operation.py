@@ -123,9 +123,30 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
     assert found_in(system.output) == []
 
 
-def test_a_month_that_fails_in_a_backfill_is_told_and_told_again_after_its_deadline(
-    system: FaultySystem,
-) -> None:
+def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: FaultySystem) -> None:
+    month = months(1)[0]
+    path = f"sales/{month}/sales.csv"
+    rows = "".join(f"{n},2,{month},1\n" for n in range(50_000))
+    (system.bucket_folder / path).write_text("idx,value,date,store_idx\n" + rows)
+    released = threading.Event()
+    system.answers[path] = [stall(600_000, released)]
+    api = system.api()
+    run = clear_newest_month(system)
+
+    with system.connect() as connection:
+        killed = kill_the_task_that_copies(system, connection)
+        released.set()
+        wait_for(lambda: not psutil.pid_exists(killed), 30)
+        wait_for(lambda: not sessions(connection, f"{SALES_DAG}.stage_sales"), 20)
+        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
+
+        wait_for(lambda: state_of(api, run) == "success", 240)
+        found = connection.execute("select count(*), sum(value) from sales where date >= %s", [month]).fetchall()
+        assert found == [(50_000, 100_000)]
+        assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
+
+
+def test_a_month_that_fails_in_a_backfill_is_told_and_told_again_after_its_deadline(system: FaultySystem) -> None:
     [newest] = months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
@@ -158,29 +179,6 @@ def test_a_month_that_fails_in_a_backfill_is_told_and_told_again_after_its_deadl
     clear_newest_month(system)
     wait_for(lambda: state_of(api, run) == "success", 120)
     assert len(told("failed")) == 1
-
-
-def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: FaultySystem) -> None:
-    month = months(1)[0]
-    path = f"sales/{month}/sales.csv"
-    rows = "".join(f"{n},2,{month},1\n" for n in range(50_000))
-    (system.bucket_folder / path).write_text("idx,value,date,store_idx\n" + rows)
-    released = threading.Event()
-    system.answers[path] = [stall(600_000, released)]
-    api = system.api()
-    run = clear_newest_month(system)
-
-    with system.connect() as connection:
-        killed = kill_the_task_that_copies(system, connection)
-        released.set()
-        wait_for(lambda: not psutil.pid_exists(killed), 30)
-        wait_for(lambda: not sessions(connection, f"{SALES_DAG}.stage_sales"), 20)
-        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
-
-        wait_for(lambda: state_of(api, run) == "success", 240)
-        found = connection.execute("select count(*), sum(value) from sales where date >= %s", [month]).fetchall()
-        assert found == [(50_000, 100_000)]
-        assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
 
 
 def newest_month(system: FaultySystem) -> str:

@@ -181,7 +181,7 @@ def test_what_the_pipeline_makes_belongs_to_admin_and_is_read_by_ds_and_mle(data
     for user in ("ds_user", "mle_user"):
         assert database.run("select count(*) from sales", user=user) == [(1,)]
     assert database.run("select count(*) from pg_class where relowner = 'pipeline'::regrole") == [(0,)]
-    # A partition is exactly what sales is: nothing of its staging stays on it, and nobody but its owner has a privilege.
+    # A partition is exactly what sales is: nothing of its staging stays on it; nobody but its owner has privileges.
     assert database.run("""
         select
             relnamespace::regnamespace::text, relname, relpersistence::text, relchecks, relowner::regrole::text,

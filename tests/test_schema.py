@@ -99,6 +99,10 @@ def test_every_revision_says_why_it_is_made_which_locks_it_takes_and_how_it_is_u
     assert all(text.rstrip().endswith(".") for text in said.values())
 
 
+# Revisions that set passwords alone, which a dump does not show; tests/test_migrations.py logs in with them.
+NOT_IN_A_DUMP = {"0015"}
+
+
 def test_every_revision_leaves_what_the_one_before_it_left_when_it_is_undone(
     cluster: Cluster, template: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,7 +121,7 @@ def test_every_revision_leaves_what_the_one_before_it_left_when_it_is_undone(
     for revision in revisions():
         command.upgrade(config, revision.revision)
         after = made()
-        assert after != before, f"{revision.revision} changes nothing"
+        assert after != before or revision.revision in NOT_IN_A_DUMP, f"{revision.revision} changes nothing"
         command.downgrade(config, str(revision.down_revision or "base"))
         assert made() == before, f"{revision.revision} down"
         command.upgrade(config, revision.revision)

@@ -204,7 +204,7 @@ def psql_line(database: Database, case: Case) -> str:
     [line] = re.findall(r"```sh\n(sed .*?)```", README.read_text(), re.DOTALL)
     for example, mine in {
         "sql/sales/replace_month_of_monthly_sales.sql": f"sql/{case.file}",
-        "postgresql://pipeline:pipeline@localhost:5432/companydata": database.url("pipeline"),
+        "postgresql://pipeline:pipeline-laptop@localhost:5432/companydata": database.url("pipeline"),
         "-v sale_month=2024-02-01": " ".join(f"-v {name}={value}" for name, value in case.parameters.items()),
         # "without -1", says the paragraph above it
         " -1 ": " " if case.file in COMMITS_EACH_STATEMENT else " -1 ",
