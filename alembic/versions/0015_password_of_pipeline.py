@@ -4,7 +4,7 @@ Why:    Airflow hides passwords in its logs wherever they stand. As long as the 
         "pipeline.file_loads" in a message came out as "***.file_loads". PIPELINE_PASSWORD is set again as it is; only
         where it is unset the password changes, and AIRFLOW_CONN_OPERATIONAL_DB has to change with it.
 Locks:  a row lock in the role catalog, for milliseconds. Sessions that are open go on.
-Undo:   sets the login's name as its password again where PIPELINE_PASSWORD is unset.
+Undo:   nothing: a password is the server's, whose other databases may use it.
 """
 
 import os
@@ -16,12 +16,10 @@ down_revision = "0014"
 branch_labels = None
 depends_on = None
 
-LOGIN, PASSWORD = "pipeline", "pipeline-laptop"
-
 
 def upgrade() -> None:
-    set_password(LOGIN, os.environ.get("PIPELINE_PASSWORD") or PASSWORD)
+    set_password("pipeline", os.environ.get("PIPELINE_PASSWORD") or "pipeline-laptop")
 
 
 def downgrade() -> None:
-    set_password(LOGIN, os.environ.get("PIPELINE_PASSWORD") or LOGIN)
+    """Leave the password."""
