@@ -22,7 +22,8 @@ os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "SALES_FIRST_MONTH": "2023-11",
 }
-os.environ.pop("SALES_LAST_MONTH", None)
+for setting in ("SALES_LAST_MONTH", "NOTIFY_EMAIL", "NOTIFY_WEBHOOK_URL", "SALES_DEADLINE_HOURS"):
+    os.environ.pop(setting, None)
 
 import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402

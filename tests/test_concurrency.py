@@ -120,6 +120,17 @@ def test_a_month_waits_for_the_same_month_and_not_for_another(database: Database
     assert counts(database) == [("2024-01-01", ROWS), ("2024-02-01", ROWS), ("2024-03-01", ROWS)]
 
 
+def test_a_month_is_loaded_anew_while_the_file_of_another_is_still_coming(database: Database, files: Files) -> None:
+    write_months(files)
+    load_month(database, "2024-01-01")
+    with database.connect("pipeline") as slow:
+        slow.execute("select pipeline.prepare_month('2024-02-01')")
+        with slow.transaction():
+            slow.execute("select pipeline.begin_staging('sales', '2024-02-01')")
+            load_month(database, "2024-01-01")
+    assert counts(database) == [("2024-01-01", ROWS)]
+
+
 def test_a_waiting_month_gives_up_after_lock_timeout_and_the_retry_works(database: Database, files: Files) -> None:
     write_months(files)
     load = {"sale_month": "2024-02-01"}

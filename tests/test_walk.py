@@ -24,8 +24,9 @@ STEP = re.compile(r"(?:`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
 def steps() -> Iterator[tuple[str, str, str]]:
     """The page's blocks with their places; its two revisions get the next free numbers."""
     newest = int(head())
-    text = PAGE.read_text().replace('down_revision = "0015"', f'down_revision = "{newest:04}"')
-    yield from STEP.findall(text.replace("0016", f"{newest + 1:04}").replace("0017", f"{newest + 2:04}"))
+    text = PAGE.read_text().replace("0017", f"{newest + 2:04}").replace("0016", f"{newest + 1:04}")
+    text = text.replace('down_revision = "0015"', f'down_revision = "{newest:04}"')
+    yield from STEP.findall(text)
 
 
 @pytest.fixture

@@ -109,6 +109,20 @@ BEGIN_STAGING = """
     declare
         suffix constant text := to_char(sale_month, 'YYYY_MM');
         staged text := concat_ws('_', table_name, suffix);
+        -- Read from the catalog, because LIKE would lock public.sales until the file has come, and with it every
+        -- re-load of another month.
+        columns constant text := (
+            select string_agg(
+                concat_ws(
+                    ' ', quote_ident(attname), format_type(atttypid, atttypmod),
+                    case when attnotnull then 'not null' end, 'default ' || pg_get_expr(adbin, adrelid)
+                ),
+                ', ' order by attnum
+            )
+            from pg_attribute
+            left join pg_attrdef on adrelid = attrelid and adnum = attnum
+            where attrelid = 'public.sales'::regclass and attnum > 0 and not attisdropped
+        );
     begin
         -- Of two runs that stage the same file the later one waits here, and then has the newer file.
         if table_name <> 'sales' then
@@ -118,8 +132,9 @@ BEGIN_STAGING = """
         perform pg_advisory_xact_lock(hashtext('pipeline.begin_staging'), sale_month - date '2000-01-01');
         staged := staged || '_incoming';
         execute format(
-            'create table staging.%I (like public.sales including all, constraint %I check (date >= %L and date < %L))',
-            staged, 'dated in ' || to_char(sale_month, 'YYYY-MM'), sale_month, (sale_month + interval '1 month')::date
+            'create table staging.%I (%s, constraint %I check (date >= %L and date < %L))',
+            staged, columns, 'dated in ' || to_char(sale_month, 'YYYY-MM'), sale_month,
+            (sale_month + interval '1 month')::date
         );
         return staged;
     end

@@ -157,7 +157,7 @@ def copy_file(connection: psycopg.Connection[Any], of: str, table: str, text: It
                 for chunk in chunks:
                     stream.write(chunk)
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
-            raise refused_by_copy(error, path) from None
+            raise refused_by_copy(error, path) from error
         return cursor.rowcount
 
 
