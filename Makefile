@@ -49,7 +49,7 @@ lint: venv ## check format, types and SQL; changes nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy bench dags examples local plugins tests
-	$(PYTHON) -m sqlfluff lint --disable-progress-bar sql
+	$(PYTHON) -m sqlfluff lint --disable-progress-bar alembic/versions sql
 
 audit: venv ## look the locked packages up in the public list of vulnerabilities
 	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt

@@ -1,44 +1,35 @@
 """### Loads the customer files, exactly as they are
 
-**Owns** `customer_profiles`, `customer_activity` and `labels`, all of them. The three files are staged side by
-side, checked, and published in one transaction: nobody reads old profiles beside new labels.
+**Owns** `customer_profiles`, `customer_activity` and `labels`. The three files are staged side by side, checked, and
+published in one transaction: a reader never sees old profiles with new labels.
 
 **Fires** once by itself. Trigger it again when the files have changed. Publishing starts `feature_store`.
 
-Whatever fails, the published tables are as they were before; after `publish_customer_data` they are the new ones.
+If a task fails, the tables stay as they were, unless `publish_customers` has succeeded.
 
 #### `stage_customer_profiles`, `stage_customer_activity`, `stage_labels`
 
-Each copies its file into its table in schema `staging`.
+Each copies its file into a table of its own in schema `staging`.
 
-- **When one fails**, the file could not be fetched, or its header or a value is wrong. Or somebody looked at `staging`
-  for long, and the lock was not given.
-- **Look** at its log, which names file, line and value. `pipeline.file_loads` lists every attempt.
-- **Then** have the file or the network mended, and clear this task with what follows it.
+- **When one fails**, the file could not be fetched, or its header or a value is wrong.
+- **Look** at its log, which names file, line and value. `pipeline.loads` lists every attempt.
+- **Then** have the file or the network fixed, and clear this task with its downstream tasks.
 
-#### `check_customer_data`
+#### `check_customers`
 
-Judges the three staged files: `sql/customer/check_customer_data.sql`.
+Checks the three staged files: `sql/customers/check_customers.sql`.
 
-- **When it fails**, a client has two different profiles or labels, a label is neither 0 nor 1, or the like.
-- **Look** at its log for how many rows and the first of them. All are in schema `staging`, and stay there.
-- **Then** have the file mended, and clear the whole run: it must be staged again.
+- **When it fails**, a client has two different profiles or labels.
+- **Look** at its log for the number of clients, the first of them, and the tables in `staging` that keep the rows.
+- **Then** have the file fixed, and clear the whole run: it must be staged again.
 
-#### `publish_customer_data`
+#### `publish_customers`
 
-Puts the three tables in place of the old ones in one transaction: `sql/customer/publish_customer_data.sql`.
+Replaces the three tables in one transaction: `sql/customers/publish_customers.sql`.
 
-- **When it fails**, another run has staged the files since, or a lock was not given.
-- **Look** at its log; for a lock, at who is connected: `pg_stat_activity`.
+- **When it fails**, a lock timed out, or a table was changed by a migration since the files were staged.
+- **Look** at its log; for a lock, at the sessions in `pg_stat_activity`.
 - **Then** clear the whole run.
-
-#### `empty_staging`
-
-Deletes what is published by now from schema `staging`: `sql/customer/empty_staging.sql`.
-
-- **When it fails**, a lock was not given. Nobody but the next load needs it.
-- **Look** at its log.
-- **Then** clear this task.
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
@@ -68,23 +59,19 @@ with DAG(
 
     loads = {"profiles_load": profiles, "activity_load": activity, "labels_load": labels}
 
-    check_customer_data = SQLExecuteQueryOperator(
-        task_id="check_customer_data",
-        sql="customer/check_customer_data.sql",
+    check_customers = SQLExecuteQueryOperator(
+        task_id="check_customers",
+        sql="customers/check_customers.sql",
         parameters=loads,
         autocommit=True,
     )
-    publish_customer_data = SQLExecuteQueryOperator(
-        task_id="publish_customer_data",
-        sql="customer/publish_customer_data.sql",
+    publish_customers = SQLExecuteQueryOperator(
+        task_id="publish_customers",
+        sql="customers/publish_customers.sql",
         parameters=loads,
-        outlets=[Asset("customer_data")],
-    )
-    empty_staging = SQLExecuteQueryOperator(
-        task_id="empty_staging",
-        sql="customer/empty_staging.sql",
+        outlets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
     )
 
-    [profiles, activity, labels] >> check_customer_data >> publish_customer_data >> empty_staging
+    [profiles, activity, labels] >> check_customers >> publish_customers
 
 explain_tasks(dag)

@@ -1,19 +1,21 @@
 """### Rebuilds the feature store
 
 **Owns** `feature_store`: one row for every client that has a profile, an activity and a label, with its latest
-activity (the row without `valid_to`; failing that the greatest `valid_to`; ties go to the latest `valid_from`).
+activity (the row without `valid_to`; otherwise the one with the greatest `valid_to`; ties go to the latest
+`valid_from`).
 
 **Fires** by itself whenever `customer_data_load` has published. Trigger it to rebuild the table from the customer
-tables as they are. Only the clients that have changed are written.
+tables as they are. Only clients that have changed are written.
 
 #### `replace_feature_store`
 
 Compares the table with what it should be and writes the difference:
-`sql/feature_store/replace_feature_store.sql`. The log of a good run says how many clients were left out, and why.
+`sql/feature_store/replace_feature_store.sql`. Its log says how many clients were left out, and why.
 
-- **When it fails**, a lock was not given, or a client would have two rows. The table is as it was before.
+- **When it fails**, a lock timed out, or another table refers to a client that is no longer in the files. The table
+  stays as it was.
 - **Look** at its log.
-- **Then** mend the cause, and clear the run.
+- **Then** fix the cause, and clear the run.
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
@@ -25,9 +27,9 @@ from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 
 with DAG(
     dag_id="feature_store",
-    description="One row a client, with its latest activity; whenever customer data has been published",
+    description="One row per client, with its latest activity; whenever customer data has been published",
     doc_md=__doc__,
-    schedule=[Asset("customer_data")],
+    schedule=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
@@ -37,6 +39,7 @@ with DAG(
     SQLExecuteQueryOperator(
         task_id="replace_feature_store",
         sql="feature_store/replace_feature_store.sql",
+        outlets=[Asset("feature_store")],
     )
 
 explain_tasks(dag)

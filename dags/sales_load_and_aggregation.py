@@ -4,58 +4,51 @@
 other month is read or written. It also refreshes `stores`.
 
 **Fires** at the start of each month (UTC) for the month that has ended, and catches up from `SALES_FIRST_MONTH`: the
-run of 1 February loads January. Months may run side by side, in any order, any number of times. A month is run again
-by clearing its run, or by a backfill; a manual trigger has no month, and is refused.
+run of 1 February loads January. Months may run side by side, in any order, any number of times. To load a month
+again, clear its run, or use a backfill.
 
-Whatever fails, each table holds either the old month or the new one, whole.
+If a task fails, the tables stay as they were: stores, the month of `sales` and the month of `monthly_sales` change
+together in `publish_month`.
 
 #### `stage_sales`
 
-Copies the month's file into `staging.sales`. A file that is late is waited for, for a week after the month's end.
+Copies the month's file into a table of its own in schema `staging`. A file that is late is waited for, for a week
+after the end of the month.
 
-- **When it fails**, the file could not be fetched, or its header, a value or a date is wrong. Or somebody looked at
-  `staging` for long, and the lock was not given.
-- **Look** at its log, which names file, line and value. `pipeline.file_loads` lists every attempt.
-- **Then** have the file or the network mended, and clear this task with what follows it.
+- **When it fails**, the file could not be fetched, or its header, a value or a date is wrong.
+- **Look** at its log, which names file, line and value. `pipeline.loads` lists every attempt.
+- **Then** have the file or the network fixed, and clear this task with its downstream tasks.
 
 #### `stage_stores`
 
 Copies `stores.csv` as it is on that day, to check the month against it.
 
-- **When it fails**, it does so for the reasons that `stage_sales` has, but a store list is never late.
+- **When it fails**, the reasons are those of `stage_sales`, except that a store list is never late.
 - **Look** at its log, which names file, line and value.
-- **Then** have the file or the network mended, and clear this task with what follows it.
+- **Then** have the file or the network fixed, and clear this task with its downstream tasks.
 
-#### `check_sales`
+#### `check_month`
 
-Judges what was staged before anybody sees it: `sql/sales/check_sales.sql`.
+Checks what was staged before it is published: `sql/sales/check_month.sql`.
 
-- **When it fails**, sales are of stores that `stores.csv` lacks or has twice under different names, or have no amount.
-- **Look** at its log for how many and the first of them. All are in `staging.sales`, and stay there.
-- **Then** have the file mended, and clear the whole run: it must be staged again.
+- **When it fails**, `stores.csv` lacks the stores of some sales or has a store with two locations, or a value is not
+  an amount.
+- **Look** at its log for the number of rows, the first of them, and the tables in `staging` that keep the rows.
+- **Then** have the file fixed, and clear the whole run: it must be staged again.
 
-#### `publish_sales`
+#### `publish_month`
 
-Puts stores and month in place of the old ones in one transaction: `sql/sales/publish_stores.sql`, then
-`sql/sales/replace_month_of_sales.sql`. While somebody reads `sales` for longer than 3 seconds, the re-load of a month
-waits and tries again for an hour.
+Publishes stores, the month of `sales` and the month of `monthly_sales` in one transaction:
+`sql/sales/publish_month.sql`.
 
-- **When it fails**, another run has staged the month since, a newer `stores.csv` lacks a store, or the lock on `sales`
-  was never given.
-- **Look** at its log; for a lock, at who is connected: `pg_stat_activity`.
-- **Then** clear the whole run.
-
-#### `aggregate_month`
-
-Replaces the month's rows of `monthly_sales`: `sql/sales/replace_month_of_monthly_sales.sql`.
-
-- **When it fails**, a store has vanished from `stores`, or a lock was not given. `sales` has the month by then.
-- **Look** at its log.
+- **When it fails**, a newer `stores.csv` lacks a store, another table refers to a store that is no longer in the file,
+  or a lock timed out.
+- **Look** at its log; for a lock, at the sessions in `pg_stat_activity`.
 - **Then** clear the whole run.
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
-from airflow.sdk import DAG, TaskGroup
+from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.docs import explain_tasks
 from company_data.notify import overdue_alert, tell_failure
@@ -82,29 +75,24 @@ with DAG(
 ) as dag:
     with TaskGroup("stage", prefix_group_id=False):
         staged_sales = stage_csv.override(task_id="stage_sales")(f"sales/{SALE_MONTH}/sales.csv", "sales", SALE_MONTH)
-        staged_stores = stage_csv.override(task_id="stage_stores")("stores.csv", "stores", SALE_MONTH)
+        staged_stores = stage_csv.override(task_id="stage_stores")("stores.csv", "stores")
 
-    loads = {"sale_month": SALE_MONTH, "sales_load": staged_sales, "stores_load": staged_stores}
+    loads = {"sales_load": staged_sales, "stores_load": staged_stores}
 
-    check_sales = SQLExecuteQueryOperator(
-        task_id="check_sales",
-        sql="sales/check_sales.sql",
+    check_month = SQLExecuteQueryOperator(
+        task_id="check_month",
+        sql="sales/check_month.sql",
         parameters=loads,
         autocommit=True,
     )
-    # One transaction: the operator takes a list for single statements. Stores go first, so that no sale lacks one.
-    publish_sales = SQLExecuteQueryOperator(
-        task_id="publish_sales",
-        sql="{% include 'sales/publish_stores.sql' %}\n{% include 'sales/replace_month_of_sales.sql' %}",
-        parameters=loads,
-    )
-    aggregate_month = SQLExecuteQueryOperator(
-        task_id="aggregate_month",
-        sql="sales/replace_month_of_monthly_sales.sql",
-        parameters={"sale_month": SALE_MONTH},
+    publish_month = SQLExecuteQueryOperator(
+        task_id="publish_month",
+        sql="sales/publish_month.sql",
+        parameters={"sale_month": SALE_MONTH} | loads,
+        outlets=[Asset("stores"), Asset("sales"), Asset("monthly_sales")],
     )
 
     # Sales may be waited for, and need the stores of the day they come.
-    staged_sales >> staged_stores >> check_sales >> publish_sales >> aggregate_month
+    staged_sales >> staged_stores >> check_month >> publish_month
 
 explain_tasks(dag)

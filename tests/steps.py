@@ -1,24 +1,34 @@
-"""The steps of the workflows without Airflow: the same Python and SQL that its tasks run, in the same order."""
+"""The workflows without Airflow's scheduler: the tasks of the DAG objects, run in their order by the same Python and SQL."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import cache
 from typing import Any
 
 import psycopg
+from airflow.dag_processing.dagbag import DagBag
 from airflow.providers.common.sql.hooks.sql import DbApiHook
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+from airflow.providers.postgres.hooks.postgres import PostgresHook
+from airflow.sdk import XComArg
 from conftest import ROOT, Database
 
-from company_data.ledger import Load
-from company_data.settings import CONNECTION_OPTIONS, source_base_url
-from company_data.staging import prepare, stage
+from company_data import staging
+from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS
 
 SQL = ROOT / "sql"
-CUSTOMER_FILES = {"profiles_load": "customer_profiles", "activity_load": "customer_activity", "labels_load": "labels"}
+SALES, CUSTOMERS, FEATURES = "sales_load_and_aggregation", "customer_data_load", "feature_store"
 
-PUBLISH_SALES = ("sales/publish_stores.sql", "sales/replace_month_of_sales.sql")
+Step = Callable[[], list[str]]
+_run_numbers = itertools.count(1)
 
-# Their tasks commit each statement by itself.
-COMMITS_EACH_STATEMENT = ("sales/check_sales.sql", "customer/check_customer_data.sql")
+
+@cache
+def dag(dag_id: str) -> Any:
+    bag = DagBag(str(ROOT / "dags"))
+    assert bag.import_errors == {}
+    return bag.dags[dag_id]
 
 
 def connect(database: Database) -> psycopg.Connection[Any]:
@@ -26,53 +36,91 @@ def connect(database: Database) -> psycopg.Connection[Any]:
     return psycopg.connect(database.url("pipeline"), autocommit=True, options=CONNECTION_OPTIONS)
 
 
-def run_files(connection: psycopg.Connection[Any], *files: str, **parameters: object) -> list[str]:
-    """Run SQL files statement by statement in one transaction, and return what they reported."""
+class Run:
+    """One run of a DAG: its tasks, to be run one by one or all together.
+
+    Attributes:
+        loads: what the staging tasks returned, by task.
+        reports: what the SQL of the last task reported.
+    """
+
+    def __init__(self, database: Database, dag_id: str, month: str | None = None) -> None:
+        """Prepare a run.
+
+        Args:
+            database: the database to work on.
+            dag_id: the DAG.
+            month: for sales, the first day of the month (YYYY-MM-DD).
+        """
+        self.database, self.dag, self.month = database, dag(dag_id), month
+        self.name = f"test {next(_run_numbers)}"
+        self.loads: dict[str, int] = {}
+        self.reports: list[str] = []
+
+    @property
+    def tasks(self) -> list[str]:
+        return [task.task_id for task in self.dag.topological_sort()]
+
+    def run(self, *tasks: str) -> list[str]:
+        """Run the named tasks, or all, and return the reports of the last."""
+        for name in tasks or self.tasks:
+            task = self.dag.get_task(name)
+            if isinstance(task, SQLExecuteQueryOperator):
+                with connect(self.database) as connection:
+                    self.reports = run_sql(connection, task.sql, self.parameters(name), one_by_one=task.autocommit)
+            else:
+                self.loads[name] = stage_file(self.database, *self.rendered(task.op_args), run=self.name)
+        return self.reports
+
+    def parameters(self, name: str) -> dict[str, object]:
+        """The parameters of a SQL task: its month, and the loads of the staging tasks."""
+        parameters: dict[str, Any] = self.dag.get_task(name).parameters or {}
+        return {
+            key: self.loads[value.operator.task_id] if isinstance(value, XComArg) else self.rendered(value)
+            for key, value in parameters.items()
+        }
+
+    def rendered(self, value: Any) -> Any:
+        """A templated value with this run's month."""
+        environment = self.dag.get_template_env()
+        if isinstance(value, str):
+            environment.filters["ds"] = str
+            return environment.from_string(value).render(data_interval_start=self.month)
+        return [self.rendered(each) for each in value]
+
+
+def run_sql(
+    connection: psycopg.Connection[Any], text: str, parameters: dict[str, object], one_by_one: bool = False
+) -> list[str]:
+    """Run SQL as its operator does, in one transaction or statement by statement; returns what it reported."""
     reports: list[str] = []
     connection.add_notice_handler(lambda notice: reports.append(str(notice.message_primary)))
-    with nullcontext() if files[0] in COMMITS_EACH_STATEMENT else connection.transaction():
-        for file in files:
-            for statement in DbApiHook.split_sql_string((SQL / file).read_text()):
-                connection.execute(statement, parameters)
+    with nullcontext() if one_by_one else connection.transaction():
+        for statement in DbApiHook.split_sql_string(text):
+            connection.execute(statement, parameters)
     return reports
 
 
-def run_on(database: Database, *files: str, **parameters: object) -> list[str]:
+def stage_file(database: Database, path: str, table: str, month: str | None = None, run: str | None = None) -> int:
+    """Run a staging task's function; returns the load."""
+    hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
     with connect(database) as connection:
-        return run_files(connection, *files, **parameters)
-
-
-def stage_file(database: Database, path: str, table: str, month: str | None = None) -> int:
-    load = Load(table, month, f"{source_base_url()}/{path}", "test")
-    with connect(database) as connection:
-        prepare(connection, load)
-        with connection.transaction():
-            return stage(connection, load, path, None)
+        return staging.stage(connection, path, table, month, run or f"test {next(_run_numbers)}", hook)
 
 
 def load_month(database: Database, month: str) -> list[str]:
-    """All steps of sales_load_and_aggregation for the month that begins on this day; returns the aggregate's report."""
-    loads: dict[str, object] = {
-        "sale_month": month,
-        "sales_load": stage_file(database, f"sales/{month}/sales.csv", "sales", month),
-        "stores_load": stage_file(database, "stores.csv", "stores", month),
-    }
-    run_on(database, "sales/check_sales.sql", **loads)
-    run_on(database, *PUBLISH_SALES, **loads)
-    return run_on(database, "sales/replace_month_of_monthly_sales.sql", sale_month=month)
+    """All tasks of sales_load_and_aggregation for the month that begins on this day; returns the last reports."""
+    return Run(database, SALES, month).run()
 
 
-def load_customers(database: Database) -> None:
-    """All steps of customer_data_load."""
-    loads = {name: stage_file(database, f"{table}.csv", table) for name, table in CUSTOMER_FILES.items()}
-    for step in ("check_customer_data", "publish_customer_data"):
-        run_on(database, f"customer/{step}.sql", **loads)
-    run_on(database, "customer/empty_staging.sql")
+def load_customers(database: Database) -> list[str]:
+    """All tasks of customer_data_load."""
+    return Run(database, CUSTOMERS).run()
 
 
 def build_feature_store(database: Database) -> list[str]:
-    """The step of feature_store; returns its reports."""
-    return run_on(database, "feature_store/replace_feature_store.sql")
+    """The task of feature_store; returns its reports."""
+    return Run(database, FEATURES).run()
 
 
 def csv_text(header: str, rows: Sequence[Sequence[object]]) -> str:

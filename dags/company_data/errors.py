@@ -1,9 +1,9 @@
-"""Why a load stops. The class says whether trying again can help."""
+"""Why a load stops. The class says whether a retry can help."""
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 
-class FileRefused(AirflowFailException):
+class FileRejected(AirflowFailException):
     """The file, its address or its server breaks the contract: a retry would find the same."""
 
 
@@ -11,7 +11,7 @@ class SourceUnavailable(AirflowException):
     """The network or the server failed: the next try may succeed.
 
     Attributes:
-        retry_after: seconds that the server asks to wait for, if it said so.
+        retry_after: seconds that the server asks to wait, if it does.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -20,5 +20,5 @@ class SourceUnavailable(AirflowException):
         self.retry_after = retry_after
 
 
-class FileNotThereYet(SourceUnavailable):
+class FileNotYetAvailable(SourceUnavailable):
     """The month has just ended and its file may come late: worth waiting for, for days."""

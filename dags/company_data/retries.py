@@ -6,7 +6,7 @@ from typing import Any
 from airflow.sdk import RetryDecision, RetryPolicy
 from psycopg import errors
 
-from company_data.errors import FileNotThereYet, SourceUnavailable
+from company_data.errors import FileNotYetAvailable, SourceUnavailable
 
 # A file that is late is asked for about 30 times in the week after its month, see PAUSES.
 STAGING_RETRIES = 40
@@ -17,7 +17,7 @@ TRANSIENT_TRIES = 10
 
 # (first pause, longest pause); each is twice the one before.
 PAUSES = {
-    FileNotThereYet: (timedelta(minutes=15), timedelta(hours=6)),
+    FileNotYetAvailable: (timedelta(minutes=15), timedelta(hours=6)),
     Exception: (timedelta(seconds=30), timedelta(minutes=15)),
 }
 MOST_DOUBLINGS = 10  # more would be no timedelta, and the longest pause is reached by then
@@ -51,7 +51,7 @@ ADVICE: dict[type[Exception], str] = {
 class LoadRetryPolicy(RetryPolicy):
     """Fails at once where a retry would find the same, and pauses longer before each other try.
 
-    Airflow does not ask the policy about FileRefused: as an AirflowFailException it always fails at once.
+    Airflow does not ask the policy about FileRejected: as an AirflowFailException it always fails at once.
     """
 
     def __init__(self, retries: int, late_for: timedelta = timedelta()) -> None:
@@ -76,10 +76,12 @@ class LoadRetryPolicy(RetryPolicy):
             return RetryDecision.fail("the next try would find the same; mend the cause, then clear the task")
         # Clearing a task raises max_tries and goes on counting, so that only the difference tells.
         tries = try_number - max(max_tries - self.retries, 0)
-        patient = isinstance(exception, FileNotThereYet) or (tries >= TRANSIENT_TRIES and self._may_be_late(context))
+        patient = isinstance(exception, FileNotYetAvailable) or (
+            tries >= TRANSIENT_TRIES and self._may_be_late(context)
+        )
         if tries >= TRANSIENT_TRIES and not patient:
             return RetryDecision.fail(f"it failed {tries} times; mend the cause, then clear the task")
-        first, longest = PAUSES[FileNotThereYet if patient else Exception]
+        first, longest = PAUSES[FileNotYetAvailable if patient else Exception]
         pause = min(first * 2 ** min(tries - 1, MOST_DOUBLINGS), longest)
         if isinstance(exception, SourceUnavailable) and exception.retry_after is not None:
             asked = min(exception.retry_after, LONGEST_RETRY_AFTER.total_seconds())

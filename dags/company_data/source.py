@@ -16,7 +16,7 @@ from typing import IO, Protocol, cast
 import requests
 import urllib3
 
-from company_data.errors import FileNotThereYet, FileRefused, SourceUnavailable
+from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
 
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -24,7 +24,7 @@ MOST_REDIRECTS = 5
 
 PASSING_STATUSES = {408, 425, 429}
 KEPT = "Nothing was loaded, and what was published before stays."
-TRIED_AGAIN = "The task tries again by itself; when it has given up, look at the source and clear this run."
+RETRIED = "The task tries again by itself; when it has given up, look at the source and clear this run."
 
 
 class _Readable(Protocol):
@@ -46,7 +46,7 @@ class Download:
         """Take over an answer whose body has not been read.
 
         Raises:
-            FileRefused: the body is packed in an unknown way, or its end could not be told from a lost connection.
+            FileRejected: the body is packed in an unknown way, or its end could not be told from a lost connection.
         """
         headers = response.headers
         self.address = address
@@ -58,7 +58,7 @@ class Download:
         self._packed = _is_packed(address, headers.get("Content-Encoding", ""))
         is_chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
         if response.raw.length_remaining is None and not is_chunked:
-            raise FileRefused(
+            raise FileRejected(
                 f"{address}: the server tells neither the length of the file nor sends it in chunks, so a lost "
                 f"connection would pass for the end of the file. {KEPT} Serve it with a Content-Length."
             )
@@ -88,14 +88,14 @@ class Download:
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
             raise SourceUnavailable(
-                f"{self.address}: the download broke off after {self.bytes:,} bytes ({_reason(error)}). {KEPT} {TRIED_AGAIN}"
+                f"{self.address}: the download broke off after {self.bytes:,} bytes ({_reason(error)}). {KEPT} {RETRIED}"
             ) from None
         if self._sent_md5:
             found = {digest.hexdigest() for digest in (self._sent_md5, self._text_md5) if digest}
             if self.etag not in found:
                 raise SourceUnavailable(
                     f"{self.address}: the MD5 of what came ({self._sent_md5.hexdigest()}) is not the ETag ({self.etag}), "
-                    f"so it was changed on its way. {KEPT} {TRIED_AGAIN}"
+                    f"so it was changed on its way. {KEPT} {RETRIED}"
                 )
 
     def read(self, size: int, /) -> bytes:
@@ -115,13 +115,13 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
         late_until: moment until which a file that is not there may still come.
 
     Raises:
-        FileRefused: the address, its certificate or the answer is such that a retry would find the same.
-        FileNotThereYet: 404, and the file may be late.
+        FileRejected: the address, its certificate or the answer is such that a retry would find the same.
+        FileNotYetAvailable: 404, and the file may be late.
         SourceUnavailable: the network or the server failed.
     """
     address = without_credentials(url)
     if not url.startswith("https://"):
-        raise FileRefused(f"{address}: only https is read, and this is not. {KEPT} Correct SOURCE_BASE_URL.")
+        raise FileRejected(f"{address}: only https is read, and this is not. {KEPT} Correct SOURCE_BASE_URL.")
     with requests.Session() as session:
         session.adapters.pop("http://")
         session.max_redirects = MOST_REDIRECTS
@@ -129,22 +129,22 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
         try:
             response = session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
         except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
-            raise FileRefused(
+            raise FileRejected(
                 f"{address}: the server redirects to what is not https, and only https is read. {KEPT} "
                 f"Correct the redirect, or SOURCE_BASE_URL."
             ) from None
         except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: no address at all
-            raise FileRefused(f"{address}: {_reason(error)}. {KEPT} Correct SOURCE_BASE_URL, or the server.") from None
+            raise FileRejected(f"{address}: {_reason(error)}. {KEPT} Correct SOURCE_BASE_URL, or the server.") from None
         except requests.RequestException as error:
             for cause in _causes(error):
                 if isinstance(cause, ssl.SSLCertVerificationError):
-                    raise FileRefused(
+                    raise FileRejected(
                         f"{address}: the server's certificate does not verify ({cause.verify_message}). {KEPT} Renew "
                         f"the certificate, or name the authority to trust in REQUESTS_CA_BUNDLE."
                     ) from None
-            raise SourceUnavailable(f"{address}: no answer ({_reason(error)}). {KEPT} {TRIED_AGAIN}") from None
+            raise SourceUnavailable(f"{address}: no answer ({_reason(error)}). {KEPT} {RETRIED}") from None
         except OSError as error:
-            raise FileRefused(f"{address}: {error}. {KEPT} Correct REQUESTS_CA_BUNDLE.") from None
+            raise FileRejected(f"{address}: {error}. {KEPT} Correct REQUESTS_CA_BUNDLE.") from None
         with response:
             _require_success(address, response, late_until)
             yield Download(address, response)
@@ -161,12 +161,12 @@ def _require_success(address: str, response: requests.Response, late_until: date
         return
     if response.status_code in PASSING_STATUSES or response.status_code >= requests.codes.server_error:
         raise SourceUnavailable(
-            f"{address}: the server answers {status}. {KEPT} {TRIED_AGAIN}",
+            f"{address}: the server answers {status}. {KEPT} {RETRIED}",
             _retry_after(response.headers.get("Retry-After")),
         )
     if response.status_code == requests.codes.not_found:
         if late_until and datetime.now(timezone.utc) < late_until:
-            raise FileNotThereYet(
+            raise FileNotYetAvailable(
                 f"{address}: the server answers {status}. {KEPT} The month has just ended and the file may be late: "
                 f"it is asked for again until {late_until:%Y-%m-%d %H:%M} UTC."
             )
@@ -178,13 +178,13 @@ def _require_success(address: str, response: requests.Response, late_until: date
         )
     else:
         hint = "Correct the server or SOURCE_BASE_URL, then clear this run."
-    raise FileRefused(f"{address}: the server answers {status}. {KEPT} {hint}")
+    raise FileRejected(f"{address}: the server answers {status}. {KEPT} {hint}")
 
 
 def _is_packed(address: str, encoding: str) -> bool:
     name = encoding.strip().lower()
     if name not in ("", "identity", "gzip", "x-gzip"):
-        raise FileRefused(
+        raise FileRejected(
             f'{address}: the server sends the file with Content-Encoding "{encoding}", and only gzip is unpacked. '
             f"{KEPT} Store the file plain or with gzip, then clear this run."
         )

@@ -1,24 +1,23 @@
 -- Replaces the feature store: one row for every client that has a profile, an activity and a label.
 --
--- Reads   customer_profiles, customer_activity, labels, pipeline.current_loads
+-- Reads   customer_profiles, customer_activity, labels, pipeline.loads
 -- Writes  feature_store: the rows of the clients that have changed; pipeline.feature_store_builds: which loads it was
 --         built from; staging.clients, which is empty before and after
--- Twice?  Yes. What differs goes and what is missing comes, in one transaction; a second run waits for the lock, and
---         finds nothing to write.
+-- Twice?  Yes. The difference is written in one transaction; a second run waits for the lock and finds none.
 
 -- All statements see the customer data of one moment, so that the report below speaks of the rows above it.
 set transaction_isolation = 'repeatable read';
 
--- Staging was just filled and feature_store may be new: what the planner takes for a few rows, it would loop over.
+-- The planner knows no statistics of staging.clients, and would choose nested loops.
 set local enable_nestloop = off;
 
--- Readers pass; another rebuild waits, and then sees what this one left.
+-- Readers do not wait; another rebuild does.
 lock table public.feature_store in share row exclusive mode;
 
 truncate staging.clients;
 
--- The current row of a client has no valid_to. Of several the latest counts; the last two columns choose among rows
--- alike in their dates, so that every run chooses the same one.
+-- The current row of a client has no valid_to. Of several the latest counts; the last two columns decide between rows
+-- with equal dates, so that every run chooses the same row.
 insert into staging.clients (idx, attr_a, attr_b, scd_a, scd_b, label, has_activity)
 with profiles as (
     select distinct
@@ -63,7 +62,7 @@ left join current_activity
 left join labelled
     on profiles.idx = labelled.idx;
 
--- The few who have no current row are shown as they were last.
+-- Clients without a current row have their last one.
 with last_activity as (
     select distinct on (clients.idx)
         clients.idx,
@@ -89,23 +88,17 @@ set
 from last_activity
 where clients.idx = last_activity.idx;
 
--- What differs goes.
-with stale as (
-    select kept.idx
-    from public.feature_store as kept
-    left join staging.clients
-        on kept.idx = clients.idx
-    where
-        clients.has_activity is not true
-        or (kept.attr_a, kept.attr_b, kept.scd_a, kept.scd_b, kept.label)
-        is distinct from (clients.attr_a, clients.attr_b, clients.scd_a, clients.scd_b, clients.label)
-)
-
+-- feature_store, by difference: rows that did not change are not touched.
 delete from public.feature_store
-using stale
-where feature_store.idx = stale.idx;
+where not exists (
+    select
+    from staging.clients
+    where
+        clients.idx = feature_store.idx
+        and clients.has_activity
+        and clients.label is not null
+);
 
--- What is missing comes. The key of feature_store keeps a client from having two rows.
 insert into public.feature_store (idx, attr_a, attr_b, scd_a, scd_b, label)
 select
     clients.idx,
@@ -120,7 +113,18 @@ left join public.feature_store as kept
 where
     clients.has_activity
     and clients.label is not null
-    and kept.idx is null;
+    and (
+        kept.idx is null
+        or (clients.attr_a, clients.attr_b, clients.scd_a, clients.scd_b, clients.label)
+        is distinct from (kept.attr_a, kept.attr_b, kept.scd_a, kept.scd_b, kept.label)
+    )
+on conflict (idx) do update
+    set
+        attr_a = excluded.attr_a,
+        attr_b = excluded.attr_b,
+        scd_a = excluded.scd_a,
+        scd_b = excluded.scd_b,
+        label = excluded.label;
 
 insert into pipeline.feature_store_builds (row_count, profiles_load, activity_load, labels_load)
 select
@@ -128,7 +132,8 @@ select
     max(load_id) filter (where table_name = 'customer_profiles') as profiles_load,
     max(load_id) filter (where table_name = 'customer_activity') as activity_load,
     max(load_id) filter (where table_name = 'labels') as labels_load
-from pipeline.current_loads;
+from pipeline.loads
+where outcome = 'published';
 
 select
     pipeline.report(concat(

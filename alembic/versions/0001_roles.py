@@ -1,0 +1,43 @@
+"""Roles and logins: ds_user, mle_user and their roles, and pipeline, the login of the DAGs.
+
+Why:    the three logins are separate so that each has only the privileges of its work. A role that the server
+        already has is adopted: its password and memberships are set, nothing else of it changes. A role with
+        privileges on the whole server is rejected.
+Locks:  row locks in the role catalogs, for milliseconds.
+Undo:   drops the roles. Those that own or may use something else on the server stay, named in a notice.
+"""
+
+import os
+
+import sqlalchemy as sa
+from alembic import op
+from psycopg2.extensions import encrypt_password
+from sql_file import execute_beside
+
+revision = "0001"
+down_revision = None
+branch_labels = None
+depends_on = None
+
+# login: (the environment variable of its password, the default). The default of pipeline is no word of the pipeline's
+# own: Airflow hides passwords in its logs, and would hide the schema's name with it.
+PASSWORDS = {
+    "ds_user": ("DS_USER_PASSWORD", "ds_user"),
+    "mle_user": ("MLE_USER_PASSWORD", "mle_user"),
+    "pipeline": ("PIPELINE_PASSWORD", "pipeline-laptop"),
+}
+
+
+def upgrade() -> None:
+    execute_beside(__file__)
+    connection = op.get_bind()
+    for login, (variable, default) in PASSWORDS.items():
+        # The SCRAM verifier is computed here, so that the server's log never holds the password.
+        verifier = encrypt_password(
+            os.environ.get(variable) or default, login, connection.connection.driver_connection, "scram-sha-256"
+        )
+        connection.execute(sa.text(f"alter role {login} password :verifier"), {"verifier": verifier})
+
+
+def downgrade() -> None:
+    execute_beside(__file__, ".downgrade.sql")

@@ -1,0 +1,40 @@
+do $$
+declare
+    name text;
+begin
+    foreach name in array array['ds_user_role', 'mle_user_role', 'ds_user', 'mle_user', 'pipeline'] loop
+        if not exists (select from pg_catalog.pg_roles where rolname = name) then
+            execute format('create role %I', name);
+        elsif exists (
+            select from pg_catalog.pg_roles
+            where rolname = name and (rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls)
+        ) then
+            raise exception using message = format(
+                'The server has a role %1$s with privileges on the whole server, which the %1$s of this database must'
+                ' not have. Nothing was migrated. Remove them with ALTER ROLE %1$s NOSUPERUSER NOCREATEROLE NOCREATEDB'
+                ' NOREPLICATION NOBYPASSRLS, or rename the role; then run the migration again.', name
+            );
+        end if;
+        execute format('alter role %I %s', name, case when name like '%\_role' then 'nologin' else 'login' end);
+    end loop;
+
+    if exists (select from pg_catalog.pg_auth_members where member = 'pipeline'::regrole) then
+        raise exception 'The server has a role pipeline that is a member of other roles, whose privileges it must not'
+            ' have. Nothing was migrated. REVOKE those memberships, or rename the role; then run the migration again.';
+    end if;
+end
+$$;
+
+grant ds_user_role to ds_user;
+
+grant mle_user_role to mle_user;
+
+-- ALTER DEFAULT PRIVILEGES FOR ROLE mle_user needs membership, which CREATEROLE alone does not give from PostgreSQL 16
+-- on. It also lets admin manage the tables that mle_user creates.
+do $$
+begin
+    if not pg_has_role(current_user, 'mle_user', 'usage') then
+        grant mle_user to current_user;
+    end if;
+end
+$$;

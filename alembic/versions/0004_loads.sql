@@ -1,0 +1,436 @@
+-- The life of a load:
+--
+--     begin_load ── request_file ── stage_load ── check_load ── publish_load
+--     loading       loading         staged        checked       published ── superseded
+--        │                                           │
+--        └── stop_load: waiting, rejected, failed    └── rejected
+--
+-- published     Its rows are in public now. Each file has at most one such load.
+-- superseded    A file that was requested later was published, before or after this load was.
+-- waiting       The file of a month that has just ended is not there yet; Airflow tries again.
+-- rejected      The file, its server or a setting is wrong; the next try would find the same.
+-- failed        The network or a server failed, or the process was killed; Airflow tries again.
+
+create schema staging;
+
+comment on schema staging is 'Files as they were downloaded, before they are published: one table per load.';
+
+create schema pipeline;
+
+comment on schema pipeline is 'The ledger of loads, and the functions that the SQL files under sql/ call.';
+
+grant usage on schema staging, pipeline to pipeline;
+
+create table pipeline.loads (
+    load_id bigint generated always as identity primary key,
+    table_name text not null,
+    sale_month date,
+    address text not null,
+    dag_run text not null,
+    outcome text not null default 'loading' check (
+        outcome in ('loading', 'waiting', 'staged', 'checked', 'published', 'superseded', 'rejected', 'failed')
+    ),
+    problem text,
+    began_at timestamptz not null default clock_timestamp(),
+    requested_at timestamptz,
+    published_at timestamptz,
+    changed_at timestamptz not null default clock_timestamp(),
+    etag text,
+    last_modified timestamptz,
+    bytes bigint,
+    sha256 text,
+    row_count bigint,
+    last_date date,
+    total numeric,
+    staged_table text not null generated always as ('staging.' || table_name || '_' || load_id) stored,
+    partition_name text not null generated always as (
+        table_name || coalesce(
+            '_' || lpad(extract(year from sale_month)::text, 4, '0')
+            || '_' || lpad(extract(month from sale_month)::text, 2, '0'), ''
+        )
+    ) stored,
+    check ((table_name = 'sales') = (sale_month is not null)),
+    check (extract(day from sale_month) = 1)
+);
+
+create unique index loads_published on pipeline.loads (table_name, sale_month) nulls not distinct
+where outcome = 'published';
+
+create index loads_of_file on pipeline.loads (table_name, sale_month);
+
+comment on table pipeline.loads is 'Every attempt to load a source file. A file is a table, and for sales a month.';
+comment on column pipeline.loads.load_id is 'The load, as its run passes it from step to step.';
+comment on column pipeline.loads.table_name is 'Table in public that the file is for.';
+comment on column pipeline.loads.sale_month is 'Month of the file; null for files that have none.';
+comment on column pipeline.loads.address is 'Where the file was read, without credentials.';
+comment on column pipeline.loads.dag_run is 'DAG and run that loaded the file.';
+comment on column pipeline.loads.outcome is 'State of the load; see the life of a load in 0004_loads.sql.';
+comment on column pipeline.loads.problem is 'Why the load is waiting, rejected or failed.';
+comment on column pipeline.loads.began_at is 'When the attempt began.';
+comment on column pipeline.loads.requested_at is
+'When the file was requested. Of two loads of a file, the later request decides which one is published.';
+comment on column pipeline.loads.published_at is 'When the rows were published; stays when they are superseded.';
+comment on column pipeline.loads.changed_at is 'When the load came to its present outcome.';
+comment on column pipeline.loads.etag is 'ETag that the server sent.';
+comment on column pipeline.loads.last_modified is 'Last-Modified that the server sent.';
+comment on column pipeline.loads.bytes is 'Length of the CSV text.';
+comment on column pipeline.loads.sha256 is 'SHA-256 of the CSV text: the version of the file.';
+comment on column pipeline.loads.row_count is 'Rows in the file, its header not counted.';
+comment on column pipeline.loads.last_date is 'Latest day in the file; null where it has no days.';
+comment on column pipeline.loads.total is 'Sum of the sales of the file; null for other files.';
+comment on column pipeline.loads.staged_table is 'Table that holds the rows until they are published.';
+comment on column pipeline.loads.partition_name is 'Partition, in schema partitions, that the rows are published into.';
+
+-- The functions change the other columns with their owner's rights.
+grant select, update (outcome, problem, requested_at, published_at, changed_at, last_date, total)
+on pipeline.loads to pipeline;
+
+create function pipeline.reject(message text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise exception using message = message, errcode = 'check_violation';
+end
+$$;
+
+comment on function pipeline.reject(text) is
+'Fails the transaction with this message: what happened, why the load stops, what to do.';
+
+create function pipeline.report(message text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    raise notice using message = message;
+end
+$$;
+
+comment on function pipeline.report(text) is 'Writes this message to the log of the task.';
+
+create function pipeline.lock_file(table_name text, sale_month date)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+return pg_advisory_xact_lock(hashtext('pipeline.' || table_name), coalesce(sale_month - date '2000-01-01', 0));
+
+comment on function pipeline.lock_file(text, date) is
+'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
+
+create function pipeline.is_running(load bigint)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+return exists (
+    select
+    from pg_stat_activity
+    where datname = current_database() and application_name = 'load ' || load
+);
+
+comment on function pipeline.is_running(bigint) is
+'Whether the session that stages this load is connected: begin_load names the session after the load.';
+
+create function pipeline.discard_staged(load bigint)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    staged constant text := (select staged_table from pipeline.loads where load_id = load);
+begin
+    if to_regclass(staged) is not null then
+        execute 'lock table ' || staged || ' in access exclusive mode nowait';
+        execute 'drop table ' || staged;
+    end if;
+exception
+    when lock_not_available or undefined_table then
+        null; -- A session reads the table or drops it. The next load tries again.
+end
+$$;
+
+comment on function pipeline.discard_staged(bigint) is
+'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
+
+create function pipeline.begin_load(table_name text, sale_month date, address text, dag_run text)
+returns pipeline.loads
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    this pipeline.loads;
+    columns text := format('like public.%I including all', begin_load.table_name);
+begin
+    perform pipeline.lock_file(begin_load.table_name, begin_load.sale_month);
+
+    update pipeline.loads
+    set outcome = 'failed', problem = 'The process that loaded the file was killed.', changed_at = clock_timestamp()
+    where
+        loads.table_name = begin_load.table_name
+        and loads.sale_month is not distinct from begin_load.sale_month
+        and loads.outcome = 'loading'
+        and not pipeline.is_running(loads.load_id);
+
+    -- A run that starts again does not publish what it staged before.
+    update pipeline.loads
+    set outcome = 'superseded', changed_at = clock_timestamp()
+    where
+        loads.table_name = begin_load.table_name
+        and loads.sale_month is not distinct from begin_load.sale_month
+        and loads.dag_run = begin_load.dag_run
+        and loads.outcome in ('staged', 'checked');
+
+    perform pipeline.discard_staged(loads.load_id)
+    from pg_class
+    inner join pipeline.loads
+        on pg_class.relname = loads.table_name || '_' || loads.load_id
+    where
+        pg_class.relnamespace = 'staging'::regnamespace
+        and (
+            loads.outcome in ('waiting', 'failed', 'published', 'superseded')
+            or (
+                loads.outcome = 'rejected'
+                and loads.table_name = begin_load.table_name
+                and loads.sale_month is not distinct from begin_load.sale_month
+            )
+        );
+
+    insert into pipeline.loads (table_name, sale_month, address, dag_run)
+    values (begin_load.table_name, begin_load.sale_month, begin_load.address, begin_load.dag_run)
+    returning * into this;
+
+    if this.sale_month is not null then
+        columns := columns || format(
+            ', constraint "the date is in the month of the file" check (date >= %L and date < %L)',
+            this.sale_month, (this.sale_month + interval '1 month')::date
+        );
+        -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
+        if to_regclass('partitions.' || this.partition_name) is null then
+            execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
+            execute format(
+                'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
+                this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
+            );
+        end if;
+    elsif (select relkind <> 'p' from pg_class where oid = format('public.%I', this.table_name)::regclass) then
+        columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
+    end if;
+    execute format('create table %s (%s)', this.staged_table, columns);
+    execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
+
+    perform set_config('application_name', 'load ' || this.load_id, false);
+    return this;
+end
+$$;
+
+comment on function pipeline.begin_load(text, date, text, text) is
+'Records that an attempt begins, creates its staged table, and removes what earlier attempts left.';
+
+create function pipeline.request_file(load bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
+    update pipeline.loads set requested_at = clock_timestamp() where load_id = load;
+end
+$$;
+
+comment on function pipeline.request_file(bigint) is
+'Locks the file and records the time of the request. The transaction ends when the server has begun to answer, so that
+a later request never gets an older file.';
+
+create function pipeline.stage_load(
+    load bigint, etag text, last_modified timestamptz, bytes bigint, sha256 text, row_count bigint
+)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set default_statistics_target = 10
+as $$
+declare
+    staged text;
+begin
+    update pipeline.loads
+    set
+        outcome = 'staged',
+        etag = stage_load.etag,
+        last_modified = stage_load.last_modified,
+        bytes = stage_load.bytes,
+        sha256 = stage_load.sha256,
+        row_count = stage_load.row_count,
+        changed_at = clock_timestamp()
+    where load_id = load and outcome = 'loading'
+    returning staged_table into staged;
+    if staged is null then
+        raise exception 'Load % is not loading any more, so it is not staged. Clear this run.', load;
+    end if;
+    -- The next steps come before autovacuum, and would sort where they should hash. A small sample is enough.
+    execute 'analyze ' || staged;
+end
+$$;
+
+comment on function pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint) is
+'Records, in the transaction of the COPY, that all rows of the file are staged.';
+
+create function pipeline.stop_load(load bigint, outcome text, problem text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update pipeline.loads
+    set outcome = stop_load.outcome, problem = stop_load.problem, changed_at = clock_timestamp()
+    where load_id = load and loads.outcome = 'loading';
+    perform pipeline.discard_staged(load);
+end
+$$;
+
+comment on function pipeline.stop_load(bigint, text, text) is
+'Records why an attempt staged nothing: waiting, rejected or failed.';
+
+create function pipeline.check_load(load bigint, problem text, last_date date, total numeric)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update pipeline.loads
+    set
+        outcome = case when check_load.problem is null then 'checked' else 'rejected' end,
+        problem = check_load.problem || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
+        last_date = check_load.last_date,
+        total = check_load.total,
+        changed_at = clock_timestamp()
+    where load_id = load and outcome in ('staged', 'checked', 'rejected');
+end
+$$;
+
+comment on function pipeline.check_load(bigint, text, date, numeric) is
+'Records the verdict of a check: without a problem the load is checked, with one it is rejected.';
+
+create function pipeline.require_checked(variadic load_ids bigint[])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select
+        pipeline.reject(concat(
+            string_agg(concat(address, ': ', problem), '; ' order by address),
+            '. Nothing was published, and the tables stay as they were. When the file is corrected, clear this run.'
+        ))
+    from pipeline.loads
+    where load_id = any(load_ids) and outcome = 'rejected'
+    having count(*) > 0;
+end;
+
+comment on function pipeline.require_checked(bigint[]) is
+'Fails with all verdicts at once if one of the loads is rejected.';
+
+create function pipeline.publish_load(load bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    this pipeline.loads;
+    previous pipeline.loads;
+begin
+    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
+    select * into this from pipeline.loads where load_id = load;
+
+    if this.outcome in ('published', 'superseded') then
+        return;
+    elsif this.outcome is distinct from 'checked' then
+        perform pipeline.reject(concat(
+            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            ': ' || this.problem, '. Only a checked load can be published, and the tables stay as they were. Clear this',
+            ' run from its staging tasks on.'
+        ));
+    end if;
+
+    select * into previous
+    from pipeline.loads
+    where table_name = this.table_name and sale_month is not distinct from this.sale_month and outcome = 'published';
+
+    if previous.requested_at > this.requested_at then
+        update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
+        perform pipeline.discard_staged(load);
+        perform pipeline.report(format(
+            '%s: load %s requested the file later and is published; load %s is superseded.',
+            this.address, previous.load_id, load
+        ));
+        return;
+    end if;
+
+    update pipeline.loads
+    set outcome = 'superseded', changed_at = clock_timestamp()
+    where
+        table_name = this.table_name
+        and sale_month is not distinct from this.sale_month
+        and outcome in ('staged', 'checked', 'published')
+        and requested_at < this.requested_at;
+    update pipeline.loads
+    set outcome = 'published', published_at = clock_timestamp(), changed_at = clock_timestamp()
+    where load_id = load;
+
+    if previous.sha256 <> this.sha256 then
+        perform pipeline.report(concat(
+            this.address, ' has changed since load ', previous.load_id, ' of ', previous.requested_at,
+            ': rows ', previous.row_count, ' -> ', this.row_count,
+            ', total ' || previous.total || ' -> ' || this.total,
+            ', SHA-256 ', previous.sha256, ' -> ', this.sha256
+        ));
+    end if;
+end
+$$;
+
+comment on function pipeline.publish_load(bigint) is
+'Makes a checked load the published one of its file, unless a file that was requested later is published. The rest of
+the transaction brings the tables to what the published loads hold.';
+
+create function pipeline.open_staged(load bigint, view_name text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    this pipeline.loads;
+begin
+    select * into this from pipeline.loads where load_id = load;
+    if to_regclass(this.staged_table) is null and this.outcome is distinct from 'superseded' then
+        perform pipeline.reject(concat(
+            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
+            ' staging tasks on.'
+        ));
+    end if;
+    -- A superseded load has no rows any more; its run goes on to its end and changes nothing.
+    execute format(
+        'create or replace temporary view %I as select * from %s', view_name,
+        coalesce(to_regclass(this.staged_table)::text, format('public.%I where false', this.table_name))
+    );
+end
+$$;
+
+comment on function pipeline.open_staged(bigint, text) is
+'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+
+-- Functions with their owner's rights are for the pipeline alone.
+revoke execute on function
+pipeline.begin_load(text, date, text, text),
+pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
+pipeline.discard_staged(bigint)
+from public;
+
+grant execute on function
+pipeline.begin_load(text, date, text, text),
+pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
+pipeline.discard_staged(bigint)
+to pipeline;

@@ -1,0 +1,23 @@
+"""data_freshness and month_status: what is loaded, for readers and operators.
+
+Why:    DS and MLE do not see the ledger, yet must know from which file the numbers come and whether a month is
+        complete. The views read the ledger with their owner's rights.
+Locks:  none that a session could wait for; the views are new.
+Undo:   drops the views.
+"""
+
+from alembic import op
+from sql_file import execute_beside
+
+revision = "0009"
+down_revision = "0008"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    execute_beside(__file__)
+
+
+def downgrade() -> None:
+    op.execute("drop view public.month_status, public.data_freshness")

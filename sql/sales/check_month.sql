@@ -1,0 +1,145 @@
+-- Checks a staged month of sales against its stores.csv: only a checked load can be published.
+--
+-- Reads   the staged rows of :sales_load (once) and of :stores_load
+-- Writes  pipeline.sales_by_store, pipeline.stores_by_load: what the loads hold; pipeline.loads: the verdicts
+-- Twice?  Yes. The same rows get the same sums and the same verdict. Each statement commits by itself, so that the
+--         ledger keeps a verdict when the last statement fails.
+
+select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
+
+select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores');
+
+-- The only pass over the month. In a temporary table, because PostgreSQL reads in parallel for CREATE TABLE AS and
+-- not for INSERT.
+create temporary table sold as
+select
+    store_idx,
+    count(*) as row_count,
+    min(idx) as first_sale,
+    max(date) as last_date,
+    sum(value) as total
+from staged_sales
+group by store_idx;
+
+insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, total)
+select
+    %(sales_load)s::bigint as load_id,
+    store_idx,
+    row_count,
+    first_sale,
+    last_date,
+    total
+from sold
+on conflict (load_id, store_idx) do nothing;
+
+insert into pipeline.stores_by_load (load_id, idx, location)
+select
+    %(stores_load)s::bigint as load_id,
+    idx,
+    location
+from staged_stores
+on conflict (load_id, idx) do nothing;
+
+with unknown_stores as (
+    select
+        sold.store_idx,
+        sold.row_count,
+        sold.first_sale
+    from sold
+    left join staged_stores
+        on sold.store_idx = staged_stores.idx
+    where staged_stores.idx is null
+),
+
+-- numeric knows NaN and the infinities, and a sum with one of them is one of them.
+not_amounts as (
+    select
+        idx,
+        value
+    from staged_sales
+    where
+        -- Only then the month is read again.
+        (select bool_or(not (sold.total > '-infinity' and sold.total < 'infinity')) from sold)
+        and not (value > '-infinity' and value < 'infinity')
+),
+
+ambiguous_stores as (
+    select idx
+    from staged_stores
+    group by idx
+    having count(distinct location) > 1
+),
+
+-- One row for each kind of problem, with the first few rows that have it.
+problems (table_name, problem) as (
+    select
+        'sales' as table_name,
+        concat(
+            count(*), ' rows have a value that is not an amount, the first of them: ',
+            (
+                select string_agg(concat('idx ', first_few.idx, ' with ', first_few.value), ', ')
+                from (
+                    select
+                        idx,
+                        value
+                    from not_amounts
+                    order by idx, value
+                    limit 5
+                ) as first_few
+            )
+        ) as problem
+    from not_amounts
+    having count(*) > 0
+
+    union all
+
+    select
+        'sales' as table_name,
+        concat(
+            sum(row_count), ' rows are of ', count(*), ' stores that stores.csv lacks, the first of them: ',
+            (
+                select string_agg(concat('idx ', first_few.first_sale, ' of store ', first_few.store_idx), ', ')
+                from (
+                    select
+                        store_idx,
+                        first_sale
+                    from unknown_stores
+                    order by first_sale, store_idx
+                    limit 5
+                ) as first_few
+            )
+        ) as problem
+    from unknown_stores
+    having count(*) > 0
+
+    union all
+
+    select
+        'stores' as table_name,
+        concat(
+            count(*), ' stores have more than one location, the first of them: store ', min(idx)
+        ) as problem
+    from ambiguous_stores
+    having count(*) > 0
+),
+
+summary (table_name, last_date, total) as (
+    select
+        'sales' as table_name,
+        max(last_date) as last_date,
+        coalesce(sum(total), 0) as total
+    from sold
+)
+
+select pipeline.check_load(loads.load_id, string_agg(problems.problem, '; '), summary.last_date, summary.total)
+from pipeline.loads
+left join problems
+    on loads.table_name = problems.table_name
+left join summary
+    on loads.table_name = summary.table_name
+where loads.load_id in (%(sales_load)s::bigint, %(stores_load)s::bigint)
+group by loads.load_id, summary.last_date, summary.total;
+
+drop table sold;
+
+select pipeline.require_checked(%(sales_load)s::bigint, %(stores_load)s::bigint);
