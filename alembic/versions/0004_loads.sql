@@ -31,6 +31,7 @@ create table pipeline.loads (
         outcome in ('loading', 'waiting', 'staged', 'checked', 'published', 'superseded', 'rejected', 'failed')
     ),
     problem text,
+    waits_until timestamptz,
     began_at timestamptz not null default clock_timestamp(),
     requested_at timestamptz,
     published_at timestamptz,
@@ -66,6 +67,7 @@ comment on column pipeline.loads.address is 'Where the file was read, without cr
 comment on column pipeline.loads.dag_run is 'DAG and run that loaded the file.';
 comment on column pipeline.loads.outcome is 'State of the load; see the life of a load in 0004_loads.sql.';
 comment on column pipeline.loads.problem is 'Why the load is waiting, rejected or failed.';
+comment on column pipeline.loads.waits_until is 'Until when a late file is waited for; null unless it is waiting.';
 comment on column pipeline.loads.began_at is 'When the attempt began.';
 comment on column pipeline.loads.requested_at is
 'When the file was requested. Of two loads of a file, the later request decides which one is published.';
@@ -82,7 +84,7 @@ comment on column pipeline.loads.staged_table is 'Table that holds the rows unti
 comment on column pipeline.loads.partition_name is 'Partition, in schema partitions, that the rows are published into.';
 
 -- The functions change the other columns with their owner's rights.
-grant select, update (outcome, problem, requested_at, published_at, changed_at, last_date, total)
+grant select, update (outcome, problem, waits_until, requested_at, published_at, changed_at, last_date, total)
 on pipeline.loads to pipeline;
 
 create function pipeline.reject(message text)
@@ -279,20 +281,26 @@ $$;
 comment on function pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint) is
 'Records, in the transaction of the COPY, that all rows of the file are staged.';
 
-create function pipeline.stop_load(load bigint, outcome text, problem text)
+create function pipeline.stop_load(
+    load bigint, outcome text, problem text, waits_until timestamptz default null
+)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
 begin
     update pipeline.loads
-    set outcome = stop_load.outcome, problem = stop_load.problem, changed_at = clock_timestamp()
+    set
+        outcome = stop_load.outcome,
+        problem = stop_load.problem,
+        waits_until = stop_load.waits_until,
+        changed_at = clock_timestamp()
     where load_id = load and loads.outcome = 'loading';
     perform pipeline.discard_staged(load);
 end
 $$;
 
-comment on function pipeline.stop_load(bigint, text, text) is
+comment on function pipeline.stop_load(bigint, text, text, timestamptz) is
 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
 create function pipeline.check_load(load bigint, problem text, last_date date, total numeric)

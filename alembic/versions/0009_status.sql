@@ -95,6 +95,7 @@ with newest_attempt as (
         load_id,
         outcome,
         problem,
+        waits_until,
         changed_at
     from pipeline.loads
     where table_name = 'sales'
@@ -126,7 +127,8 @@ attempt as (
         case
             when 'rejected' in (newest_attempt.outcome, newest_stores.outcome) then 'rejected'
             when 'failed' in (newest_attempt.outcome, newest_stores.outcome) then 'failed'
-            when newest_attempt.outcome = 'waiting' then 'waiting'
+            when newest_attempt.waits_until > now() then 'waiting'
+            when newest_attempt.outcome = 'waiting' then 'failed'
             when newest_attempt.outcome in ('published', 'superseded') then 'loaded'
             when newest_attempt.outcome = 'loading' and not pipeline.is_running(newest_attempt.load_id) then 'failed'
             when newest_stores.outcome = 'loading' and not pipeline.is_running(newest_stores.load_id) then 'failed'

@@ -1,5 +1,7 @@
 """Why a load stops. The class says whether a retry can help."""
 
+from datetime import datetime
+
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
 
@@ -21,4 +23,13 @@ class SourceUnavailable(AirflowException):
 
 
 class FileNotYetAvailable(SourceUnavailable):
-    """The month has just ended and its file may come late: worth waiting for, for days."""
+    """The month has just ended and its file may come late: worth waiting for, for days.
+
+    Attributes:
+        waits_until: the moment at which the task gives up.
+    """
+
+    def __init__(self, message: str, waits_until: datetime) -> None:
+        """Keep the limit beside the message."""
+        super().__init__(message)
+        self.waits_until = waits_until

@@ -168,7 +168,8 @@ def _require_success(address: str, response: requests.Response, late_until: date
         if late_until and datetime.now(timezone.utc) < late_until:
             raise FileNotYetAvailable(
                 f"{address}: the server answers {status}. {KEPT} The month has just ended and the file may be late: "
-                f"it is asked for again until {late_until:%Y-%m-%d %H:%M} UTC."
+                f"the task requests it again until {late_until:%Y-%m-%d %H:%M} UTC.",
+                late_until,
             )
         hint = "Put the file there, or correct SOURCE_BASE_URL or the months that are scheduled; then clear this run."
     elif response.status_code == requests.codes.forbidden:

@@ -133,15 +133,16 @@ def begin_load(
 
 def stop_load(hook: PostgresHook, load: Load, error: Exception) -> None:
     """Record why nothing was staged; where the database cannot be reached, the next load records that this one ended."""
-    outcome = "failed"
+    outcome, waits_until = "failed", None
     if isinstance(error, FileRejected):
         outcome = "rejected"
     elif isinstance(error, FileNotYetAvailable):
-        outcome = "waiting"
+        outcome, waits_until = "waiting", error.waits_until
+    problem = str(error).replace("\0", "\\0")
     try:
         with hook.get_conn() as connection:
             connection.execute(
-                "select pipeline.stop_load(%s, %s, %s)", [load.number, outcome, str(error).replace("\0", "\\0")]
+                "select pipeline.stop_load(%s, %s, %s, %s)", [load.number, outcome, problem, waits_until]
             )
     except psycopg.Error as unrecorded:
         log.warning("The reason is not in pipeline.loads: %s", unrecorded)
