@@ -1,4 +1,4 @@
-"""The workflows without Airflow's scheduler: the tasks of the DAG objects, run in their order by the same Python and SQL."""
+"""The workflows without Airflow's scheduler: the tasks of the DAG objects in order, by the same Python and SQL."""
 
 import itertools
 from collections.abc import Callable, Sequence

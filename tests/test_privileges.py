@@ -18,7 +18,7 @@ TABLES = [
 
 
 @pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
-def test_a_wrong_password_is_refused(database: Database, user: str) -> None:
+def test_a_wrong_password_is_rejected(database: Database, user: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
         database.connect(user, "wrong")
 
@@ -99,13 +99,13 @@ def test_mle_user_creates_tables_sequences_functions_and_views_in_public(databas
     [
         "select * from migrations.alembic_version",
         "delete from migrations.alembic_version",
-        "select * from staging.labels",
-        "truncate staging.labels",
+        "select * from staging.clients",
+        "truncate staging.clients",
         "create table staging.mine (idx int)",
-        "select pipeline.prepare_month('2024-01-01')",
-        "select pipeline.delete_month_of_sales('2024-01-01')",
+        "select pipeline.begin_load('labels', null, 'x', 'x')",
+        "select pipeline.replace_partitions(1)",
         "create table partitions.mine (idx int)",
-        "select * from pipeline.file_loads",
+        "select * from pipeline.loads",
         "set role pipeline",
     ],
 )
@@ -114,9 +114,9 @@ def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: 
         database.run(statement, user=user)
 
 
-def test_public_holds_the_seven_tables_and_their_freshness_and_nothing_else(database: Database) -> None:
+def test_public_holds_the_seven_tables_and_two_views_of_their_state_and_nothing_else(database: Database) -> None:
     found = database.run("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind <> 'i'")
-    assert sorted(name for (name,) in found) == sorted([*TABLES, "data_freshness"])
+    assert sorted(name for (name,) in found) == sorted([*TABLES, "data_freshness", "month_status"])
 
 
 @pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
@@ -140,14 +140,15 @@ def test_data_freshness_shows_every_table(database: Database, user: str) -> None
         "alter role pipeline createrole",
         "alter default privileges for role admin grant select on tables to public",
         "alter table public.sales add column extra int",
-        "alter table staging.labels add column extra int",
+        "alter table staging.clients add column extra int",
         "drop table public.labels",
-        "select * from public.sales",
         "insert into public.sales values (1, 1, '2024-02-01', 1)",
         "delete from public.sales",
-        "delete from pipeline.file_loads",
-        "update pipeline.file_loads set sha256 = 'forged'",
-        "update pipeline.file_loads set row_count = 0",
+        "insert into public.labels values (1, 1)",
+        "truncate public.customer_profiles",
+        "delete from pipeline.loads",
+        "update pipeline.loads set sha256 = 'forged'",
+        "update pipeline.loads set row_count = 0",
         "delete from pipeline.feature_store_builds",
         "select * from migrations.alembic_version",
         "update migrations.alembic_version set version_num = '0001'",

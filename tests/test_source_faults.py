@@ -32,7 +32,7 @@ from misbehaviour import (
 from steps import load_month, stage_file
 
 from company_data import source
-from company_data.errors import FileNotThereYet, FileRefused, SourceUnavailable
+from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
 from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
 from local.bucket import serve
 
@@ -87,15 +87,14 @@ def fetch(files: FaultyFiles, late_until: datetime | None = None) -> bytes:
         packed(cut_at=100),
         with_headers(ETag=f'"{"0" * 32}"'),
     ],
-    ids=str,
 )
-def test_a_passing_fault_is_retried_by_airflow_until_the_month_is_whole(
+def test_a_transient_fault_is_retried_by_airflow_until_the_month_is_complete(
     fault: Answer, database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
 ) -> None:
     faulty.answers[SALES] = [fault, fault]
     assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=3) == "success"
     assert total(database) == TOTAL
-    assert database.run("select outcome from pipeline.file_loads where table_name = 'sales' order by load_id") == [
+    assert database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id") == [
         ("failed",),
         ("failed",),
         ("published",),
@@ -105,7 +104,7 @@ def test_a_passing_fault_is_retried_by_airflow_until_the_month_is_whole(
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        (page, 'line 1: this is no CSV but a page of HTML or XML, which begins with "<!DOCTYPE html>"'),
+        (page, 'line 1: this is not CSV but HTML or XML, which begins with "<!DOCTYPE html>"'),
         (status(403), "answers 403 Forbidden"),
         (status(404), "answers 404 Not Found"),
         (status(400), "answers 400 Bad Request"),
@@ -119,7 +118,7 @@ def test_a_passing_fault_is_retried_by_airflow_until_the_month_is_whole(
         (redirect("https://[bad"), "sales.csv: "),
     ],
 )
-def test_a_lasting_fault_fails_at_once_with_the_address_and_the_reason(
+def test_a_permanent_fault_fails_at_once_with_the_address_and_the_reason(
     fault: Answer,
     reason: str,
     database: Database,
@@ -139,13 +138,13 @@ def test_a_lasting_fault_fails_at_once_with_the_address_and_the_reason(
     assert "hidden" not in log
     assert total(database) == TOTAL
     [(outcome, problem)] = database.run(
-        "select outcome, problem from pipeline.file_loads where table_name = 'sales' order by load_id desc limit 1"
+        "select outcome, problem from pipeline.loads where table_name = 'sales' order by load_id desc limit 1"
     )
-    assert outcome == "refused"
+    assert outcome == "rejected"
     assert reason in problem
 
 
-def test_a_connection_that_is_refused_is_worth_a_retry(faulty: FaultyFiles) -> None:
+def test_a_refused_connection_is_retried(faulty: FaultyFiles) -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         address = f"https://127.0.0.1:{unused.getsockname()[1]}/{SALES}"
@@ -153,9 +152,7 @@ def test_a_connection_that_is_refused_is_worth_a_retry(faulty: FaultyFiles) -> N
             pass
 
 
-def test_a_stall_longer_than_the_read_timeout_is_worth_a_retry(
-    faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_stall_longer_than_the_read_timeout_is_retried(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "READ_SECONDS", 0.3)
     released = threading.Event()
     for at in (0, 10, 300):
@@ -165,7 +162,7 @@ def test_a_stall_longer_than_the_read_timeout_is_worth_a_retry(
     released.set()
 
 
-def test_a_body_that_is_cut_at_any_byte_is_never_taken_for_a_whole_one(faulty: FaultyFiles) -> None:
+def test_a_body_that_is_cut_at_any_byte_is_never_taken_for_a_complete_one(faulty: FaultyFiles) -> None:
     for at in range(len(CONTENT)):
         for fault in (cut(at), broken_chunks(at)):
             faulty.answers[SALES] = [fault]
@@ -173,7 +170,7 @@ def test_a_body_that_is_cut_at_any_byte_is_never_taken_for_a_whole_one(faulty: F
                 fetch(faulty)
 
 
-def test_a_gzipped_body_that_is_cut_at_any_byte_is_never_taken_for_a_whole_one(faulty: FaultyFiles) -> None:
+def test_a_gzipped_body_that_is_cut_at_any_byte_is_never_taken_for_a_complete_one(faulty: FaultyFiles) -> None:
     faulty.answers[SALES] = [packed()]
     assert fetch(faulty) == CONTENT.encode()
     # Zero bytes of gzip unpack to nothing, which is a file without a header.
@@ -190,7 +187,7 @@ def test_gzip_and_chunks_load_as_the_plain_file_does(good: Answer, database: Dat
     load_month(database, MONTH)
     assert total(database) == TOTAL
     assert database.run(
-        "select count(distinct sha256), min(bytes) from pipeline.file_loads where address like '%/sales.csv'"
+        "select count(distinct sha256), min(bytes) from pipeline.loads where address like '%/sales.csv'"
     ) == [(1, len(CONTENT))]
 
 
@@ -204,12 +201,12 @@ def test_a_redirect_to_another_host_is_followed(database: Database, faulty: Faul
     assert total(database) == TOTAL
 
 
-def test_a_certificate_that_does_not_verify_is_refused(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_certificate_that_does_not_verify_is_rejected(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    with pytest.raises(FileRefused, match=r"certificate does not verify.*REQUESTS_CA_BUNDLE"):
+    with pytest.raises(FileRejected, match=r"certificate does not verify.*REQUESTS_CA_BUNDLE"):
         fetch(faulty)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
-    with pytest.raises(FileRefused, match="REQUESTS_CA_BUNDLE"):
+    with pytest.raises(FileRejected, match="REQUESTS_CA_BUNDLE"):
         fetch(faulty)
 
 
@@ -251,7 +248,7 @@ def test_the_wait_for_a_late_file_goes_on_through_other_faults(
     assert database.run("select value from sales") == [(5,)]
 
 
-def test_a_source_that_trickles_is_given_up_after_the_task_s_time_and_noted(
+def test_a_source_that_trickles_is_given_up_at_the_task_s_time_limit_and_recorded(
     database: Database, faulty: FaultyFiles, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from company_data import settings
@@ -259,15 +256,15 @@ def test_a_source_that_trickles_is_given_up_after_the_task_s_time_and_noted(
     monkeypatch.setitem(settings.TASK_DEFAULTS, "execution_timeout", timedelta(seconds=3))
     faulty.answers[SALES] = [trickle]
     assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "failed"
-    [(outcome, problem)] = database.run("select outcome, problem from pipeline.file_loads")
+    [(outcome, problem)] = database.run("select outcome, problem from pipeline.loads")
     assert outcome == "failed"
-    assert f"{SALES}: the file was not whole when the task's time was over" in problem
+    assert f"{SALES}: the file was not complete when the task's time limit was reached" in problem
 
 
 @pytest.mark.parametrize(
     "error", [psycopg.errors.InvalidTextRepresentation(), psycopg.errors.ReadOnlySqlTransaction(), ValueError("x")]
 )
-def test_what_a_retry_would_only_find_again_fails_at_once(error: Exception) -> None:
+def test_what_a_retry_would_find_again_fails_at_once(error: Exception) -> None:
     decision = LoadRetryPolicy(STAGING_RETRIES).evaluate(error, try_number=1, max_tries=STAGING_RETRIES)
     assert decision.action is RetryAction.FAIL
 
@@ -275,9 +272,9 @@ def test_what_a_retry_would_only_find_again_fails_at_once(error: Exception) -> N
 def test_a_missing_file_is_late_for_a_week_and_then_an_error(faulty: FaultyFiles) -> None:
     now = datetime.now(timezone.utc)
     faulty.answers[SALES] = [status(404), status(404)]
-    with pytest.raises(FileNotThereYet, match="asked for again until"):
+    with pytest.raises(FileNotYetAvailable, match="the task requests it again until"):
         fetch(faulty, late_until=now + timedelta(minutes=1))
-    with pytest.raises(FileRefused, match="404 Not Found"):
+    with pytest.raises(FileRejected, match="404 Not Found"):
         fetch(faulty, late_until=now - timedelta(minutes=1))
 
 
@@ -293,7 +290,7 @@ def test_retry_after_is_honoured_in_seconds_and_as_a_date(number: int, faulty: F
         assert least <= decision.retry_delay.total_seconds() <= most
 
 
-def test_pauses_grow_and_a_late_file_is_asked_for_over_a_week(faulty: FaultyFiles) -> None:
+def test_pauses_grow_and_a_late_file_is_requested_for_over_a_week(faulty: FaultyFiles) -> None:
     policy = LoadRetryPolicy(STAGING_RETRIES)
 
     def pauses(error: Exception) -> list[timedelta]:
@@ -306,19 +303,19 @@ def test_pauses_grow_and_a_late_file_is_asked_for_over_a_week(faulty: FaultyFile
             found.append(decision.retry_delay)
         return found
 
-    late, passing = pauses(FileNotThereYet("late")), pauses(SourceUnavailable("gone"))
+    late, transient = pauses(FileNotYetAvailable("late", datetime.now(timezone.utc))), pauses(SourceUnavailable("gone"))
     assert late == sorted(late)
     assert late[0] == timedelta(minutes=15)
     assert sum(late, timedelta()) > timedelta(days=7)
-    assert passing == sorted(passing)
-    assert passing[0] == timedelta(seconds=30)
-    assert timedelta(minutes=30) < sum(passing, timedelta()) < timedelta(hours=3)
+    assert transient == sorted(transient)
+    assert transient[0] == timedelta(seconds=30)
+    assert timedelta(minutes=30) < sum(transient, timedelta()) < timedelta(hours=3)
 
 
 def test_credentials_in_the_address_stay_out_of_messages(faulty: FaultyFiles) -> None:
     faulty.answers[SALES] = [status(403)]
     address = f"{faulty.bucket.url}/{SALES}".replace("https://", "https://reader:hidden@")
-    with pytest.raises(FileRefused) as failure, source.open_file(address):
+    with pytest.raises(FileRejected) as failure, source.open_file(address):
         pass
     assert "hidden" not in str(failure.value)
     assert "reader" not in str(failure.value)
@@ -330,4 +327,7 @@ def test_a_failed_download_leaves_no_transaction_behind(database: Database, faul
     with pytest.raises(SourceUnavailable):
         stage_file(database, SALES, "sales", MONTH)
     assert database.run("select count(*) from pg_stat_activity where usename = 'pipeline'") == [(0,)]
-    assert database.run("select count(*) from staging.sales") == [(0,)]
+    assert database.run("select outcome from pipeline.loads order by load_id desc limit 1") == [("failed",)]
+    assert database.run("select to_regclass(staged_table) from pipeline.loads order by load_id desc limit 1") == [
+        (None,)
+    ]

@@ -1,13 +1,16 @@
-"""make status: what it prints of months that are well, broken, at work and missing, and when it fails."""
+"""make status: what it prints of each state of a month, and when it fails."""
 
 import os
 import subprocess
 import sys
+from datetime import datetime, timezone
 
 import pytest
 from conftest import ROOT, Database, Files, RunDag, month_after
 from psycopg.errors import CheckViolation
-from steps import load_month, stage_file
+from steps import SALES, Run, load_month
+
+from company_data.errors import FileNotYetAvailable
 
 HEADER = "idx,value,date,store_idx\n"
 
@@ -50,7 +53,7 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(
         load_month(database, f"{month}-01")
     assert status(database, "2023-12", "2024-02")[0] == 0
 
-    # February is loaded anew from a bad file, March was never tried, April is refused, and its stores are in May.
+    # February is loaded again from a bad file, March was never tried, April is rejected, and in May its stores are.
     write_month(stores, "2024-02", "1,many,2024-02-01,1\n")
     write_month(stores, "2024-04", "1,1,2024-04-01,7\n")
     assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "failed"
@@ -60,40 +63,41 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(
     stores.write("stores.csv", "idx,location\n1,Porto\n1,Lisboa\n")
     with pytest.raises(CheckViolation):
         load_month(database, "2024-05-01")
-    # June is staged and goes no further; July is published, and not aggregated.
+    # June is staged, and its run goes no further. July is being loaded. The process that loaded August was killed.
     stores.write("stores.csv", "idx,location\n1,Porto\n")
-    for month in ("2024-06", "2024-07"):
-        write_month(stores, month, f"1,1,{month}-01,1\n")
-    stage_file(database, "sales/2024-06-01/sales.csv", "sales", "2024-06-01")
-    load_month(database, "2024-07-01")
-    database.run("update pipeline.file_loads set aggregated_at = null where sale_month = '2024-07-01'")
-
-    exit_status, line, printed = status(database, "2024-01", "2024-07")
+    write_month(stores, "2024-06", "1,1,2024-06-01,1\n")
+    Run(database, SALES, "2024-06-01").run("stage_sales")
+    begin = "select pipeline.begin_load('sales', '{}', 'https://bucket', 'test')"
+    database.run(begin.format("2024-08-01"), "pipeline")
+    with database.connect("pipeline") as loading:
+        loading.execute(begin.format("2024-07-01"))
+        exit_status, line, printed = status(database, "2024-01", "2024-08")
     assert exit_status == 1
-    # December is not expected any more, but it is there.
+    # December is not expected, but it is there.
     assert {month: line[month][0] for month in line if month[0] == "2"} == {
         "2023-12": "loaded",
         "2024-01": "loaded",
-        "2024-02": "failed",
+        "2024-02": "rejected",
         "2024-03": "missing",
-        "2024-04": "failed",
-        "2024-05": "failed",
+        "2024-04": "rejected",
+        "2024-05": "rejected",
         "2024-06": "loading",
         "2024-07": "loading",
+        "2024-08": "failed",
     }
     assert line["2024-02"][1:3] == line["2024-01"][1:3] == ["2", "1,000.30"]
     assert line["2024-03"] == ["missing"]
     notes = [text.strip() for text in printed.splitlines() if text.startswith(" ")]
-    february, april, may, june, july = notes
-    assert "refused: " in february
+    february, april, may, june, _, august = notes
+    assert february.startswith("rejected since ")
     assert '"many"' in february
     assert february.endswith("; the version above is still loaded")
     assert "1 rows are of 1 stores that stores.csv lacks" in april
     assert "still loaded" not in april
     assert "1 stores have more than one location" in may
-    assert "was staged at" in june
-    assert "was published at" in july
-    assert "8 months: 3 failed, 2 loaded, 2 loading, 1 missing; 7 rows" in printed
+    assert june.startswith("loading since ")
+    assert "The process that loaded the file was killed." in august
+    assert "9 months: 1 failed, 2 loaded, 2 loading, 1 missing, 3 rejected; 6 rows" in printed
 
     for table, rows, up_to, loaded_at, version in database.run("""
         select table_name, to_char(row_count, 'FM999,999'), up_to::text,
@@ -101,20 +105,36 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(
         from data_freshness
     """):
         assert line[table] == " ".join(filter(None, [rows, up_to, loaded_at, version])).split()
-    assert line["sales"][0] == "7"
+    assert line["sales"][0] == "6"
 
 
-def test_a_month_that_is_tried_again_and_mended_is_loaded(database: Database, stores: Files) -> None:
+def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command(
+    database: Database, stores: Files
+) -> None:
+    now = datetime.now(timezone.utc)
+    month = f"{now:%Y-%m}-01"
+    with pytest.raises(FileNotYetAvailable):
+        Run(database, SALES, month).run()
+    exit_status, line, printed = status(database, month[:7], month[:7])
+    assert (exit_status, line[month[:7]][0]) == (0, "waiting")
+    assert "the server answers 404" in printed
+    database.run(f"update pipeline.loads set waits_until = '{now:%Y-%m-%d}'")
+    exit_status, line, _ = status(database, month[:7], month[:7])
+    assert (exit_status, line[month[:7]][0]) == (1, "failed")
+
+
+def test_a_month_that_is_tried_again_after_a_correction_is_loaded(database: Database, stores: Files) -> None:
     write_month(stores, "2024-01", "1,1,2024-01-01,1\n")
     stores.write("stores.csv", "idx,location\n2,Porto\n")
     with pytest.raises(CheckViolation):
         load_month(database, "2024-01-01")
     assert status(database, "2024-01", "2024-01")[0] == 1
     stores.write("stores.csv", "idx,location\n1,Porto\n")
-    # While the new attempt has not come to stores.csv, what was wrong with the old one no longer counts.
-    stage_file(database, "sales/2024-01-01/sales.csv", "sales", "2024-01-01")
+    # While the new attempt has not come to stores.csv, the problem of the old one no longer counts.
+    run = Run(database, SALES, "2024-01-01")
+    run.run("stage_sales")
     assert status(database, "2024-01", "2024-01")[1]["2024-01"] == ["loading"]
-    load_month(database, "2024-01-01")
+    run.run("stage_stores", "check_month", "publish_month")
     assert status(database, "2024-01", "2024-01")[0] == 0
 
 
@@ -126,7 +146,7 @@ def test_nothing_loaded_is_all_missing(database: Database) -> None:
     assert "2 months: 2 missing; 0 rows" in printed
 
 
-def test_a_database_that_does_not_answer_is_told_as_it_is(database: Database) -> None:
+def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "local", "status"],
         cwd=ROOT,

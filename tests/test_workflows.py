@@ -89,7 +89,7 @@ def test_customer_files_with_a_broken_one_leave_all_three_tables_as_they_were(
     assert database.run("select idx, label from labels order by idx") == [(1, 0), (2, 1), (4, 1), (5, 0)]
 
 
-def test_two_profiles_of_one_client_are_refused(database: Database, files: Files, run_dag: RunDag) -> None:
+def test_two_profiles_of_one_client_are_rejected(database: Database, files: Files, run_dag: RunDag) -> None:
     write_customer_files(files)
     files.write("customer_profiles.csv", PROFILES + "1,11,A,xyz\n")
     assert run_dag("customer_data_load") == "failed"
@@ -154,7 +154,7 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
     [
         (
             "idx,value,date,store_idx\n1,1,2024-03-01,1\n",
-            'line 2: the row is not dated in 2024-02 (found "1,1,2024-03-01,1")',
+            'line 2: the row breaks the rule "the date is in the month of the file" (found "1,1,2024-03-01,1")',
         ),
         (
             "idx,value,date,store_idx\n1,1,2024-02-01,77\n",
@@ -162,7 +162,7 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
         ),
         (
             "idx,value,date,shop\n1,1,2024-02-01,1\n",
-            'line 1: the header lacks "store_idx"; has "shop", which staging.sales does not have',
+            'line 1: the header lacks "store_idx"; has "shop", which the table does not have',
         ),
         ('idx,value,date,store_idx\n1,1,2024-02-01,1\n2,"abc",2024-02-01,1\n', 'line 3, column value: "abc"'),
         ("idx,value,date,store_idx\n1,1,2024-02-30,1\n", 'line 2, column date: "2024-02-30"'),
@@ -182,7 +182,7 @@ def test_a_bad_month_fails_with_its_reason_and_leaves_the_old_one(
     assert monthly_sales(database) == FEBRUARY_SUMS
 
 
-def test_a_plain_http_source_is_refused(
+def test_a_plain_http_source_is_rejected(
     database: Database,
     files: Files,
     run_dag: RunDag,

@@ -8,11 +8,11 @@ from psycopg import errors
 
 from company_data.errors import FileNotYetAvailable, SourceUnavailable
 
-# A file that is late is asked for about 30 times in the week after its month, see PAUSES.
+# A late file is requested about 30 times in the week after its month, see PAUSES.
 STAGING_RETRIES = 40
 SQL_RETRIES = 9
 
-# Tries after which a fault of the network or of a server is no passing one: a good hour in all.
+# Tries after which a fault of the network or of a server no longer counts as transient: over an hour in all.
 TRANSIENT_TRIES = 10
 
 # (first pause, longest pause); each is twice the one before.
@@ -20,14 +20,14 @@ PAUSES = {
     FileNotYetAvailable: (timedelta(minutes=15), timedelta(hours=6)),
     Exception: (timedelta(seconds=30), timedelta(minutes=15)),
 }
-MOST_DOUBLINGS = 10  # more would be no timedelta, and the longest pause is reached by then
-LONGEST_RETRY_AFTER = timedelta(hours=6)
+MAX_DOUBLINGS = 10  # more would overflow a timedelta, and the longest pause is reached by then
+MAX_RETRY_AFTER = timedelta(hours=6)
 
 # How long after its month a sales file may come late.
 LATE_FOR = timedelta(days=7)
 
-# What a retry would only find again: bad data, bad SQL, a read-only database, a mistake in the code.
-LASTING = (
+# What a retry would find again: bad data, bad SQL, a read-only database, an error in the code.
+PERMANENT = (
     errors.DataError,
     errors.IntegrityError,
     errors.ProgrammingError,
@@ -41,15 +41,20 @@ LASTING = (
 ADVICE: dict[type[Exception], str] = {
     errors.LockNotAvailable: (
         "another transaction held a lock for longer than lock_timeout, so nothing was changed; pg_stat_activity and "
-        "pg_blocking_pids() show which. Nothing needs to be done unless this repeats"
+        "pg_blocking_pids() show which. No action is needed unless this repeats"
     ),
     errors.QueryCanceled: "a statement took longer than statement_timeout or was cancelled, so nothing was changed",
-    errors.DiskFull: "the disk of the database is full, so nothing was changed; make room on it",
+    errors.ForeignKeyViolation: (
+        "a row is no longer in the files, and a row of another table refers to it (table, constraint and key are named "
+        "above), so nothing was changed; delete or change the referring rows, or declare the foreign key on delete "
+        "cascade or set null, then clear the run"
+    ),
+    errors.DiskFull: "the disk of the database is full, so nothing was changed; free some space",
 }
 
 
 class LoadRetryPolicy(RetryPolicy):
-    """Fails at once where a retry would find the same, and pauses longer before each other try.
+    """Fails at once where a retry would find the same, and otherwise pauses longer before each retry.
 
     Airflow does not ask the policy about FileRejected: as an AirflowFailException it always fails at once.
     """
@@ -58,8 +63,8 @@ class LoadRetryPolicy(RetryPolicy):
         """Set the limits.
 
         Args:
-            retries: the task's own number of retries, from which the tries since it was cleared are told.
-            late_for: how long after the data interval the task goes on trying, whatever passing fault it meets.
+            retries: the task's own number of retries, from which the tries since it was cleared are counted.
+            late_for: how long after the data interval the task retries every transient fault.
         """
         self.retries = retries
         self.late_for = late_for
@@ -72,22 +77,22 @@ class LoadRetryPolicy(RetryPolicy):
         context: Any = None,
     ) -> RetryDecision:
         """Decide on one failure; see RetryPolicy."""
-        if isinstance(exception, LASTING):
-            return RetryDecision.fail("the next try would find the same; mend the cause, then clear the task")
-        # Clearing a task raises max_tries and goes on counting, so that only the difference tells.
+        advice = next((text for kind, text in ADVICE.items() if isinstance(exception, kind)), None)
+        if isinstance(exception, PERMANENT):
+            return RetryDecision.fail(advice or "a retry would find the same; fix the cause, then clear the task")
+        # Clearing a task raises max_tries and goes on counting, so only the difference counts.
         tries = try_number - max(max_tries - self.retries, 0)
         patient = isinstance(exception, FileNotYetAvailable) or (
             tries >= TRANSIENT_TRIES and self._may_be_late(context)
         )
         if tries >= TRANSIENT_TRIES and not patient:
-            return RetryDecision.fail(f"it failed {tries} times; mend the cause, then clear the task")
+            return RetryDecision.fail(f"it failed {tries} times; fix the cause, then clear the task")
         first, longest = PAUSES[FileNotYetAvailable if patient else Exception]
-        pause = min(first * 2 ** min(tries - 1, MOST_DOUBLINGS), longest)
+        pause = min(first * 2 ** min(tries - 1, MAX_DOUBLINGS), longest)
         if isinstance(exception, SourceUnavailable) and exception.retry_after is not None:
-            asked = min(exception.retry_after, LONGEST_RETRY_AFTER.total_seconds())
+            asked = min(exception.retry_after, MAX_RETRY_AFTER.total_seconds())
             pause = max(pause, timedelta(seconds=asked))
-        advice = next((text for kind, text in ADVICE.items() if isinstance(exception, kind)), "this may pass by itself")
-        return RetryDecision.retry(pause, f"{advice}; the next try is in {pause}")
+        return RetryDecision.retry(pause, f"{advice or 'the fault may be transient'}; the next try is in {pause}")
 
     def _may_be_late(self, context: Any) -> bool:
         end = context and context.get("data_interval_end")
