@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,7 +198,7 @@ def migrate(state: State) -> None:
 
 def start_bucket(state: State) -> dict[str, str]:
     """Serve sample files up to last month, and return the settings that point Airflow to them."""
-    this_month = datetime.now(timezone.utc).date().replace(day=1)
+    this_month = datetime.now(UTC).date().replace(day=1)
     if not state.first_month:
         state.first_month = str(months_before(this_month, SAMPLE_MONTHS)[0])
     first = date.fromisoformat(state.first_month)
@@ -372,7 +372,7 @@ def raise_failures(api: Api, runs: Mapping[str, list[dict[str, Any]]]) -> None:
 
 def months_due(settings: Mapping[str, str]) -> list[date]:
     """First days of the months that automatic catch-up owes by now."""
-    this_month = datetime.now(timezone.utc).date().replace(day=1)
+    this_month = datetime.now(UTC).date().replace(day=1)
     first = date.fromisoformat(f"{settings.get('SALES_FIRST_MONTH') or '2020-01'}-01")
     count = (this_month.year - first.year) * 12 + this_month.month - first.month
     months = months_before(this_month, max(count, 0))

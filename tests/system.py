@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
 
 def months(count: int) -> list[date]:
     """The first days of the last whole months, oldest first."""
-    return months_before(datetime.now(timezone.utc).date(), count)
+    return months_before(datetime.now(UTC).date(), count)
 
 
 @dataclass

@@ -29,7 +29,7 @@ def program() -> str:
 @pytest.fixture(scope="module")
 def system(program: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[System]:
     """The system with its own sample bucket, whose files lie in its folder."""
-    settings = {"SOURCE_BASE_URL": "", "REQUESTS_CA_BUNDLE": "", "SALES_FIRST_MONTH": f"{months(MONTHS)[0]:%Y-%m}"}
+    settings = {"SOURCE_BASE_URL": "", "SOURCE_CA_FILE": "", "SALES_FIRST_MONTH": f"{months(MONTHS)[0]:%Y-%m}"}
     with started(tmp_path_factory.mktemp("system") / "tree", settings) as running:
         yield running
 
