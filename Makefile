@@ -54,8 +54,8 @@ lint: venv ## check format, types and SQL; changes nothing
 audit: venv ## look the locked packages up in the public list of vulnerabilities
 	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt
 
-lock: venv ## renew constraints.txt for Python 3.10 to 3.13
-	$(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.10 --no-emit-index-url --no-annotate \
+lock: venv ## renew constraints.txt for Python 3.11 to 3.14
+	$(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate \
 		--custom-compile-command "make lock" requirements.txt local/requirements.txt -o constraints.txt
 
 venv:

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ CUSTOMER_FILES = {
 
 def run(months: int) -> dict[str, Any]:
     """Start the system on a copy of the tree, with a bucket that has these months, and let it catch up."""
-    first_days = months_before(datetime.now(timezone.utc).date(), months)
+    first_days = months_before(datetime.now(UTC).date(), months)
     with tempfile.TemporaryDirectory(prefix="bench-") as place:
         tree, folder = Path(place) / "tree", Path(place) / "bucket"
         copy_tree(tree)

@@ -70,7 +70,7 @@ def bucket(folder: Path, certificates: Path) -> Iterator[dict[str, str]]:
         try:
             environment = {
                 "SOURCE_BASE_URL": f"https://127.0.0.1:{port}",
-                "REQUESTS_CA_BUNDLE": str(certificates / "ca.pem"),
+                "SOURCE_CA_FILE": str(certificates / "ca.pem"),
             }
             deadline = time.monotonic() + START_SECONDS
             while True:
@@ -96,4 +96,4 @@ def _start(folder: Path, certificates: Path, port: int, said: IO[bytes]) -> subp
 def warm(environment: dict[str, str], path: str) -> None:
     """Ask for a file's head: the server then knows its MD5, as S3 knows it, before anything is measured."""
     address = f"{environment['SOURCE_BASE_URL']}/{path}"
-    requests.head(address, verify=environment["REQUESTS_CA_BUNDLE"], timeout=60).raise_for_status()
+    requests.head(address, verify=environment["SOURCE_CA_FILE"], timeout=60).raise_for_status()

@@ -36,7 +36,7 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.docs import explain_tasks
-from company_data.notify import tell_failure
+from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
 from company_data.staging import stage_csv
 
@@ -49,7 +49,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": tell_failure},
+    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
     tags=["customer"],
 ) as dag:
     with TaskGroup("stage", prefix_group_id=False):

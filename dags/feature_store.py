@@ -22,7 +22,7 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset
 
 from company_data.docs import explain_tasks
-from company_data.notify import tell_failure
+from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 
 with DAG(
@@ -33,7 +33,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": tell_failure},
+    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
     tags=["customer", "features"],
 ) as dag:
     SQLExecuteQueryOperator(

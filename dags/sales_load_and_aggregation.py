@@ -5,7 +5,7 @@ other month is read or written. It also refreshes `stores`.
 
 **Fires** at the start of each month (UTC) for the month that has ended, and catches up from `SALES_FIRST_MONTH`: the
 run of 1 February loads January. Months may run side by side, in any order, any number of times. To load a month
-again, clear its run, or use a backfill.
+again, clear its run, or use a backfill or **Trigger**, which loads the last whole month before its logical date.
 
 If a task fails, the tables stay as they were: stores, the month of `sales` and the month of `monthly_sales` change
 together in `publish_month`.
@@ -51,8 +51,8 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.docs import explain_tasks
-from company_data.notify import overdue_alert, tell_failure
-from company_data.schedule import WholeMonths
+from company_data.notifier import LoadNotifier, overdue_alert
+from company_data.schedule import MonthlyTimetable
 from company_data.settings import SALE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
 from company_data.staging import stage_csv
 
@@ -60,17 +60,14 @@ with DAG(
     dag_id="sales_load_and_aggregation",
     description="The previous month's sales file into sales, and its sum by store into monthly_sales",
     doc_md=__doc__,
-    schedule=WholeMonths(),
+    schedule=MonthlyTimetable(first_sales_month(), last_sales_month()),
     start_date=first_sales_month(),
-    end_date=last_sales_month(),
     catchup=True,
     deadline=overdue_alert(),
     max_active_runs=4,
-    # Runs by hand are refused in plugins/data_months.py: without "manual" the UI hides its form for backfills.
-    allowed_run_types=["scheduled", "backfill", "manual"],  # type: ignore[list-item]  # names are converted
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": tell_failure},
+    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
     tags=["sales", "monthly"],
 ) as dag:
     with TaskGroup("stage", prefix_group_id=False):

@@ -14,11 +14,10 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
-import certifi
 import psycopg
 import requests
 from cryptography.fernet import Fernet
@@ -46,22 +45,14 @@ HEARTBEAT_SECONDS = 15
 
 DAGS = ("customer_data_load", "feature_store", "sales_load_and_aggregation")
 
-# What Airflow's services are restarted for when it has changed.
-SETTINGS = (
-    "SOURCE_BASE_URL",
-    "REQUESTS_CA_BUNDLE",
-    "SALES_FIRST_MONTH",
-    "SALES_LAST_MONTH",
-    "SALES_DEADLINE_HOURS",
-    "NOTIFY_EMAIL",
-    "NOTIFY_WEBHOOK_URL",
-    "AIRFLOW_CONN_SMTP_DEFAULT",
-)
+# The settings of Airflow that the containers have too.
+AIRFLOW_ENV = ROOT / "airflow.env"
 
 SERVICES = {
     "api-server": ["api-server"],
     "scheduler": ["scheduler"],
     "dag-processor": ["dag-processor"],
+    "triggerer": ["triggerer", "--skip-serve-logs"],
 }
 
 
@@ -116,10 +107,9 @@ def up() -> None:
     state = State.load()
     start_postgres(state)
     migrate(state)
-    settings = start_bucket(state) if not source else {}
-    for name in SETTINGS:
-        if name not in settings and os.environ.get(name):
-            settings[name] = os.environ[name]
+    settings = {name: os.environ[name] for name in pipeline_settings() if os.environ.get(name)}
+    if not source:
+        settings |= start_bucket(state)
     start_airflow(state, settings)
     wait_for_workflows(state)
     print_summary(state)
@@ -198,7 +188,7 @@ def migrate(state: State) -> None:
 
 def start_bucket(state: State) -> dict[str, str]:
     """Serve sample files up to last month, and return the settings that point Airflow to them."""
-    this_month = datetime.now(timezone.utc).date().replace(day=1)
+    this_month = datetime.now(UTC).date().replace(day=1)
     if not state.first_month:
         state.first_month = str(months_before(this_month, SAMPLE_MONTHS)[0])
     first = date.fromisoformat(state.first_month)
@@ -216,18 +206,15 @@ def start_bucket(state: State) -> dict[str, str]:
             command, {**os.environ, "PYTHONPATH": str(ROOT)}, RUN, LOGS / "bucket.log"
         )
         state.save()
-    # With the public authorities, because the variable replaces them, and a webhook may need them.
-    authorities = certificates / "authorities.pem"
-    authorities.write_bytes((certificates / "ca.pem").read_bytes() + Path(certifi.where()).read_bytes())
     return {
         "SOURCE_BASE_URL": f"https://127.0.0.1:{state.bucket_port}",
-        "REQUESTS_CA_BUNDLE": str(authorities),
+        "SOURCE_CA_FILE": str(certificates / "ca.pem"),
         "SALES_FIRST_MONTH": os.environ.get("SALES_FIRST_MONTH") or state.first_month[:7],
     }
 
 
 def start_airflow(state: State, settings: dict[str, str]) -> None:
-    """Start Airflow's three services, anew where their settings have changed."""
+    """Start Airflow's services. Restart all of them if a setting has changed or one of them has ended."""
     services = {name: state.pids.get(name) for name in SERVICES}
     running = all(processes.alive(pid, RUN) for pid in services.values())
     if running and state.settings == settings:
@@ -257,12 +244,28 @@ def start_airflow(state: State, settings: dict[str, str]) -> None:
         state.save()
 
 
+def read_airflow_env() -> dict[str, str | None]:
+    """The lines of airflow.env as docker compose reads them: a name without a value is taken from the environment."""
+    settings: dict[str, str | None] = {}
+    for line in AIRFLOW_ENV.read_text().splitlines():
+        if line and not line.startswith("#"):
+            name, separator, value = line.partition("=")
+            settings[name] = value if separator else None
+    return settings
+
+
+def pipeline_settings() -> list[str]:
+    """Names of the settings of the workflows. Airflow is restarted if one of them has changed."""
+    return [*(name for name, value in read_airflow_env().items() if value is None), "SOURCE_CA_FILE"]
+
+
 def airflow_environment(state: State) -> dict[str, str]:
-    """Settings of Airflow's processes, sized for two cores."""
+    """The environment of Airflow's processes."""
     url = f"http://127.0.0.1:{state.airflow_port}"
     database = state.cluster.url("airflow", user="airflow", password=state.airflow_password)
     return {
         **os.environ,
+        **{name: value for name, value in read_airflow_env().items() if value is not None},
         **state.settings,
         "AIRFLOW_HOME": str(RUN / "airflow"),
         "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url(
@@ -270,29 +273,15 @@ def airflow_environment(state: State) -> dict[str, str]:
         ),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__CORE__LAZY_LOAD_PLUGINS": "False",
-        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
-        # The UI shows the SQL of a task whole.
-        "AIRFLOW__CORE__MAX_TEMPLATED_FIELD_LENGTH": "65536",
-        "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
-        "AIRFLOW__CORE__PARALLELISM": "4",
         "AIRFLOW__CORE__FERNET_KEY": state.fernet_key,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": f"{UI_LOGIN}:admin",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(RUN / "airflow" / "passwords.json"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(state.airflow_port),
         "AIRFLOW__API__BASE_URL": url,
-        "AIRFLOW__API__WORKERS": "1",
-        # The reason of a failure is one long line, of which the log view shows the beginning otherwise.
-        "AIRFLOW__API__DEFAULT_WRAP": "True",
         "AIRFLOW__API__SECRET_KEY": state.api_secret,
         "AIRFLOW__API_AUTH__JWT_SECRET": state.jwt_secret,
-        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-        # A worker may notice only at its next heartbeat that its task has ended, and sits idle until then.
-        "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-        "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
         # Airflow renames its processes; without this the new names overwrite the mark that finds them.
         "SPT_NOENV": "1",
     }
@@ -372,7 +361,7 @@ def raise_failures(api: Api, runs: Mapping[str, list[dict[str, Any]]]) -> None:
 
 def months_due(settings: Mapping[str, str]) -> list[date]:
     """First days of the months that automatic catch-up owes by now."""
-    this_month = datetime.now(timezone.utc).date().replace(day=1)
+    this_month = datetime.now(UTC).date().replace(day=1)
     first = date.fromisoformat(f"{settings.get('SALES_FIRST_MONTH') or '2020-01'}-01")
     count = (this_month.year - first.year) * 12 + this_month.month - first.month
     months = months_before(this_month, max(count, 0))

@@ -47,7 +47,7 @@ class Bucket:
 
     Attributes:
         url: its address.
-        ca_file: the authority that vouches for it, for REQUESTS_CA_BUNDLE.
+        ca_file: the authority that vouches for it, for SOURCE_CA_FILE.
     """
 
     url: str

@@ -10,14 +10,14 @@ if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; the
 fi
 
 python=
-for candidate in python3.13 python3.12 python3.11 python3.10 python3; do
-    if "$candidate" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13))' >/dev/null 2>&1; then
+for candidate in python3.14 python3.13 python3.12 python3.11 python3; do
+    if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; then
         python=$candidate
         break
     fi
 done
 if [ -z "$python" ]; then
-    echo "error: no Python 3.10 to 3.13 found, and Airflow needs one." >&2
+    echo "error: no Python 3.11 to 3.14 found; Airflow requires one of them." >&2
     echo "Debian, Ubuntu: apt install python3 python3-venv    Fedora: dnf install python3.13    macOS: brew install python@3.13" >&2
     exit 1
 fi

@@ -67,16 +67,17 @@ class Run:
             task = self.dag.get_task(name)
             if isinstance(task, SQLExecuteQueryOperator):
                 with connect(self.database) as connection:
-                    self.reports = run_sql(connection, task.sql, self.parameters(name), one_by_one=task.autocommit)
+                    self.reports = run_sql(connection, str(task.sql), self.parameters(name), one_by_one=task.autocommit)
             else:
-                self.loads[name] = stage_file(self.database, *self.rendered(task.op_args), run=self.name)
+                path, table, *month = self.rendered(task.op_args)
+                self.loads[name] = stage_file(self.database, path, table, month[0] if month else None, self.name)
         return self.reports
 
     def parameters(self, name: str) -> dict[str, object]:
         """The parameters of a SQL task: its month, and the loads of the staging tasks."""
         parameters: dict[str, Any] = self.dag.get_task(name).parameters or {}
         return {
-            key: self.loads[value.operator.task_id] if isinstance(value, XComArg) else self.rendered(value)
+            key: self.loads[task_of(value)] if isinstance(value, XComArg) else self.rendered(value)
             for key, value in parameters.items()
         }
 
@@ -87,6 +88,12 @@ class Run:
             environment.filters["ds"] = str
             return environment.from_string(value).render(data_interval_start=self.month)
         return [self.rendered(each) for each in value]
+
+
+def task_of(value: XComArg) -> str:
+    """The task whose result this is."""
+    [(operator, _)] = value.iter_references()
+    return str(operator.task_id)
 
 
 def run_sql(

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +59,7 @@ def lend_packages(folder: Path) -> None:
     (folder / ".venv").mkdir()
     for entry in (ROOT / ".venv").glob("*"):
         (folder / ".venv" / entry.name).symlink_to(entry)
-    # Before the settings of the test's bucket, whose authority pip would trust alone.
+    # Before REQUESTS_CA_BUNDLE is set for the webhook: pip would trust only that authority.
     subprocess.run(["/usr/bin/env", "make", "--silent", "venv"], cwd=folder, check=True)
 
 
@@ -98,7 +98,7 @@ def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
 
 def months(count: int) -> list[date]:
     """The first days of the last whole months, oldest first."""
-    return months_before(datetime.now(timezone.utc).date(), count)
+    return months_before(datetime.now(UTC).date(), count)
 
 
 @dataclass
@@ -137,17 +137,16 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
         name: f"secret-{secrets.token_hex(8)}"
         for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE", "WEBHOOK")
     }
-    authorities = bucket_folder.with_name(f"{bucket_folder.name}-authorities.pem")
     with (
         misbehaving(bucket_folder) as (bucket, answers, _),
         webhook(bucket_folder) as (receiver, posted),
         mail_server() as mail,
     ):
-        authorities.write_bytes(bucket.ca_file.read_bytes() + receiver.ca_file.read_bytes())
         settings = {
             **passwords,
             "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
-            "REQUESTS_CA_BUNDLE": str(authorities),
+            "SOURCE_CA_FILE": str(bucket.ca_file),
+            "REQUESTS_CA_BUNDLE": str(receiver.ca_file),
             "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{passwords['WEBHOOK']}",
             "NOTIFY_EMAIL": "operator@here",
             "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,

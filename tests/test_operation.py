@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -146,30 +147,51 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
 
 
-def test_a_month_that_fails_in_a_backfill_is_told_and_told_again_after_its_deadline(system: FaultySystem) -> None:
+def test_the_first_page_of_the_ui_reports_every_service_as_healthy(system: FaultySystem) -> None:
+    health = get(system, "monitor/health")
+    assert {part: found["status"] for part, found in health.items()} == dict.fromkeys(
+        ("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy"
+    )
+
+
+def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> None:
+    api, [newest] = system.api(), months(1)
+    form = {"logical_date": datetime.now(UTC).isoformat()}
+    made = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns", json=form)
+    assert made.ok, made.text
+    run = made.json()["dag_run_id"]
+    assert run.startswith(f"manual__{newest:%Y-%m}__")
+    wait_for(lambda: state_of(api, run) == "success", 120)
+    assert set(task_states(system, run).values()) == {"success"}
+    # The tests below look for the newest run of the month.
+    assert api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}").ok
+
+
+def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadline(system: FaultySystem) -> None:
     [newest] = months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
     file.write_text("idx,value,date,store_idx\n1,1,2000-01-01,1\n")
     # A new run, because one that was in time before has no deadline anymore.
-    api, run = system.api(), f"backfill__{newest:%Y-%m}"
+    api = system.api()
     gone = api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{newest_month(system)}")
     assert gone.ok, gone.text
     form = {"dag_id": SALES_DAG, "from_date": f"{newest}T00:00:00Z", "to_date": f"{newest}T00:00:00Z"}
     made = api.session.post(f"{api.url}/api/v2/backfills", json=form)
     assert made.ok, made.text
-    assert newest_month(system) == run
+    run = newest_month(system)
+    assert run.startswith("backfill__")
 
-    def told(event: str) -> list[dict[str, Any]]:
+    def sent(event: str) -> list[dict[str, Any]]:
         return [post for post in system.posted if (post["event"], post["run"]) == (event, run)]
 
-    wait_for(lambda: told("failed"), 120)
-    [post] = told("failed")
+    wait_for(lambda: sent("failed"), 120)
+    [post] = sent("failed")
     assert (post["month"], post["task"]) == (f"{newest:%Y-%m}", "stage_sales")
     assert "is not dated in" in post["reason"]
     assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{run}/tasks/stage_sales")
-    wait_for(lambda: told("overdue"), 120)
-    [post] = told("overdue")
+    wait_for(lambda: sent("overdue"), 120)
+    [post] = sent("overdue")
     assert post["link"] == f"{api.url}/dags/{SALES_DAG}/runs/{run}"
     wait_for(lambda: len(system.mail.mails) == len(system.posted), 30)
     subjects = {str(mail["Subject"]) for mail in system.mail.mails}
@@ -178,7 +200,7 @@ def test_a_month_that_fails_in_a_backfill_is_told_and_told_again_after_its_deadl
     file.write_text(good)
     clear_newest_month(system)
     wait_for(lambda: state_of(api, run) == "success", 120)
-    assert len(told("failed")) == 1
+    assert len(sent("failed")) == 1
 
 
 def newest_month(system: FaultySystem) -> str:
@@ -194,9 +216,9 @@ def clear_newest_month(system: FaultySystem) -> str:
     return run
 
 
-def task_instances(system: FaultySystem) -> list[dict[str, Any]]:
-    """The tasks of the newest month's run."""
-    api, run = system.api(), newest_month(system)
+def task_instances(system: FaultySystem, run: str | None = None) -> list[dict[str, Any]]:
+    """The tasks of a run; by default of the newest month's."""
+    api, run = system.api(), run or newest_month(system)
     answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
     found: list[dict[str, Any]] = answer["task_instances"]
     return found
@@ -215,8 +237,8 @@ def task_path(system: FaultySystem, task: str) -> str:
     return f"dags/{SALES_DAG}/dagRuns/{newest_month(system)}/taskInstances/{task}"
 
 
-def task_states(system: FaultySystem) -> dict[str, str | None]:
-    return {task["task_id"]: task["state"] for task in task_instances(system)}
+def task_states(system: FaultySystem, run: str | None = None) -> dict[str, str | None]:
+    return {task["task_id"]: task["state"] for task in task_instances(system, run)}
 
 
 def sessions(connection: Any, application: str) -> list[tuple[int]]:

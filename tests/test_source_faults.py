@@ -3,7 +3,7 @@
 import socket
 import threading
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
@@ -55,7 +55,7 @@ def faulty(tmp_path: Path) -> Iterator[FaultyFiles]:
     folder.mkdir()
     with misbehaving(folder) as (bucket, answers, requests), pytest.MonkeyPatch.context() as patch:
         patch.setenv("SOURCE_BASE_URL", bucket.url)
-        patch.setenv("REQUESTS_CA_BUNDLE", str(bucket.ca_file))
+        patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
         files = FaultyFiles(folder, bucket)
         files.answers, files.requests = answers, requests
         files.write("stores.csv", "idx,location\n1,Porto\n")
@@ -195,19 +195,31 @@ def test_a_redirect_to_another_host_is_followed(database: Database, faulty: Faul
     with serve(tmp_path / "bucket") as other, pytest.MonkeyPatch.context() as patch:
         both = tmp_path / "both.pem"
         both.write_text(faulty.bucket.ca_file.read_text() + other.ca_file.read_text())
-        patch.setenv("REQUESTS_CA_BUNDLE", str(both))
+        patch.setenv("SOURCE_CA_FILE", str(both))
         faulty.answers[SALES] = [redirect(f"{other.url.replace('127.0.0.1', 'localhost')}/{SALES}")]
         load_month(database, MONTH)
     assert total(database) == TOTAL
 
 
 def test_a_certificate_that_does_not_verify_is_rejected(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("REQUESTS_CA_BUNDLE")
-    with pytest.raises(FileRejected, match=r"certificate does not verify.*REQUESTS_CA_BUNDLE"):
+    monkeypatch.delenv("SOURCE_CA_FILE")
+    with pytest.raises(FileRejected, match=r"certificate does not verify.*SOURCE_CA_FILE"):
         fetch(faulty)
+    monkeypatch.setenv("SOURCE_CA_FILE", "/nowhere.pem")
+    with pytest.raises(FileRejected, match=r"SOURCE_CA_FILE is /nowhere.pem.*No such file or directory"):
+        fetch(faulty)
+    empty = faulty.folder / "empty.pem"
+    empty.touch()
+    monkeypatch.setenv("SOURCE_CA_FILE", str(empty))
+    with pytest.raises(FileRejected, match=r"SOURCE_CA_FILE is .*cannot be used"):
+        fetch(faulty)
+
+
+def test_the_authority_of_the_source_is_independent_of_the_authorities_of_other_requests(
+    faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
-    with pytest.raises(FileRejected, match="REQUESTS_CA_BUNDLE"):
-        fetch(faulty)
+    assert fetch(faulty) == CONTENT.encode()
 
 
 @pytest.mark.parametrize("server_side", ["aws:kms", None])
@@ -227,7 +239,7 @@ def test_the_etag_is_checked_where_it_is_an_md5(server_side: str | None, faulty:
 def test_the_file_of_a_month_that_has_just_ended_is_waited_for(
     database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
 ) -> None:
-    this_month = f"{datetime.now(timezone.utc):%Y-%m}"
+    this_month = f"{datetime.now(UTC):%Y-%m}"
     path = f"sales/{this_month}-01/sales.csv"
     faulty.write(path, f"idx,value,date,store_idx\n1,5,{this_month}-03,1\n")
     faulty.answers[path] = [status(404)] * 12
@@ -240,7 +252,7 @@ def test_the_file_of_a_month_that_has_just_ended_is_waited_for(
 def test_the_wait_for_a_late_file_goes_on_through_other_faults(
     database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
 ) -> None:
-    this_month = f"{datetime.now(timezone.utc):%Y-%m}"
+    this_month = f"{datetime.now(UTC):%Y-%m}"
     path = f"sales/{this_month}-01/sales.csv"
     faulty.write(path, f"idx,value,date,store_idx\n1,5,{this_month}-03,1\n")
     faulty.answers[path] = [*[status(404)] * 12, status(503), hang_up, cut(5)]
@@ -270,7 +282,7 @@ def test_what_a_retry_would_find_again_fails_at_once(error: Exception) -> None:
 
 
 def test_a_missing_file_is_late_for_a_week_and_then_an_error(faulty: FaultyFiles) -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     faulty.answers[SALES] = [status(404), status(404)]
     with pytest.raises(FileNotYetAvailable, match="the task requests it again until"):
         fetch(faulty, late_until=now + timedelta(minutes=1))
@@ -280,7 +292,7 @@ def test_a_missing_file_is_late_for_a_week_and_then_an_error(faulty: FaultyFiles
 
 @pytest.mark.parametrize("number", [429, 503])
 def test_retry_after_is_honoured_in_seconds_and_as_a_date(number: int, faulty: FaultyFiles) -> None:
-    soon = format_datetime(datetime.now(timezone.utc) + timedelta(hours=1), usegmt=True)
+    soon = format_datetime(datetime.now(UTC) + timedelta(hours=1), usegmt=True)
     for value, least, most in (("1800", 1800, 1800), (soon, 3590, 3600), ("9" * 30, 21600, 21600), ("soon", 30, 30)):
         faulty.answers[SALES] = [status(number, Retry_After=value)]
         with pytest.raises(SourceUnavailable) as failure:
@@ -303,7 +315,7 @@ def test_pauses_grow_and_a_late_file_is_requested_for_over_a_week(faulty: Faulty
             found.append(decision.retry_delay)
         return found
 
-    late, transient = pauses(FileNotYetAvailable("late", datetime.now(timezone.utc))), pauses(SourceUnavailable("gone"))
+    late, transient = pauses(FileNotYetAvailable("late", datetime.now(UTC))), pauses(SourceUnavailable("gone"))
     assert late == sorted(late)
     assert late[0] == timedelta(minutes=15)
     assert sum(late, timedelta()) > timedelta(days=7)

@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 import pytest
 from conftest import ROOT, Database, Files, RunDag, month_after
@@ -111,7 +111,7 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(
 def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command(
     database: Database, stores: Files
 ) -> None:
-    now = datetime.now(timezone.utc)
+    now = datetime.now(UTC)
     month = f"{now:%Y-%m}-01"
     with pytest.raises(FileNotYetAvailable):
         Run(database, SALES, month).run()

@@ -4,7 +4,7 @@ import csv
 import io
 import warnings
 from collections.abc import Callable
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from decimal import Decimal
 
 import pendulum
@@ -231,11 +231,12 @@ def test_a_run_covers_the_month_before_it_fires(airflow: None, fires: str, first
 def test_catch_up_begins_and_ends_with_the_configured_months(airflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
+    from company_data.schedule import MonthlyTimetable
+
     monkeypatch.setenv("SALES_FIRST_MONTH", "2021-05")
     monkeypatch.setenv("SALES_LAST_MONTH", "2022-02")
     dag = DagBag(str(ROOT / "dags")).dags["sales_load_and_aggregation"]
+    assert isinstance(dag.timetable, MonthlyTimetable)
     assert dag.catchup
-    assert (dag.start_date, dag.end_date) == (
-        datetime(2021, 5, 1, tzinfo=timezone.utc),
-        datetime(2022, 2, 1, tzinfo=timezone.utc),
-    )
+    assert (dag.start_date, dag.end_date) == (datetime(2021, 5, 1, tzinfo=UTC), None)
+    assert dag.timetable.serialize() == {"first": "2021-05", "last": "2022-02"}

@@ -1,6 +1,6 @@
 """When a failed task tries again, and after how long."""
 
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import RetryDecision, RetryPolicy
@@ -96,4 +96,4 @@ class LoadRetryPolicy(RetryPolicy):
 
     def _may_be_late(self, context: Any) -> bool:
         end = context and context.get("data_interval_end")
-        return bool(end) and datetime.now(timezone.utc) < end + self.late_for
+        return bool(end) and datetime.now(UTC) < end + self.late_for

@@ -1,7 +1,7 @@
 """Settings of the workflows, each read from the environment here and nowhere else."""
 
 import os
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,14 @@ def source_base_url() -> str:
     return (os.environ.get("SOURCE_BASE_URL") or DEFAULT_SOURCE_BASE_URL).rstrip("/")
 
 
+def source_ca_file() -> Path | None:
+    """File of the certificate authorities to trust for the source. It replaces the system's; None: the system's."""
+    value = os.environ.get("SOURCE_CA_FILE")
+    return Path(value) if value else None
+
+
 def first_sales_month() -> datetime:
-    """Month at which catch-up begins, as its first moment in UTC.
+    """Month at which catch-up begins, as its start in UTC.
 
     Raises:
         ValueError: SALES_FIRST_MONTH is not written YYYY-MM.
@@ -81,30 +87,30 @@ def last_sales_month() -> datetime | None:
 
 
 def notify_email() -> str | None:
-    """Address, or several with commas between them, that is told of failed and overdue loads; none by default."""
+    """E-mail addresses that are notified of failed and overdue loads, separated by commas; none by default."""
     return os.environ.get("NOTIFY_EMAIL") or None
 
 
 def notify_webhook_url() -> str | None:
-    """Webhook that is told of failed and overdue loads; none by default.
+    """Webhook that is notified of failed and overdue loads; none by default.
 
     Raises:
-        ValueError: NOTIFY_WEBHOOK_URL is no address of the web. Its value is not shown: it may hold a secret.
+        ValueError: NOTIFY_WEBHOOK_URL is not an HTTP address. The message does not show it: it may hold a secret.
     """
     url = os.environ.get("NOTIFY_WEBHOOK_URL") or None
     if url and not url.startswith(("https://", "http://")):
         raise ValueError(
-            "NOTIFY_WEBHOOK_URL begins with neither https:// nor http://, so nobody could be told of a failed load. "
-            "Correct it, or unset it to tell nobody."
+            "NOTIFY_WEBHOOK_URL begins with neither https:// nor http://, so no notification can be sent to it. "
+            "Correct it, or unset it to send none."
         )
     return url
 
 
 def sales_deadline() -> timedelta:
-    """Time after which the load of a month, counted from when its run was queued, is overdue.
+    """Time after which the load of a month is overdue, counted from when its run was queued.
 
     Raises:
-        ValueError: SALES_DEADLINE_HOURS is no number of hours.
+        ValueError: SALES_DEADLINE_HOURS is not a number of hours above 0.
     """
     value = os.environ.get("SALES_DEADLINE_HOURS") or DEFAULT_SALES_DEADLINE_HOURS
     try:
@@ -112,13 +118,15 @@ def sales_deadline() -> timedelta:
     except ValueError:
         hours = 0
     if not 0 < hours < float("inf"):
-        raise ValueError(f'SALES_DEADLINE_HOURS is "{value}", which is no number of hours. Write it as 24, or 1.5.')
+        raise ValueError(
+            f'SALES_DEADLINE_HOURS is "{value}", which is not a number of hours above 0. Write it as 24, or 1.5.'
+        )
     return timedelta(hours=hours)
 
 
 def _month(setting: str, value: str) -> datetime:
     try:
-        return datetime.strptime(value, "%Y-%m").replace(tzinfo=timezone.utc)
+        return datetime.strptime(value, "%Y-%m").replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(
             f'{setting} is "{value}", which is no month. Sales cannot be scheduled without it; '

@@ -9,14 +9,16 @@ import ssl
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import IO, Protocol, cast
 
 import requests
 import urllib3
 
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
+from company_data.settings import source_ca_file
 
 CHUNK_BYTES = 1 << 18
 CONNECT_SECONDS, READ_SECONDS = 10, 60
@@ -108,7 +110,7 @@ class Download:
 
 @contextmanager
 def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download]:
-    """Start a download, over HTTPS alone, also after redirects.
+    """Start a download, over HTTPS only, also after redirects. The authorities are those of SOURCE_CA_FILE, if it is set.
 
     Args:
         url: the file's address.
@@ -122,12 +124,17 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
     address = without_credentials(url)
     if not url.startswith("https://"):
         raise FileRejected(f"{address}: only https is read, and this is not. {KEPT} Correct SOURCE_BASE_URL.")
+    authorities = source_ca_file()
+    if authorities:
+        _require_authorities(address, authorities)
     with requests.Session() as session:
         session.adapters.pop("http://")
         session.max_redirects = MOST_REDIRECTS
         session.headers["Accept-Encoding"] = "gzip"
         try:
-            response = session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS))
+            # Given with the request: REQUESTS_CA_BUNDLE overrides Session.verify.
+            verify = str(authorities) if authorities else True
+            response = session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), verify=verify)
         except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
             raise FileRejected(
                 f"{address}: the server redirects to what is not https, and only https is read. {KEPT} "
@@ -140,14 +147,25 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
                 if isinstance(cause, ssl.SSLCertVerificationError):
                     raise FileRejected(
                         f"{address}: the server's certificate does not verify ({cause.verify_message}). {KEPT} Renew "
-                        f"the certificate, or name the authority to trust in REQUESTS_CA_BUNDLE."
+                        f"the certificate, or set SOURCE_CA_FILE to a file with the authority to trust."
                     ) from None
             raise SourceUnavailable(f"{address}: no answer ({_reason(error)}). {KEPT} {RETRIED}") from None
-        except OSError as error:
-            raise FileRejected(f"{address}: {error}. {KEPT} Correct REQUESTS_CA_BUNDLE.") from None
+        except OSError as error:  # REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, which requests reads without SOURCE_CA_FILE
+            raise FileRejected(f"{address}: {error}. {KEPT} Correct that file, or set SOURCE_CA_FILE.") from None
         with response:
             _require_success(address, response, late_until)
             yield Download(address, response)
+
+
+def _require_authorities(address: str, file: Path) -> None:
+    """Raise FileRejected if SOURCE_CA_FILE cannot be read or holds no certificate."""
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # ssl.SSLError is one
+        raise FileRejected(
+            f"{address}: SOURCE_CA_FILE is {file}, which cannot be used ({_reason(error)}), so the server's certificate "
+            f"cannot be verified. {KEPT} Correct SOURCE_CA_FILE: it names a file of certificates in PEM format."
+        ) from None
 
 
 def without_credentials(url: str) -> str:
@@ -165,7 +183,7 @@ def _require_success(address: str, response: requests.Response, late_until: date
             _retry_after(response.headers.get("Retry-After")),
         )
     if response.status_code == requests.codes.not_found:
-        if late_until and datetime.now(timezone.utc) < late_until:
+        if late_until and datetime.now(UTC) < late_until:
             raise FileNotYetAvailable(
                 f"{address}: the server answers {status}. {KEPT} The month has just ended and the file may be late: "
                 f"the task requests it again until {late_until:%Y-%m-%d %H:%M} UTC.",
@@ -196,12 +214,12 @@ def _retry_after(value: str | None) -> float | None:
     if value and value.strip().isdecimal():
         return float(value)
     moment = _http_date(value)
-    return max((moment - datetime.now(timezone.utc)).total_seconds(), 0) if moment else None
+    return max((moment - datetime.now(UTC)).total_seconds(), 0) if moment else None
 
 
 def _http_date(value: str | None) -> datetime | None:
     try:
-        return parsedate_to_datetime(value).astimezone(timezone.utc) if value else None
+        return parsedate_to_datetime(value).astimezone(UTC) if value else None
     except ValueError:
         return None
 

@@ -6,7 +6,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -220,7 +220,7 @@ def file_columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> 
 
 def end_of_month(first_day: str) -> datetime:
     """The moment, in UTC, at which the month that begins on this day (YYYY-MM-DD) ends."""
-    first = datetime.fromisoformat(first_day).replace(tzinfo=timezone.utc)
+    first = datetime.fromisoformat(first_day).replace(tzinfo=UTC)
     return (first + timedelta(days=32)).replace(day=1)
 
 

@@ -1,20 +1,21 @@
-"""A failed or overdue load reaches a person, once, by mail and by webhook, and only where that is wanted."""
+"""A failed or overdue load is notified once, by mail and by webhook, and only if a receiver is set."""
 
 import json
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from email.message import EmailMessage
 from pathlib import Path
 from typing import Any
 
 import pytest
+from airflow.sdk.log import mask_secret
 from conftest import Database, Files, RunDag, month_after
-from misbehaviour import MisbehavingHandler, misbehaving, status
+from misbehaviour import misbehaving, status
 from receivers import mail_server, webhook
 
-from company_data import notify
+from company_data import notifier
+from company_data.notifier import LoadNotifier
 from company_data.settings import notify_webhook_url
 from local.postgres import free_port
 
@@ -26,7 +27,7 @@ BAD = 'idx,value,date,store_idx\n1,1,2024-02-01,1\n2,"{{ 1/0 }} <b>",2024-02-01,
 
 
 @dataclass
-class Told:
+class Sent:
     """What the receivers got."""
 
     mails: list[EmailMessage]
@@ -36,18 +37,16 @@ class Told:
 
 
 @pytest.fixture
-def told(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
-    """Both receivers, switched on; the files' server has another authority than the webhook."""
-    monkeypatch.setattr(notify, "WEBHOOK_PAUSES", (0, 0))
+def sent(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
+    """Both receivers, switched on. The source and the webhook have certificates of different authorities."""
+    monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", (0, 0))
     statuses: list[int] = []
     with mail_server() as mail, webhook(tmp_path, statuses) as (server, posted):
-        authorities = tmp_path / "authorities.pem"
-        authorities.write_bytes(files.bucket.ca_file.read_bytes() + server.ca_file.read_bytes())
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authorities))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(server.ca_file))
         monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mail.connection)
         monkeypatch.setenv("NOTIFY_EMAIL", "data@here, operator@here")
         monkeypatch.setenv("NOTIFY_WEBHOOK_URL", server.url + TOKEN)
-        yield Told(mail.mails, mail.receivers, posted, statuses)
+        yield Sent(mail.mails, mail.receivers, posted, statuses)
 
 
 def run_month(files: Files, run_dag: RunDag, content: str, **options: Any) -> str:
@@ -56,12 +55,12 @@ def run_month(files: Files, run_dag: RunDag, content: str, **options: Any) -> st
     return run_dag(SALES_DAG, month_after("2024-02"), **options)
 
 
-def test_a_month_that_fails_is_told_once_by_mail_and_webhook(
-    database: Database, files: Files, run_dag: RunDag, told: Told
+def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(
+    database: Database, files: Files, run_dag: RunDag, sent: Sent
 ) -> None:
     assert run_month(files, run_dag, BAD) == "failed"
 
-    [post] = told.posted
+    [post] = sent.posted
     assert post["path"] == TOKEN
     assert (post["event"], post["dag"], post["month"], post["task"]) == ("failed", SALES_DAG, "2024-02", "stage_sales")
     assert post["reason"].startswith("FileRefused: sales/2024-02-01/sales.csv, line 3, column value: ")
@@ -70,7 +69,7 @@ def test_a_month_that_fails_is_told_once_by_mail_and_webhook(
     assert post["link"].split("?")[0].endswith("/tasks/stage_sales")
     assert post["text"].startswith(f"{SALES_DAG}, 2024-02: stage_sales failed\n\nFileRefused: ")
 
-    [mail], [receivers] = told.mails, told.receivers
+    [mail], [receivers] = sent.mails, sent.receivers
     assert mail["Subject"] == f"[company data] {SALES_DAG}, 2024-02: stage_sales failed"
     assert mail["From"] == "airflow@here"
     assert receivers == ["data@here", "operator@here"]
@@ -80,98 +79,96 @@ def test_a_month_that_fails_is_told_once_by_mail_and_webhook(
     assert post["link"] in body.get_content()
 
 
-def test_a_load_that_succeeds_at_its_second_try_is_not_told(
-    database: Database, files: Files, run_dag: RunDag, told: Told, no_pauses: None, monkeypatch: pytest.MonkeyPatch
+def test_a_load_that_succeeds_at_its_second_try_is_not_notified(
+    database: Database, files: Files, run_dag: RunDag, sent: Sent, no_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    receiver = os.environ["NOTIFY_EMAIL"]
-
-    def stumble(handler: MisbehavingHandler) -> None:
-        # Receivers are set only here, because DAG.test cannot end a run that has a deadline (Airflow 3.3.2).
-        monkeypatch.setenv("NOTIFY_EMAIL", receiver)
-        status(503)(handler)
-
     with misbehaving(files.folder) as (bucket, answers, requests):
         monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
-        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bucket.ca_file))
-        monkeypatch.delenv("NOTIFY_WEBHOOK_URL")
-        monkeypatch.delenv("NOTIFY_EMAIL")
-        answers["sales/2024-02-01/sales.csv"] = [stumble]
+        monkeypatch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
+        answers["sales/2024-02-01/sales.csv"] = [status(503)]
         assert run_month(files, run_dag, GOOD, retries=3) == "success"
         assert len(requests) == 3  # the month twice, the stores
-    assert told.mails == []
+    assert (sent.mails, sent.posted) == ([], [])
 
 
-def test_nothing_is_told_when_no_receiver_is_set(
-    database: Database, files: Files, run_dag: RunDag, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_sent_when_no_receiver_is_set(
+    database: Database, files: Files, run_dag: RunDag, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_EMAIL", "")
     monkeypatch.delenv("NOTIFY_WEBHOOK_URL")
     assert run_month(files, run_dag, BAD) == "failed"
-    assert (told.mails, told.posted) == ([], [])
-    assert notify.overdue_alert() is None
+    assert (sent.mails, sent.posted) == ([], [])
+    assert notifier.overdue_alert() is None
 
 
 def test_customer_data_has_no_month_and_names_its_run(
-    database: Database, files: Files, run_dag: RunDag, told: Told
+    database: Database, files: Files, run_dag: RunDag, sent: Sent
 ) -> None:
     files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n")
     files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n")
     files.write("labels.csv", "idx,label\n1,2\n")
     assert run_dag("customer_data_load") == "failed"
-    [post] = told.posted
+    [post] = sent.posted
     assert (post["month"], post["task"]) == (None, "check_customer_data")
     assert post["text"].startswith(f"customer_data_load, {post['run']}: check_customer_data failed")
     assert "1 rows have a label other than 0 and 1" in post["reason"]
 
 
-MESSAGE = notify.Message("failed", SALES_DAG, "scheduled__2024-02", "2024-02", "check_sales", "why", "http://ui")
+MESSAGE = notifier.Message("failed", SALES_DAG, "scheduled__2024-02", "2024-02", "check_sales", "why", "http://ui")
 
 
-def test_a_webhook_that_stumbles_is_told_all_the_same(told: Told) -> None:
-    told.statuses[:] = [500, 429]
-    notify.send(MESSAGE)
-    assert [post["reason"] for post in told.posted] == ["why"] * 3
+def test_a_webhook_with_a_transient_fault_gets_the_message(sent: Sent) -> None:
+    sent.statuses[:] = [500, 429]
+    notifier.send(MESSAGE)
+    assert [post["reason"] for post in sent.posted] == ["why"] * 3
 
 
-def test_a_receiver_that_does_not_answer_keeps_no_other_from_it_and_its_address_secret(
-    told: Told, monkeypatch: pytest.MonkeyPatch
+def test_a_receiver_that_does_not_answer_does_not_stop_the_other_and_its_address_stays_secret(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told.statuses[:] = [404] * 3
-    with pytest.raises(notify.NotSent) as caught:
-        notify.send(MESSAGE)
+    sent.statuses[:] = [404] * 3
+    with pytest.raises(notifier.NotificationError) as caught:
+        notifier.send(MESSAGE)
     assert "127.0.0.1 answers 404" in str(caught.value)
     monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://127.0.0.1:{free_port()}{TOKEN}")
-    with pytest.raises(notify.NotSent) as unreachable:
-        notify.send(MESSAGE)
+    with pytest.raises(notifier.NotificationError) as unreachable:
+        notifier.send(MESSAGE)
     assert "127.0.0.1 does not answer" in str(unreachable.value)
     assert TOKEN not in f"{caught.value} {unreachable.value}"
-    assert len(told.mails) == 2
+    assert len(sent.mails) == 2
 
 
-def test_an_overdue_month_is_told_with_its_run(told: Told) -> None:
+def test_a_secret_in_the_reason_is_not_sent(sent: Sent) -> None:
+    mask_secret("a-password-of-a-connection")
+    notifier.send(replace(MESSAGE, reason="login with a-password-of-a-connection failed"))
+    assert [post["reason"] for post in sent.posted] == ["login with *** failed"]
+    assert "a-password-of-a-connection" not in f"{sent.mails[0].get_body()} {sent.posted}"
+
+
+def test_an_overdue_month_is_notified_with_its_run(sent: Sent) -> None:
     run = {
         "dag_id": SALES_DAG,
         "dag_run_id": "scheduled__2024-02",
         "data_interval_start": "2024-02-01T00:00:00Z",
         "state": "running",
     }
-    notify.tell_overdue({"dag_run": run, "deadline": {"deadline_time": "2024-03-02T00:00:07+00:00"}})
-    [post] = told.posted
+    LoadNotifier()({"dag_run": run, "deadline": {"deadline_time": "2024-03-02T00:00:07+00:00"}})
+    [post] = sent.posted
     assert (post["event"], post["month"], post["task"]) == ("overdue", "2024-02", None)
-    assert "not loaded by 2024-03-02 00:00 UTC, its deadline; its run is running" in post["text"]
+    assert "not loaded by its deadline, 2024-03-02 00:00 UTC. The state of its run is running" in post["text"]
     assert post["link"].endswith(f"/dags/{SALES_DAG}/runs/scheduled__2024-02")
 
 
-def test_a_deadline_is_counted_from_the_queueing_of_the_run_and_holds_no_secret(
-    told: Told, airflow: None, monkeypatch: pytest.MonkeyPatch
+def test_a_deadline_is_counted_from_the_queueing_of_the_run_and_contains_no_secret(
+    sent: Sent, airflow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SALES_DEADLINE_HOURS", "1.5")
-    alert = notify.overdue_alert()
+    alert = notifier.overdue_alert()
     assert alert is not None
     assert alert.interval == timedelta(hours=1.5)
     assert type(alert.reference).__name__ == "DagRunQueuedAtDeadline"
     kept = json.dumps(alert.callback.serialize())
-    assert json.loads(kept)["path"] == "company_data.notify.tell_overdue"
+    assert json.loads(kept)["path"] == "company_data.notifier.LoadNotifier"
     assert "127.0.0.1" not in kept
 
 
@@ -183,10 +180,10 @@ def test_a_deadline_is_counted_from_the_queueing_of_the_run_and_holds_no_secret(
         ("SALES_DEADLINE_HOURS", "-1", 'SALES_DEADLINE_HOURS is "-1"'),
     ],
 )
-def test_a_setting_that_makes_no_sense_is_refused(
-    setting: str, value: str, reason: str, told: Told, monkeypatch: pytest.MonkeyPatch
+def test_an_invalid_setting_is_rejected(
+    setting: str, value: str, reason: str, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(setting, value)
     with pytest.raises(ValueError, match=reason) as caught:
-        notify.overdue_alert() if setting == "SALES_DEADLINE_HOURS" else notify_webhook_url()
+        notifier.overdue_alert() if setting == "SALES_DEADLINE_HOURS" else notify_webhook_url()
     assert "secret" not in str(caught.value)

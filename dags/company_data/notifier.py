@@ -1,0 +1,176 @@
+"""Notifies of a task that has failed for good and of an overdue month: by e-mail, to a webhook, or both.
+
+Without a receiver in the settings nothing is sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from html import escape
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import requests
+from airflow.providers.common.compat.sdk import redact
+from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference, SyncCallback, conf  # type: ignore[attr-defined]  # not in its stub
+
+from company_data.settings import notify_email, notify_webhook_url, sales_deadline
+
+NO_REASON = "The process of the task ended without an exception: it was killed, or its machine failed."
+
+CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
+WEBHOOK_PAUSES = (2, 10)  # seconds before the second and the third try
+
+
+class NotificationError(RuntimeError):
+    """A receiver was not reached. The message says which and why, without the secrets in its address."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One notification. The webhook gets these fields as JSON, and `text` beside them.
+
+    Attributes:
+        event: "failed" or "overdue".
+        dag: id of the DAG.
+        run: id of the run.
+        month: month of the data (YYYY-MM), if the run has one.
+        task: the task that failed.
+        reason: the exception, as in the log of the task.
+        link: page of the task or run in Airflow's UI.
+    """
+
+    event: str
+    dag: str
+    run: str
+    month: str | None
+    task: str | None
+    reason: str
+    link: str
+
+    @property
+    def subject(self) -> str:
+        """The message in one line."""
+        what = f"{self.task} failed" if self.task else self.event
+        return f"{self.dag}, {self.month or self.run}: {what}"
+
+    @property
+    def text(self) -> str:
+        """The whole message."""
+        return f"{self.subject}\n\n{self.reason}\n\n{self.link}"
+
+
+class LoadNotifier(BaseNotifier):
+    """Sends one message to each receiver: for a failed task as its on_failure_callback, and for a missed deadline.
+
+    Airflow calls it in the process of the task, or in the DAG processor if that process and its supervisor died, or in
+    the executor for a deadline. It does not call it for a task whose process alone is killed in its last try (3.3.2).
+    """
+
+    def notify(self, context: Any) -> None:
+        """Send the message.
+
+        Raises:
+            NotificationError: some receiver was not reached. The others got the message.
+        """
+        send(overdue_message(context) if "deadline" in context else failure_message(context))
+
+
+def overdue_alert() -> DeadlineAlert | None:
+    """The deadline of the load of a month; none if there is no receiver.
+
+    Counted from when the run was queued, so that catching up or reloading an old month is not overdue at once.
+    """
+    if not (notify_email() or notify_webhook_url()):
+        return None
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=sales_deadline(),
+        callback=SyncCallback(LoadNotifier),
+    )
+
+
+def failure_message(context: Mapping[str, Any]) -> Message:
+    """The message for a task that has failed and is not tried again."""
+    error = context.get("exception")
+    start, end = context.get("data_interval_start"), context.get("data_interval_end")
+    return Message(
+        event="failed",
+        dag=context["dag"].dag_id,
+        run=context["run_id"],
+        month=f"{start:%Y-%m}" if start and start != end else None,
+        task=context["ti"].task_id,
+        reason=f"{type(error).__name__}: {error}" if error else NO_REASON,
+        link=context["ti"].log_url,
+    )
+
+
+def overdue_message(context: Mapping[str, Any]) -> Message:
+    """The message for a month that is not loaded by its deadline; the executor has a run as JSON, not as an object."""
+    run, deadline = context["dag_run"], str(context["deadline"]["deadline_time"])[:16].replace("T", " ")
+    dag_id, run_id = run["dag_id"], run["dag_run_id"]
+    ui = conf.get("api", "base_url", fallback="").rstrip("/")
+    return Message(
+        event="overdue",
+        dag=dag_id,
+        run=run_id,
+        month=run["data_interval_start"][:7],
+        task=None,
+        reason=f"The month is not loaded by its deadline, {deadline} UTC. The state of its run is {run['state']}.",
+        link=f"{ui}/dags/{dag_id}/runs/{quote(run_id)}",
+    )
+
+
+def send(message: Message) -> None:
+    """Send a message to each receiver that is set, without the secrets that Airflow knows of.
+
+    Raises:
+        NotificationError: some receiver was not reached. The others got the message.
+    """
+    message = replace(message, reason=str(redact(message.reason)))
+    problems = []
+    for receiver, deliver in ((notify_email(), send_email), (notify_webhook_url(), post_to_webhook)):
+        if receiver:
+            try:
+                deliver(receiver, message)
+            except Exception as error:
+                problems.append(f"{deliver.__name__}: {error}")
+    if problems:
+        raise NotificationError(f'"{message.subject}" was not sent by {"; ".join(problems)}')
+
+
+def send_email(receivers: str, message: Message) -> None:
+    """Send an e-mail through the connection smtp_default, to addresses separated by commas.
+
+    Not by SmtpNotifier, which renders its text as a template: the reason quotes files, and may contain braces.
+    """
+    from airflow.providers.smtp.hooks.smtp import SmtpHook  # each task imports this module, few send a message
+
+    html = f'<p>{escape(message.reason)}</p><p><a href="{escape(message.link)}">{escape(message.link)}</a></p>'
+    with SmtpHook() as server:
+        server.send_email_smtp(to=receivers, subject=f"[company data] {message.subject}", html_content=html)
+
+
+def post_to_webhook(url: str, message: Message) -> None:
+    """Post a message as JSON; chat services show "text".
+
+    Not by urllib3's Retry, which logs the path of each address that it tries again: the path of a webhook is a secret.
+
+    Raises:
+        NotificationError: the webhook did not accept it in three tries.
+    """
+    host = urlsplit(url).hostname
+    body = {"text": message.text, **asdict(message)}
+    for pause in (*WEBHOOK_PAUSES, None):
+        try:
+            answer = requests.post(url, json=body, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+            if answer.ok:
+                return
+            problem = f"{host} answers {answer.status_code}"
+        except requests.RequestException as error:
+            problem = f"{host} does not answer ({type(error).__name__})"
+        if pause is None:
+            raise NotificationError(problem)
+        time.sleep(pause)
