@@ -371,21 +371,8 @@ def months_due(settings: Mapping[str, str]) -> list[date]:
 
 def print_summary(state: State) -> None:
     """Print what was loaded, and how to look at it."""
-    figures = """
-        select 'customer_profiles', count(*), null::date, null::date, null::numeric from customer_profiles
-        union all select 'customer_activity', count(*), min(valid_from), max(valid_from), null from customer_activity
-        union all select 'labels', count(*), null, null, sum(label) from labels
-        union all select 'stores', count(*), null, null, null from stores
-        union all select 'sales', count(*), min(date), max(date), sum(value) from sales
-        union all select 'monthly_sales', count(*), min(sale_month), max(sale_month), sum(value) from monthly_sales
-        union all select 'feature_store', count(*), null, null, sum(label) from feature_store
-    """
-    with psycopg.connect(state.cluster.url("companydata", driver="postgresql")) as connection:
-        rows = connection.execute(figures).fetchall()
-    print(f"\n{'table':<18} {'rows':>9}  {'from':<10}  {'to':<10}  {'total':>16}")
-    for table, count, first, last, total in rows:
-        amount = "" if total is None else f"{total:,}"
-        print(f"{table:<18} {count:>9,}  {first or ''!s:<10}  {last or ''!s:<10}  {amount:>16}")
+    print()
+    print_status(state.cluster.url("companydata", driver="postgresql"), months_due(state.settings))
     print(f"\nAirflow     {ui_url(state)}  (login {UI_LOGIN} / {UI_PASSWORD})")
     psql = shutil.which("psql") or state.cluster.programs / "psql"
     for number, user in enumerate((ADMIN, "ds_user", "mle_user")):

@@ -109,12 +109,12 @@ def test_a_transient_fault_is_retried_by_airflow_until_the_month_is_complete(
         (status(404), "answers 404 Not Found"),
         (status(400), "answers 400 Bad Request"),
         (redirect("http://127.0.0.1:1/x?X-Amz-Signature=hidden"), "redirects to what is not https"),
-        (with_headers(Content_Encoding="br"), 'with Content-Encoding "br", and only gzip is unpacked'),
-        (endless, "tells neither the length of the file nor sends it in chunks"),
-        (without_length(Content_Length="abc"), "tells neither the length of the file nor sends it in chunks"),
-        (without_length(Content_Length="-5"), "tells neither the length of the file nor sends it in chunks"),
-        (without_length(Content_Encoding="gzip"), "tells neither the length of the file nor sends it in chunks"),
-        (without_length(Transfer_Encoding="gzip, chunked"), "tells neither the length of the file nor sends it in"),
+        (with_headers(Content_Encoding="br"), 'with Content-Encoding "br", and only gzip is supported'),
+        (endless, "neither states the length of the file nor sends it in chunks"),
+        (without_length(Content_Length="abc"), "neither states the length of the file nor sends it in chunks"),
+        (without_length(Content_Length="-5"), "neither states the length of the file nor sends it in chunks"),
+        (without_length(Content_Encoding="gzip"), "neither states the length of the file nor sends it in chunks"),
+        (without_length(Transfer_Encoding="gzip, chunked"), "neither states the length of the file nor sends it in"),
         (redirect("https://[bad"), "sales.csv: "),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_refused_connection_is_retried(faulty: FaultyFiles) -> None:
 
 
 def test_a_stall_longer_than_the_read_timeout_is_retried(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(source, "READ_SECONDS", 0.3)
+    monkeypatch.setattr(source, "READ_TIMEOUT", 0.3)
     released = threading.Event()
     for at in (0, 10, 300):
         faulty.answers[SALES] = [stall(at, released)]

@@ -19,9 +19,9 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 SALE_MONTH = "{{ data_interval_start | ds }}"
 
 # Limits of every connection that a task opens, sized for a month of ten million rows on slow disks. A COPY lasts as
-# long as its download. A wait for a lock may be long, for nobody else waits behind it; where readers would, in
-# pipeline.delete_month_of_sales, there is a shorter limit. While a task asks the source for a file it is idle in its
-# transaction. The server looks every few seconds whether a task that was killed is gone, and then gives its locks back.
+# long as its download. A lock wait may be long, because no reader waits behind it; pipeline.replace_partitions, where
+# readers would, has a shorter limit. While a task requests a file it is idle in its transaction. The server checks
+# every few seconds whether the task still runs, and otherwise releases its locks.
 CONNECTION_LIMITS = {
     "statement_timeout": "30min",
     "lock_timeout": "2min",
@@ -30,7 +30,7 @@ CONNECTION_LIMITS = {
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "6",
-    # Dates are year, month, day: 02/03/2024 is refused, whatever the server would make of it.
+    # Dates are year, month, day: 02/03/2024 is rejected, whatever the server's setting is.
     "DateStyle": "ISO,YMD",
 }
 CONNECTION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in CONNECTION_LIMITS.items())
@@ -39,13 +39,13 @@ TASK_DEFAULTS: dict[str, Any] = {
     "owner": "data team",
     "retries": SQL_RETRIES,
     "retry_policy": LoadRetryPolicy(SQL_RETRIES),
-    # The pauses after a try that could not speak for itself, because its process was killed.
+    # The pauses after a try whose process was killed, for which Airflow does not ask the policy.
     "retry_delay": timedelta(seconds=10),
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=15),
     # A source that sends a byte a minute never stalls for as long as the read timeout.
     "execution_timeout": timedelta(hours=1),
-    # For SQLExecuteQueryOperator: a file is one transaction, its notices go to the task's log, its rows nowhere.
+    # For SQLExecuteQueryOperator: a file is one transaction, its notices go to the task's log, its rows are dropped.
     "conn_id": CONNECTION_ID,
     "split_statements": True,
     "do_xcom_push": False,

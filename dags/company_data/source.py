@@ -21,12 +21,12 @@ from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavail
 from company_data.settings import source_ca_file
 
 CHUNK_BYTES = 1 << 18
-CONNECT_SECONDS, READ_SECONDS = 10, 60
-MOST_REDIRECTS = 5
+CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds
+MAX_REDIRECTS = 5
 
-PASSING_STATUSES = {408, 425, 429}
+TRANSIENT_STATUSES = {408, 425, 429}
 KEPT = "Nothing was loaded, and what was published before stays."
-RETRIED = "The task tries again by itself; when it has given up, look at the source and clear this run."
+RETRIED = "The task tries again by itself. When it has given up, check the source and clear this run."
 
 
 class _Readable(Protocol):
@@ -40,7 +40,7 @@ class Download:
         address: where it is, without credentials.
         etag: the server's ETag, without quotes.
         last_modified: when the server says that the file was changed.
-        bytes: length of the text read so far, unpacked where it came packed.
+        bytes: length of the text read so far, decompressed if it is sent compressed.
         sha256: hash of that text.
     """
 
@@ -48,7 +48,7 @@ class Download:
         """Take over an answer whose body has not been read.
 
         Raises:
-            FileRejected: the body is packed in an unknown way, or its end could not be told from a lost connection.
+            FileRejected: the body is compressed in an unknown way, or its end is not distinguishable from a lost connection.
         """
         headers = response.headers
         self.address = address
@@ -57,12 +57,12 @@ class Download:
         self.bytes = 0
         self.sha256 = hashlib.sha256()
         self._response = response
-        self._packed = _is_packed(address, headers.get("Content-Encoding", ""))
+        self._is_gzip = _is_gzip_encoding(address, headers.get("Content-Encoding", ""))
         is_chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
         if response.raw.length_remaining is None and not is_chunked:
             raise FileRejected(
-                f"{address}: the server tells neither the length of the file nor sends it in chunks, so a lost "
-                f"connection would pass for the end of the file. {KEPT} Serve it with a Content-Length."
+                f"{address}: the server neither states the length of the file nor sends it in chunks, so a lost connection "
+                f"would look like the end of the file. {KEPT} Serve it with a Content-Length."
             )
         # The ETag of a plain upload to S3 is its MD5. Uploads in parts have a dash in it, and with keys of KMS or
         # of the customer it is no hash of the content (S3 API reference, "Object", ETag).
@@ -72,15 +72,15 @@ class Download:
             and "x-amz-server-side-encryption-customer-algorithm" not in headers
         )
         self._sent_md5 = hashlib.md5(usedforsecurity=False) if is_digest else None
-        self._text_md5 = hashlib.md5(usedforsecurity=False) if is_digest and self._packed else None
+        self._text_md5 = hashlib.md5(usedforsecurity=False) if is_digest and self._is_gzip else None
 
     def chunks(self) -> Iterator[bytes]:
         """The text of the file, piece by piece.
 
         Raises:
-            SourceUnavailable: the connection broke, stalled or ended early, or the text is not what the ETag promises.
+            SourceUnavailable: the connection broke, stalled or ended early, or the text does not match the ETag.
         """
-        body: _Readable = gzip.GzipFile(fileobj=cast(IO[bytes], self)) if self._packed else self
+        body: _Readable = gzip.GzipFile(fileobj=cast(IO[bytes], self)) if self._is_gzip else self
         try:
             while chunk := body.read(CHUNK_BYTES):
                 self.bytes += len(chunk)
@@ -90,18 +90,18 @@ class Download:
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
             raise SourceUnavailable(
-                f"{self.address}: the download broke off after {self.bytes:,} bytes ({_reason(error)}). {KEPT} {RETRIED}"
+                f"{self.address}: the download stopped after {self.bytes:,} bytes ({_reason(error)}). {KEPT} {RETRIED}"
             ) from None
         if self._sent_md5:
             found = {digest.hexdigest() for digest in (self._sent_md5, self._text_md5) if digest}
             if self.etag not in found:
                 raise SourceUnavailable(
-                    f"{self.address}: the MD5 of what came ({self._sent_md5.hexdigest()}) is not the ETag ({self.etag}), "
-                    f"so it was changed on its way. {KEPT} {RETRIED}"
+                    f"{self.address}: the MD5 of the received bytes ({self._sent_md5.hexdigest()}) is not the ETag "
+                    f"({self.etag}), so they were changed in transit. {KEPT} {RETRIED}"
                 )
 
     def read(self, size: int, /) -> bytes:
-        """Bytes as they are sent: what gzip unpacks and the ETag speaks of."""
+        """Bytes as they are sent: the input of gzip, and what the ETag describes."""
         data: bytes = self._response.raw.read(size)
         if self._sent_md5:
             self._sent_md5.update(data)
@@ -114,7 +114,7 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
 
     Args:
         url: the file's address.
-        late_until: moment until which a file that is not there may still come.
+        late_until: moment until which a missing file may still come.
 
     Raises:
         FileRejected: the address, its certificate or the answer is such that a retry would find the same.
@@ -129,18 +129,18 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
         _require_authorities(address, authorities)
     with requests.Session() as session:
         session.adapters.pop("http://")
-        session.max_redirects = MOST_REDIRECTS
+        session.max_redirects = MAX_REDIRECTS
         session.headers["Accept-Encoding"] = "gzip"
         try:
             # Given with the request: REQUESTS_CA_BUNDLE overrides Session.verify.
             verify = str(authorities) if authorities else True
-            response = session.get(url, stream=True, timeout=(CONNECT_SECONDS, READ_SECONDS), verify=verify)
+            response = session.get(url, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=verify)
         except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
             raise FileRejected(
                 f"{address}: the server redirects to what is not https, and only https is read. {KEPT} "
                 f"Correct the redirect, or SOURCE_BASE_URL."
             ) from None
-        except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: no address at all
+        except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: not an address
             raise FileRejected(f"{address}: {_reason(error)}. {KEPT} Correct SOURCE_BASE_URL, or the server.") from None
         except requests.RequestException as error:
             for cause in _causes(error):
@@ -177,7 +177,7 @@ def _require_success(address: str, response: requests.Response, late_until: date
     status = f"{response.status_code} {response.reason or ''}".strip()
     if response.status_code == requests.codes.ok:
         return
-    if response.status_code in PASSING_STATUSES or response.status_code >= requests.codes.server_error:
+    if response.status_code in TRANSIENT_STATUSES or response.status_code >= requests.codes.server_error:
         raise SourceUnavailable(
             f"{address}: the server answers {status}. {KEPT} {RETRIED}",
             _retry_after(response.headers.get("Retry-After")),
@@ -189,10 +189,10 @@ def _require_success(address: str, response: requests.Response, late_until: date
                 f"the task requests it again until {late_until:%Y-%m-%d %H:%M} UTC.",
                 late_until,
             )
-        hint = "Put the file there, or correct SOURCE_BASE_URL or the months that are scheduled; then clear this run."
+        hint = "Upload the file, or correct SOURCE_BASE_URL or the months that are scheduled; then clear this run."
     elif response.status_code == requests.codes.forbidden:
         hint = (
-            "Make it public, or look whether it is there at all: S3 also answers 403 for a missing file of a bucket "
+            "Make it public, and check that it exists: S3 also answers 403 for a missing file of a bucket "
             "that may not be listed. Then clear this run."
         )
     else:
@@ -200,11 +200,11 @@ def _require_success(address: str, response: requests.Response, late_until: date
     raise FileRejected(f"{address}: the server answers {status}. {KEPT} {hint}")
 
 
-def _is_packed(address: str, encoding: str) -> bool:
+def _is_gzip_encoding(address: str, encoding: str) -> bool:
     name = encoding.strip().lower()
     if name not in ("", "identity", "gzip", "x-gzip"):
         raise FileRejected(
-            f'{address}: the server sends the file with Content-Encoding "{encoding}", and only gzip is unpacked. '
+            f'{address}: the server sends the file with Content-Encoding "{encoding}", and only gzip is supported. '
             f"{KEPT} Store the file plain or with gzip, then clear this run."
         )
     return name.endswith("gzip")
