@@ -1,9 +1,9 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status down clean test test-ui examples bench docs lint audit lock venv
+.PHONY: help up status down clean test test-fast test-ui examples bench docs lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
@@ -17,8 +17,11 @@ down: ## stop what make up started; keeps the data
 clean: ## stop it and delete its data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local clean; else echo "nothing to delete here"; fi
 
-test: venv ## run the tests on an embedded PostgreSQL
-	@$(PYTHON) -m pytest
+test: venv ## run the tests on all cores, each on an embedded PostgreSQL of its own
+	@$(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadgroup
+
+test-fast: venv ## run the tests that take no more than a minute together
+	@$(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadgroup -m "not slow"
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own

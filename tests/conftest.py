@@ -171,8 +171,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests on the whole system come last, so that it takes the machine from no other test."""
-    items.sort(key=lambda item: "system" in getattr(item, "fixturenames", ()))
+    """The tests on the whole system share one worker, and come first because they take longest."""
+    items.sort(key=lambda item: "system" not in getattr(item, "fixturenames", ()))
+    for item in items:
+        if "system" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("system"))
+            item.add_marker(pytest.mark.slow)
 
 
 RunDag = Callable[..., str]

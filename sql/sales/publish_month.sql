@@ -108,6 +108,9 @@ where
     and loads.outcome = 'published'
 group by loads.load_id;
 
+-- stores_by_load holds the rows of the staged stores.
+select pipeline.discard_staged(%(stores_load)s::bigint);
+
 -- The month of sales, by partition. Last, because readers of sales may wait from here to the end of the transaction,
 -- for milliseconds.
 select pipeline.replace_partitions(%(sales_load)s::bigint);
