@@ -9,6 +9,7 @@ import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 from misbehaviour import redirect, stall
@@ -189,10 +190,10 @@ def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadli
     [post] = sent("failed")
     assert (post["month"], post["task"]) == (f"{newest:%Y-%m}", "stage_sales")
     assert "is not dated in" in post["reason"]
-    assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{run}/tasks/stage_sales")
+    assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{quote(run)}/tasks/stage_sales")
     wait_for(lambda: sent("overdue"), 120)
     [post] = sent("overdue")
-    assert post["link"] == f"{api.url}/dags/{SALES_DAG}/runs/{run}"
+    assert post["link"] == f"{api.url}/dags/{SALES_DAG}/runs/{quote(run)}"
     wait_for(lambda: len(system.mail.mails) == len(system.posted), 30)
     subjects = {str(mail["Subject"]) for mail in system.mail.mails}
     assert {f"[company data] {post['text'].splitlines()[0]}" for post in system.posted} == subjects
