@@ -160,10 +160,9 @@ def start_postgres(state: State) -> None:
     if not state.cluster.is_running():
         say("starting PostgreSQL")
         state.cluster.create()
-        # Last, so that nobody else can take the port while the cluster is made.
-        state.postgres_port = choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL")
+        started = state.cluster.start_on(lambda: choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL"))
+        state.postgres_port = started.port
         state.save()
-        state.cluster.start()
     with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
         if not connection.execute("select 1 from pg_roles where rolname = 'airflow'").fetchone():
             connection.execute(

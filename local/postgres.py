@@ -10,17 +10,22 @@ import shutil
 import socket
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 ADMIN = "admin"
 START_SECONDS = 60
+PORT_TRIES = 10
 
 
 class ClusterError(RuntimeError):
     """The server could not be made, started or stopped; the message ends with what it said."""
+
+
+class PortTakenError(ClusterError):
+    """Another server took the port between the choice of it and the start."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +57,11 @@ class Cluster:
         """A started cluster on a free port, without durability, gone at the end."""
         folder = Path(tempfile.mkdtemp(prefix="company-data-"))
         home = cls.new_home(folder / "postgres")
-        cluster = cls(home, free_port())
+        not_durable = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", **(settings or {})}
+        cluster = cls(home, 0)
         try:
             cluster.create()
-            cluster.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", **(settings or {})})
+            cluster = cluster.start_on(free_port, not_durable)
             yield cluster
         finally:
             cluster.stop()
@@ -112,10 +118,26 @@ class Cluster:
             password_file.unlink(missing_ok=True)
         unfinished.rename(self.data)
 
+    def start_on(self, choose_port: Callable[[], int], settings: Mapping[str, str] | None = None) -> Cluster:
+        """Start the server on a port that is free, and return the cluster with it.
+
+        Raises:
+            ClusterError: it did not start, or ten ports in turn were taken by others.
+        """
+        for _ in range(PORT_TRIES - 1):
+            cluster = replace(self, port=choose_port())
+            with contextlib.suppress(PortTakenError):
+                cluster.start(settings)
+                return cluster
+        cluster = replace(self, port=choose_port())
+        cluster.start(settings)
+        return cluster
+
     def start(self, settings: Mapping[str, str] | None = None) -> None:
         """Start the server on 127.0.0.1 alone, without a socket file, and wait until it answers.
 
         Raises:
+            PortTakenError: the port is in use.
             ClusterError: it did not answer within a minute.
         """
         if self.is_running():
@@ -158,7 +180,10 @@ class Cluster:
         done = self._call(program, *arguments)
         if done.returncode != 0:
             log = self.log.read_text(errors="replace")[-2000:] if self.log.exists() else ""
-            raise ClusterError(f"{program} failed ({done.returncode}): {done.stdout.strip()}\n{log}".rstrip())
+            kind = (
+                PortTakenError if "Address already in use" in log.rpartition("starting PostgreSQL")[2] else ClusterError
+            )
+            raise kind(f"{program} failed ({done.returncode}): {done.stdout.strip()}\n{log}".rstrip())
 
     def _call(self, program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         # The server inherits the output; a pipe would stay open as long as it runs, so a file takes it.

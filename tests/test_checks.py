@@ -37,7 +37,7 @@ def test_the_checks_before_a_commit_are_the_commands_of_make_lint() -> None:
     assert [hook["entry"] for hook in repository["hooks"]] == [line for line in lint if "-m " in line]
 
 
-def test_a_commit_that_breaks_the_format_is_refused(tmp_path: Path) -> None:
+def test_a_commit_that_breaks_the_format_is_rejected(tmp_path: Path) -> None:
     folder = tmp_path / "tree"
     copy_tree(folder)
     lend_packages(folder)
@@ -46,11 +46,11 @@ def test_a_commit_that_breaks_the_format_is_refused(tmp_path: Path) -> None:
         assert run(folder, *command.split()).returncode == 0
 
     (folder / "local/tree.py").write_text("import  os\n")
-    (folder / "sql/sales/publish_stores.sql").write_text("SELECT 1 ;\n")
-    refused = run(folder, *author.split(), "--all")
-    assert refused.returncode != 0
+    (folder / "sql/sales/publish_month.sql").write_text("SELECT 1 ;\n")
+    rejected = run(folder, *author.split(), "--all")
+    assert rejected.returncode != 0
     for tool in ("ruff check", "ruff format", "sqlfluff"):
-        assert [line for line in refused.stderr.splitlines() if line.startswith(tool) and line.endswith("Failed")]
+        assert [line for line in rejected.stderr.splitlines() if line.startswith(tool) and line.endswith("Failed")]
 
     copy_tree(folder)
     (folder / "local/tree.py").open("a").write("\n\n# One more line.\n")

@@ -63,11 +63,11 @@ def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(
     [post] = sent.posted
     assert post["path"] == TOKEN
     assert (post["event"], post["dag"], post["month"], post["task"]) == ("failed", SALES_DAG, "2024-02", "stage_sales")
-    assert post["reason"].startswith("FileRefused: sales/2024-02-01/sales.csv, line 3, column value: ")
+    assert post["reason"].startswith("FileRejected: sales/2024-02-01/sales.csv, line 3, column value: ")
     assert 'invalid input syntax for type numeric: "{{ 1/0 }} <b>"' in post["reason"]
     assert f"/dags/{SALES_DAG}/runs/" in post["link"]
     assert post["link"].split("?")[0].endswith("/tasks/stage_sales")
-    assert post["text"].startswith(f"{SALES_DAG}, 2024-02: stage_sales failed\n\nFileRefused: ")
+    assert post["text"].startswith(f"{SALES_DAG}, 2024-02: stage_sales failed\n\nFileRejected: ")
 
     [mail], [receivers] = sent.mails, sent.receivers
     assert mail["Subject"] == f"[company data] {SALES_DAG}, 2024-02: stage_sales failed"
@@ -106,15 +106,15 @@ def test_customer_data_has_no_month_and_names_its_run(
 ) -> None:
     files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n")
     files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n")
-    files.write("labels.csv", "idx,label\n1,2\n")
+    files.write("labels.csv", "idx,label\n1,0\n1,1\n")
     assert run_dag("customer_data_load") == "failed"
     [post] = sent.posted
-    assert (post["month"], post["task"]) == (None, "check_customer_data")
-    assert post["text"].startswith(f"customer_data_load, {post['run']}: check_customer_data failed")
+    assert (post["month"], post["task"]) == (None, "check_customers")
+    assert post["text"].startswith(f"customer_data_load, {post['run']}: check_customers failed")
     assert "1 rows have a label other than 0 and 1" in post["reason"]
 
 
-MESSAGE = notifier.Message("failed", SALES_DAG, "scheduled__2024-02", "2024-02", "check_sales", "why", "http://ui")
+MESSAGE = notifier.Message("failed", SALES_DAG, "scheduled__2024-02", "2024-02", "check_month", "why", "http://ui")
 
 
 def test_a_webhook_with_a_transient_fault_gets_the_message(sent: Sent) -> None:

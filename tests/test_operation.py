@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 import psutil
 from misbehaviour import redirect, stall
-from steps import PUBLISH_SALES, SQL
+from steps import SQL
 from system import SALES_DAG, FaultySystem, months, wait_for
 
 from local import processes
@@ -40,13 +40,6 @@ def test_status_shows_the_months_of_the_run(system: FaultySystem) -> None:
     assert "2 months: 2 loaded; 2,000 rows" in done.stdout
 
 
-# The files of the tasks that are named otherwise than their file.
-FILES_OF_TASK = {
-    "publish_sales": PUBLISH_SALES,
-    "aggregate_month": ("sales/replace_month_of_monthly_sales.sql",),
-}
-
-
 def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_beside_it(system: FaultySystem) -> None:
     with system.connect("airflow") as connection:
         rendered = connection.execute("""
@@ -56,12 +49,12 @@ def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_besid
         """).fetchall()
     shown = set()
     for task, sql, parameters in rendered:
-        files = FILES_OF_TASK.get(task) or tuple(str(file.relative_to(SQL)) for file in SQL.rglob(f"{task}.sql"))
-        text = "\n".join((SQL / file).read_text().rstrip("\n") for file in files)
-        assert sql == text
+        [file] = SQL.rglob(f"{task}.sql")
+        text = file.read_text()
+        assert sql == text.rstrip("\n")
         assert set(re.findall(r"%\((\w+)\)s", text)) <= set(parameters or {})
-        shown |= set(files)
-    assert shown == {str(file.relative_to(SQL)) for file in SQL.rglob("*.sql")}
+        shown.add(file)
+    assert shown == set(SQL.rglob("*.sql"))
     months_shown = {parameters["sale_month"] for _, _, parameters in rendered if "sale_month" in (parameters or {})}
     assert months_shown == {str(month) for month in months(2)}
 
@@ -72,7 +65,7 @@ def test_the_ui_shows_the_month_in_the_runs_name_and_a_link_from_each_task_to_it
 
     [newest] = months(1)
     path = f"dags/{SALES_DAG}/runs/scheduled__{newest:%Y-%m}/tasks"
-    for task in ("check_sales", "publish_sales", "aggregate_month"):
+    for task in ("check_month", "publish_month"):
         links = get(system, f"{task_path(system, task)}/links")
         assert links["extra_links"] == {"SQL": f"/{path}/{task}/rendered_templates"}
 
@@ -115,7 +108,7 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
             for (row,) in connection.execute(f'select t::text from public."{table}" as t').fetchall():
                 assert found_in(row) == [], table
     with system.connect() as connection:
-        for (row,) in connection.execute("select t::text from pipeline.file_loads as t").fetchall():
+        for (row,) in connection.execute("select t::text from pipeline.loads as t").fetchall():
             assert found_in(row) == []
 
     running = processes.of_run(system.run)
@@ -139,13 +132,17 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         killed = kill_the_task_that_copies(system, connection)
         released.set()
         wait_for(lambda: not psutil.pid_exists(killed), 30)
-        wait_for(lambda: not sessions(connection, f"{SALES_DAG}.stage_sales"), 20)
+        wait_for(lambda: not staging_sessions(connection), 60)
+        query = "select state, problem from month_status where sale_month = %s"
+        status = connection.execute(query, [month]).fetchall()
+        assert status == [("failed", "The process that loaded the file was killed.")]
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
 
         wait_for(lambda: state_of(api, run) == "success", 240)
         found = connection.execute("select count(*), sum(value) from sales where date >= %s", [month]).fetchall()
         assert found == [(50_000, 100_000)]
-        assert connection.execute("select count(*) from staging.sales").fetchall() == [(0,)]
+        staged = "select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r'"
+        assert connection.execute(staged).fetchall() == [("clients",)]
 
 
 def test_the_first_page_of_the_ui_reports_every_service_as_healthy(system: FaultySystem) -> None:
@@ -189,7 +186,7 @@ def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadli
     wait_for(lambda: sent("failed"), 120)
     [post] = sent("failed")
     assert (post["month"], post["task"]) == (f"{newest:%Y-%m}", "stage_sales")
-    assert "is not dated in" in post["reason"]
+    assert "the date is in the month of the file" in post["reason"]
     assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{quote(run)}/tasks/stage_sales")
     wait_for(lambda: sent("overdue"), 120)
     [post] = sent("overdue")
@@ -242,9 +239,9 @@ def task_states(system: FaultySystem, run: str | None = None) -> dict[str, str |
     return {task["task_id"]: task["state"] for task in task_instances(system, run)}
 
 
-def sessions(connection: Any, application: str) -> list[tuple[int]]:
-    query = "select client_port from pg_stat_activity where application_name = %s and state is not null"
-    found: list[tuple[int]] = connection.execute(query, [application]).fetchall()
+def staging_sessions(connection: Any) -> list[tuple[int]]:
+    query = "select pid from pg_stat_activity where usename = 'pipeline' and application_name like 'load %'"
+    found: list[tuple[int]] = connection.execute(query).fetchall()
     return found
 
 

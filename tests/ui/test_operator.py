@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 from system import SALES_DAG, System, months, started, wait_for
 
 WORKFLOWS = ("customer_data_load", "feature_store", SALES_DAG)
-TASKS = ("stage_sales", "stage_stores", "check_sales", "publish_sales", "aggregate_month")
+TASKS = ("stage_sales", "stage_stores", "check_month", "publish_month")
 MONTHS = 6
 RUN_SECONDS = 180
 
