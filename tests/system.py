@@ -70,8 +70,8 @@ def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
     lend_packages(folder)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
-        "OPERATIONAL_DB_PORT": str(free_port(25432)),
-        "AIRFLOW_PORT": str(free_port(28082)),
+        "OPERATIONAL_DB_PORT": str(free_port()),
+        "AIRFLOW_PORT": str(free_port()),
         **settings,
     }
 

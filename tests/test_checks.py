@@ -53,7 +53,8 @@ def test_a_commit_that_breaks_the_format_is_rejected(tmp_path: Path) -> None:
         assert [line for line in rejected.stderr.splitlines() if line.startswith(tool) and line.endswith("Failed")]
 
     copy_tree(folder)
-    (folder / "local/tree.py").open("a").write("\n\n# One more line.\n")
+    changed = folder / "local/tree.py"
+    changed.write_text(changed.read_text() + "\n\n# One more line.\n")
     done = run(folder, *author.split(), "--all")
     assert done.returncode == 0, done.stderr
 
