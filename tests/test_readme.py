@@ -267,6 +267,7 @@ UNUSUAL = {
     r"packed": "compressed",
     r"the floor": "the lower bound",
     r"mighty": "privileged",
+    r"one \w+ an? (?:client|month|store|file|step)": "one row per client, per month",
 }
 
 
