@@ -256,7 +256,12 @@ begin
     perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
     select * into this from pipeline.loads where load_id = load;
 
-    if this.outcome in ('published', 'superseded') then
+    if this.outcome = 'published' then
+        return;
+    elsif this.outcome = 'superseded' then
+        perform pipeline.report(format(
+            '%s: load %s is superseded; a load that requested the file later is published.', this.address, load
+        ));
         return;
     elsif this.outcome is distinct from 'checked' then
         perform pipeline.reject(concat(
@@ -273,10 +278,7 @@ begin
     if previous.requested_at > this.requested_at then
         update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
         perform pipeline.discard_staged(load);
-        perform pipeline.report(format(
-            '%s: load %s requested the file later and is published; load %s is superseded.',
-            this.address, previous.load_id, load
-        ));
+        perform pipeline.publish_load(load);
         return;
     end if;
 

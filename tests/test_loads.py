@@ -1,0 +1,342 @@
+"""The life of a load: the ledger, data_freshness, and what the log of its task says."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+
+import psycopg
+import pytest
+from conftest import Database, Files, Rows, RunDag, month_after
+from misbehaviour import MisbehavingHandler, misbehaving
+from steps import CUSTOMERS, Run, build_feature_store, load_customers, load_month
+from steps import SALES as SALES_DAG
+
+from company_data.errors import FileNotYetAvailable, FileRejected
+from local.bucket import BucketHandler
+
+MONTH = "2024-02-01"
+SALES = f"sales/{MONTH}/sales.csv"
+HEADER = "idx,value,date,store_idx\n"
+TWO_SALES = HEADER + "1,10.10,2024-02-01,1\n2,0.20,2024-02-27,1\n"
+ONE_SALE = HEADER + "1,5,2024-02-03,1\n"
+
+
+@pytest.fixture
+def february(files: Files) -> Files:
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write(SALES, TWO_SALES)
+    return files
+
+
+def write_customer_files(files: Files) -> None:
+    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,1,A,x\n2,2,B,x\n")
+    files.write(
+        "customer_activity.csv",
+        "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,2020-02-01,1,1\n1,2020-02-02,,1,1\n",
+    )
+    files.write("labels.csv", "idx,label\n1,0\n2,1\n")
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_load_leaves_one_row_that_says_what_was_loaded(database: Database, february: Files, run_dag: RunDag) -> None:
+    before = datetime.now(UTC)
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+    with database.connect() as connection:
+        cursor = connection.execute("select * from pipeline.loads where table_name = 'sales'")
+        names = [column.name for column in cursor.description or []]
+        [row] = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
+    moments = [row.pop(name) for name in ("began_at", "requested_at", "published_at", "changed_at")]
+    assert [before, *moments] == sorted([before, *moments])
+    assert before - timedelta(minutes=1) <= row.pop("last_modified") <= datetime.now(UTC)
+    assert row.pop("dag_run").startswith("sales_load_and_aggregation ")
+    assert row == {
+        "load_id": 1,
+        "staged_table": "staging.sales_1",
+        "partition_name": "sales_2024_02",
+        "waits_until": None,
+        "table_name": "sales",
+        "sale_month": date(2024, 2, 1),
+        "address": f"{february.bucket.url}/{SALES}",
+        "etag": hashlib.md5(TWO_SALES.encode(), usedforsecurity=False).hexdigest(),
+        "bytes": len(TWO_SALES),
+        "sha256": sha256(TWO_SALES),
+        "row_count": 2,
+        "last_date": date(2024, 2, 27),
+        "total": Decimal("10.30"),
+        "outcome": "published",
+        "problem": None,
+    }
+
+
+def test_the_attempt_is_in_the_ledger_before_the_file_is_requested_and_its_session_is_named_after_it(
+    database: Database, february: Files
+) -> None:
+    seen: list[Rows] = []
+
+    def look(handler: MisbehavingHandler) -> None:
+        seen.append(
+            database.run("""
+                select outcome, requested_at is not null, pipeline.is_running(load_id) from pipeline.loads
+            """)
+        )
+        BucketHandler.do_GET(handler)
+
+    with misbehaving(february.folder) as (bucket, answers, _), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_BASE_URL", bucket.url)
+        patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
+        answers[SALES] = [look]
+        Run(database, SALES_DAG, MONTH).run("stage_sales")
+    # The time of the request is committed when the server has begun to answer.
+    assert seen == [[("loading", False, True)]]
+    assert database.run("select outcome, requested_at is not null from pipeline.loads") == [("staged", True)]
+
+
+def test_staged_is_recorded_in_the_transaction_of_the_rows(database: Database, february: Files) -> None:
+    Run(database, SALES_DAG, MONTH).run("stage_sales")
+    # Frozen rows keep the transaction that wrote them.
+    assert database.run("select distinct xmin::text from staging.sales_1") == database.run(
+        "select xmin::text from pipeline.loads"
+    )
+
+
+def outcomes(database: Database) -> dict[int, str]:
+    return dict(database.run("select load_id, outcome from pipeline.loads"))
+
+
+def staged(database: Database) -> set[str]:
+    return {
+        name
+        for (name,) in database.run("select relname from pg_class where relnamespace = 'staging'::regnamespace")
+        if name != "clients"
+    }
+
+
+def test_a_load_goes_from_outcome_to_outcome(database: Database, february: Files) -> None:
+    run = Run(database, SALES_DAG, MONTH)
+    for task, expected, tables in (
+        ("stage_sales", {1: "staged"}, {"sales_1"}),
+        ("stage_stores", {1: "staged", 2: "staged"}, {"sales_1", "stores_2"}),
+        ("check_month", {1: "checked", 2: "checked"}, {"sales_1", "stores_2"}),
+        ("publish_month", {1: "published", 2: "published"}, set[str]()),
+    ):
+        run.run(task)
+        assert outcomes(database) == expected
+        assert staged(database) == tables
+    load_month(database, MONTH)
+    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    assert staged(database) == set()
+
+
+def test_a_rejected_file_stays_staged_until_the_file_is_loaded_again(database: Database, february: Files) -> None:
+    february.write("stores.csv", "idx,location\n2,Faro\n")
+    with pytest.raises(psycopg.errors.CheckViolation, match=r"staging\.sales_1"):
+        load_month(database, MONTH)
+    assert outcomes(database) == {1: "rejected", 2: "checked"}
+    assert staged(database) == {"sales_1", "stores_2"}
+    february.write("stores.csv", "idx,location\n1,Porto\n")
+    load_month(database, MONTH)
+    assert outcomes(database) == {1: "rejected", 2: "superseded", 3: "published", 4: "published"}
+    # The store list of the first run is superseded now; the next load drops it.
+    load_month(database, MONTH)
+    assert staged(database) == set()
+
+
+@pytest.mark.parametrize(
+    ("content", "outcome"), [(None, "waiting"), ("no,header\n", "rejected")], ids=["waiting", "rejected"]
+)
+def test_an_attempt_that_stages_nothing_leaves_its_reason_and_no_table(
+    content: str | None, outcome: str, database: Database, february: Files
+) -> None:
+    now = datetime.now(UTC)
+    month = f"{now:%Y-%m}-01"
+    if content:
+        february.write(f"sales/{month}/sales.csv", content)
+    with pytest.raises((FileNotYetAvailable, FileRejected)) as error:
+        Run(database, SALES_DAG, month).run("stage_sales")
+    assert database.run("select outcome, problem from pipeline.loads") == [(outcome, str(error.value))]
+    assert database.run("select waits_until > now() from pipeline.loads") == [(True if outcome == "waiting" else None,)]
+    assert staged(database) == set()
+
+
+def test_a_killed_attempt_is_failed_and_its_table_goes_with_the_next_load(database: Database, february: Files) -> None:
+    begin = "select pipeline.begin_load('sales', '2024-02-01', 'https://bucket', 'killed')"
+    with database.connect("pipeline") as loading:
+        loading.execute(begin)
+        load_month(database, MONTH)
+        # A load that still runs is left alone.
+        assert outcomes(database)[1] == "loading"
+        assert staged(database) == {"sales_1"}
+    wait_until(lambda: database.run("select pipeline.is_running(1)") == [(False,)])
+    load_month(database, MONTH)
+    assert database.run("select outcome, problem from pipeline.loads where load_id = 1") == [
+        ("failed", "The process that loaded the file was killed.")
+    ]
+    assert staged(database) == set()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_run_that_starts_again_supersedes_what_it_staged_before(database: Database, february: Files) -> None:
+    run = Run(database, SALES_DAG, MONTH)
+    run.run("stage_sales", "stage_stores")
+    run.run()
+    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    assert staged(database) == set()
+
+
+def test_a_load_that_is_not_checked_is_not_published(database: Database, february: Files) -> None:
+    run = Run(database, SALES_DAG, MONTH)
+    run.run("stage_sales", "stage_stores")
+    with pytest.raises(psycopg.errors.CheckViolation, match=r"is staged\. Only a checked load can be published"):
+        run.run("publish_month")
+    assert database.run("select count(*) from stores") == [(0,)]
+
+
+def test_of_two_loads_the_one_that_requested_the_file_later_is_published(database: Database, february: Files) -> None:
+    older, newer = Run(database, SALES_DAG, MONTH), Run(database, SALES_DAG, MONTH)
+    older.run("stage_sales", "stage_stores")
+    february.write(SALES, ONE_SALE)
+    newer.run()
+    reports = older.run("check_month", "publish_month")
+    assert any("load 1 is superseded; a load that requested the file later is published." in line for line in reports)
+    assert database.run("select count(*) from sales") == [(1,)]
+    assert database.run("select value from monthly_sales") == [(5,)]
+    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+
+
+def test_each_file_has_at_most_one_published_load(database: Database, february: Files) -> None:
+    load_month(database, MONTH)
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        database.run("""
+            insert into pipeline.loads (table_name, sale_month, address, dag_run, outcome)
+            values ('sales', '2024-02-01', 'x', 'x', 'published')
+        """)
+
+
+def test_the_functions_are_sound(database: Database) -> None:
+    """plpgsql_check where the server has it; the tests of this file execute each function in any case."""
+    if not database.run("select from pg_available_extensions where name = 'plpgsql_check'"):
+        pytest.skip("the server has no plpgsql_check")
+    database.run("create extension plpgsql_check")
+    assert (
+        database.run("""
+            select proname, message
+            from pg_proc
+            cross join lateral plpgsql_check_function_tb(pg_proc.oid, fatal_errors := false) as found
+            where
+                pronamespace = 'pipeline'::regnamespace
+                and prolang = (select oid from pg_language where lanname = 'plpgsql')
+                and level = 'error'
+        """)
+        == []
+    )
+
+
+def test_the_log_says_how_a_changed_file_differs(
+    database: Database, february: Files, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+        assert "has changed" not in capsys.readouterr().out
+    february.write(SALES, ONE_SALE)
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+    log = capsys.readouterr().out
+    assert f"{SALES} has changed since load 3 of " in log
+    assert "rows 2 -> 1, total 10.30 -> 5" in log
+    assert f"SHA-256 {sha256(TWO_SALES)} -> {sha256(ONE_SALE)}" in log
+
+
+def test_an_empty_month_loads_and_says_so(
+    database: Database,
+    february: Files,
+    run_dag: RunDag,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    load_month(database, MONTH)
+    february.write(SALES, HEADER)
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+    assert "has a header and no rows: it is loaded as empty" in caplog.text
+    log = capsys.readouterr().out
+    assert "monthly_sales of 2024-02-01: 0 stores, total 0, of 0 sales" in log
+    assert database.run("select count(*) from sales") == [(0,)]
+
+
+def test_data_freshness_shows_version_last_day_and_rows_of_each_table(database: Database, february: Files) -> None:
+    february.write("sales/2024-01-01/sales.csv", HEADER + "1,1,2024-01-31,1\n")
+    write_customer_files(february)
+    load_month(database, MONTH)
+    load_month(database, "2024-01-01")  # an older month, later
+    load_customers(database)
+    build_feature_store(database)
+    found = {
+        table: (version, up_to, rows)
+        for table, version, up_to, rows in database.run(
+            "select table_name, file_version, up_to, row_count from data_freshness", "ds_user"
+        )
+    }
+    file = {name: sha256((february.folder / f"{name}.csv").read_text()) for name in ("customer_profiles", "labels")}
+    activity = sha256((february.folder / "customer_activity.csv").read_text())
+    assert found == {
+        "sales": (sha256(TWO_SALES), date(2024, 2, 27), 3),
+        "monthly_sales": (sha256(TWO_SALES), date(2024, 2, 27), 2),
+        "stores": (sha256("idx,location\n1,Porto\n"), None, 1),
+        "customer_profiles": (file["customer_profiles"], None, 2),
+        "customer_activity": (activity, date(2020, 2, 2), 2),
+        "labels": (file["labels"], None, 2),
+        "feature_store": (f"{file['customer_profiles']} {activity} {file['labels']}", date(2020, 2, 2), 1),
+    }
+    [(oldest,)] = database.run("select min(loaded_at) from data_freshness")
+    assert datetime.now(UTC) - oldest < timedelta(minutes=1)
+
+
+def test_every_session_of_a_task_has_its_limits_and_its_name(
+    database: Database, february: Files, run_dag: RunDag
+) -> None:
+    write_customer_files(february)
+    # A trigger notes what holds in each session that writes.
+    database.run("create table partitions.seen (task text, name text, setting text)")
+    database.run("""
+        create function public.note() returns trigger language plpgsql security definer as $$
+        begin
+            insert into partitions.seen
+            select current_setting('application_name'), name, current_setting(name) from pg_settings;
+            return null;
+        end
+        $$
+    """)
+    for table in ("pipeline.loads", "public.feature_store"):
+        database.run(f"create trigger note after insert or update on {table} execute function public.note()")
+    for dag in ("sales_load_and_aggregation", "customer_data_load", "feature_store"):
+        assert run_dag(dag, month_after("2024-02") if dag.startswith("sales") else None) == "success"
+
+    tasks = {task for (task,) in database.run("select distinct task from partitions.seen")}
+    assert tasks == {
+        *(f"{SALES_DAG}.{task}" for task in Run(database, SALES_DAG, MONTH).tasks if not task.startswith("stage_")),
+        *(f"{CUSTOMERS}.{task}" for task in Run(database, CUSTOMERS).tasks if not task.startswith("stage_")),
+        "feature_store.replace_feature_store",
+        # A staging task names its session when the ledger has given it a number.
+        *(f"load {number}" for number in range(1, 6)),
+        "",
+    }
+    expected = {
+        "statement_timeout": "30min",
+        "lock_timeout": "2min",
+        "idle_in_transaction_session_timeout": "5min",
+        "client_connection_check_interval": "5s",
+        "tcp_keepalives_idle": "60",
+        "DateStyle": "ISO, YMD",
+    }
+    names = ", ".join(f"'{name}'" for name in expected)
+    found = database.run(f"select distinct name, setting from partitions.seen where name in ({names})")
+    assert sorted(found) == sorted(expected.items())
