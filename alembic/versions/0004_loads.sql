@@ -357,7 +357,7 @@ begin
         return;
     elsif this.outcome = 'superseded' then
         perform pipeline.report(format(
-            '%s: load %s is superseded; a load that requested the file later is published.', this.address, load
+            '%s: load %s is superseded by a later load of the file, so it changes nothing.', this.address, load
         ));
         return;
     elsif this.outcome is distinct from 'checked' then
