@@ -260,7 +260,7 @@ begin
         return;
     elsif this.outcome = 'superseded' then
         perform pipeline.report(format(
-            '%s: load %s is superseded; a load that requested the file later is published.', this.address, load
+            '%s: load %s is superseded by a later load of the file, so it changes nothing.', this.address, load
         ));
         return;
     elsif this.outcome is distinct from 'checked' then
@@ -378,8 +378,8 @@ begin
         when lock_not_available or deadlock_detected then
             for this in select * from pg_temp.replaced order by load_id loop
                 perform pipeline.report(format(
-                    '%s: sessions use it for longer than 3 seconds, so its rows are deleted and inserted.'
-                    ' pg_stat_activity shows the sessions.', this.parent
+                    'Other sessions use the tables and did not release them in time, so the rows of %s are deleted and'
+                    ' inserted. pg_stat_activity shows the sessions.', this.parent
                 ));
                 execute format('delete from %s', this.old);
                 execute format(
