@@ -617,6 +617,31 @@ CREATE TABLE partitions.labels (
     CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
 );
 
+CREATE TABLE public.sales (
+    idx integer NOT NULL,
+    value numeric NOT NULL,
+    date date NOT NULL,
+    store_idx integer NOT NULL
+)
+PARTITION BY RANGE (date);
+
+COMMENT ON TABLE public.sales IS 'Daily sales, exactly as in the monthly files. One partition per month: name the dates to read only their months.';
+
+COMMENT ON COLUMN public.sales.idx IS 'Index of the sale, as in the file.';
+
+COMMENT ON COLUMN public.sales.value IS 'Amount sold that day, exact; negative for a refund.';
+
+COMMENT ON COLUMN public.sales.date IS 'Day of the sale.';
+
+COMMENT ON COLUMN public.sales.store_idx IS 'Store of the sale: stores.idx.';
+
+CREATE TABLE partitions.sales_before_all_months (
+    idx integer CONSTRAINT sales_idx_not_null NOT NULL,
+    value numeric CONSTRAINT sales_value_not_null NOT NULL,
+    date date CONSTRAINT sales_date_not_null NOT NULL,
+    store_idx integer CONSTRAINT sales_store_idx_not_null NOT NULL
+);
+
 CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     row_count bigint NOT NULL,
@@ -915,24 +940,6 @@ COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest atte
 
 COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, rejected or failed.';
 
-CREATE TABLE public.sales (
-    idx integer NOT NULL,
-    value numeric NOT NULL,
-    date date NOT NULL,
-    store_idx integer NOT NULL
-)
-PARTITION BY RANGE (date);
-
-COMMENT ON TABLE public.sales IS 'Daily sales, exactly as in the monthly files. One partition per month: name the dates to read only their months.';
-
-COMMENT ON COLUMN public.sales.idx IS 'Index of the sale, as in the file.';
-
-COMMENT ON COLUMN public.sales.value IS 'Amount sold that day, exact; negative for a refund.';
-
-COMMENT ON COLUMN public.sales.date IS 'Day of the sale.';
-
-COMMENT ON COLUMN public.sales.store_idx IS 'Store of the sale: stores.idx.';
-
 CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,
     attr_a integer,
@@ -964,6 +971,8 @@ ALTER TABLE ONLY public.customer_activity ATTACH PARTITION partitions.customer_a
 ALTER TABLE ONLY public.customer_profiles ATTACH PARTITION partitions.customer_profiles FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
 ALTER TABLE ONLY public.labels ATTACH PARTITION partitions.labels FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+
+ALTER TABLE ONLY public.sales ATTACH PARTITION partitions.sales_before_all_months FOR VALUES FROM (MINVALUE) TO ('0001-01-01');
 
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_pkey PRIMARY KEY (built_at);
@@ -1058,6 +1067,10 @@ GRANT SELECT ON TABLE public.labels TO pipeline;
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
 
+GRANT SELECT ON TABLE public.sales TO ds_user_role;
+GRANT ALL ON TABLE public.sales TO mle_user_role;
+GRANT SELECT ON TABLE public.sales TO pipeline;
+
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
 GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
@@ -1085,10 +1098,6 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 
 GRANT SELECT ON TABLE public.month_status TO ds_user_role;
 GRANT ALL ON TABLE public.month_status TO mle_user_role;
-
-GRANT SELECT ON TABLE public.sales TO ds_user_role;
-GRANT ALL ON TABLE public.sales TO mle_user_role;
-GRANT SELECT ON TABLE public.sales TO pipeline;
 
 GRANT SELECT,INSERT,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
 
