@@ -43,7 +43,7 @@ KEEP_STORES = """
     select distinct {load}::bigint, idx, location from {staged}
 """
 
-# The messages about a change of the ledger: the second run of a file does not change it again.
+# Reports of a change of the ledger, which the second run of a file does not change again.
 CHANGES = re.compile(r" has changed since load | is superseded\.$")
 
 
@@ -175,7 +175,7 @@ def create_load(
     source = sql.Identifier(*staged.split("."))
     if file == "sales":
         pipeline.execute(sql.SQL(KEEP_SALES).format(load=load, staged=source))
-        [(total,)] = pipeline.execute(sql.SQL("select sum(value) from {}").format(source)).fetchall()
+        [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(value), 0) from {}").format(source)).fetchall()
     elif file == "stores":
         pipeline.execute(sql.SQL(KEEP_STORES).format(load=load, staged=source))
     pipeline.execute("select pipeline.check_load(%s::bigint, %s, null, %s::numeric)", [load, problem, total])
@@ -243,12 +243,15 @@ def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
     case.arrange(database)
     before = contents(database)
     text = case.file.read_text()
-    for reports in (case.reports, [report for report in case.reports if not CHANGES.search(report)]):
+    # A rejected run changes nothing, so the second run finds the same changes of the ledger.
+    again = [report for report in case.reports if case.rejected or not CHANGES.search(report)]
+    for reports in (case.reports, again):
         reported: list[str] = []
         rejected = None
         with connect(database) as pipeline:
+            pipeline.add_notice_handler(lambda notice, to=reported: to.append(str(notice.message_primary)))  # type: ignore[misc]
             try:
-                reported = run_sql(pipeline, text, case.parameters, one_by_one=case.autocommit)
+                run_sql(pipeline, text, case.parameters, one_by_one=case.autocommit)
             except psycopg.Error as error:
                 rejected = error.diag.message_primary
         assert rejected == case.rejected
