@@ -18,6 +18,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -315,9 +316,8 @@ def test_replace_feature_store_writes_only_what_has_changed(database: Database) 
 
     database.run("update customer_profiles set attr_b = null where idx = 1")
     database.run("update customer_activity set scd_a = 0.5 where idx = 2")
-    database.run(
-        "update customer_activity set valid_to = '2020-02-01' where idx = 3"
-    )  # alike, but not current any more
+    # The same attributes, of an activity that is not current any more.
+    database.run("update customer_activity set valid_to = '2020-02-01' where idx = 3")
     database.run("update labels set label = 1 where idx = 4")
     database.run("delete from customer_profiles where idx = 5")
     database.run("delete from customer_activity where idx = 6")
@@ -343,6 +343,9 @@ def test_lint_fails_on_sql_in_another_style_and_excepts_no_file_and_no_rule() ->
     for statement, code in (("select idx from labels\n", 0), ("SELECT idx from labels\n", 1), ("selec idx\n", 1)):
         done = subprocess.run(command, cwd=ROOT, input=statement, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout
+    assert "sqlfluff lint --disable-progress-bar alembic/versions sql\n" in (ROOT / "Makefile").read_text()
     assert not [file for file in ROOT.glob("**/.sqlfluff*") if ".venv" not in file.parts]
-    assert not [file for file in SQL.rglob("*.sql") if "noqa" in file.read_text()]
-    assert "exclude_rules" not in (ROOT / "pyproject.toml").read_text()
+    files = [*SQL.rglob("*.sql"), *(ROOT / "alembic" / "versions").glob("*.sql")]
+    assert not [file for file in files if "noqa" in file.read_text()]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["sqlfluff"]["core"]
+    assert not settings.keys() & {"ignore", "rules", "exclude_rules", "warnings"}
