@@ -208,7 +208,7 @@ def test_of_two_loads_the_one_that_requested_the_file_later_is_published(databas
     february.write(SALES, ONE_SALE)
     newer.run()
     reports = older.run("check_month", "publish_month")
-    assert any("load 1 is superseded; a load that requested the file later is published." in line for line in reports)
+    assert any("load 1 is superseded by a later load of the file, so it changes nothing." in line for line in reports)
     assert database.run("select count(*) from sales") == [(1,)]
     assert database.run("select value from monthly_sales") == [(5,)]
     assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}

@@ -203,3 +203,17 @@ def test_every_table_and_column_has_a_comment(database: Database) -> None:
           and (col_description(attrelid, attnum) is null or obj_description(attrelid, 'pg_class') is null)
     """)
     assert silent == []
+
+
+@pytest.mark.parametrize("table", ["sales", "customer_profiles", "customer_activity", "labels"])
+def test_mle_user_puts_no_row_trigger_on_a_table_that_a_function_of_admin_writes(
+    database: Database, table: str
+) -> None:
+    database.run(
+        "create function public.mine() returns trigger language plpgsql as $$ begin return new; end $$", "mle_user"
+    )
+    with pytest.raises(InsufficientPrivilege):
+        database.run(
+            f"create trigger mine before insert or delete on {table} for each row execute function public.mine()",
+            "mle_user",
+        )

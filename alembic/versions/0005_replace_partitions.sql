@@ -60,8 +60,8 @@ begin
         when lock_not_available or deadlock_detected then
             for this in select * from pg_temp.replaced order by load_id loop
                 perform pipeline.report(format(
-                    '%s: sessions use it for longer than 3 seconds, so its rows are deleted and inserted.'
-                    ' pg_stat_activity shows the sessions.', this.parent
+                    'Other sessions use the tables and did not release them in time, so the rows of %s are deleted and'
+                    ' inserted. pg_stat_activity shows the sessions.', this.parent
                 ));
                 execute format('delete from %s', this.old);
                 execute format(
