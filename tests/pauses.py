@@ -13,7 +13,9 @@ from conftest import Database
 WAIT_SECONDS = 60
 LOCK_CLASS = 20_240_201
 
-_ON_LOADS = "create constraint trigger pause after insert or update on pipeline.loads {deferred} for each row when ({{}})"
+_ON_LOADS = (
+    "create constraint trigger pause after insert or update on pipeline.loads {deferred} for each row when ({{}})"
+)
 _ROW = _ON_LOADS.format(deferred="not deferrable")
 _AT_COMMIT = _ON_LOADS.format(deferred="deferrable initially deferred")
 
@@ -94,6 +96,7 @@ def pausing(database: Database, point: str) -> Iterator[Pause]:
     body = f"if exists ({EVENTS[point]}) then {wait} end if;" if point in EVENTS else f"{wait} return null;"
     with database.connect() as holder:
         # Without lock_timeout: where a load sets a short one, the wait at the point does not count.
+        holder.execute(f"set lock_timeout = '{WAIT_SECONDS}s'")
         holder.execute(f"""
             create or replace function pipeline.pause_{kind}() returns {kind}
             language plpgsql security definer set lock_timeout = 0 set search_path = pg_catalog, pg_temp
@@ -107,6 +110,7 @@ def pausing(database: Database, point: str) -> Iterator[Pause]:
         finally:
             pause.release()
     with database.connect() as connection:
+        connection.execute(f"set lock_timeout = '{WAIT_SECONDS}s'")
         connection.execute(f"drop function pipeline.pause_{kind} cascade")
 
 
