@@ -21,8 +21,8 @@ import steps
 from conftest import Database, Files, RunDag, drop_database, month_after, new_database
 from misbehaviour import MisbehavingHandler, misbehaving
 from pauses import WAIT_SECONDS, fallback_point, pausing, wait_for_copy, wait_until_nothing_is_left
+from steps import CUSTOMERS, FEATURES, Run, build_feature_store, csv_text, load_customers, load_month
 from steps import SALES as SALES_DAG
-from steps import Run, build_feature_store, csv_text, load_customers, load_month
 
 from company_data import retries, source
 from local.postgres import Cluster
@@ -50,6 +50,13 @@ POINTS = {
 }
 STATES = {"published": "loaded", "failed": "failed", "staged": "loading", "checked": "loading"}
 KILLED = "The process that loaded the file was killed."
+
+
+@pytest.fixture(autouse=True)
+def dags() -> None:
+    """The DAGs, read before threads run them: Airflow reads files of DAGs in the main thread alone."""
+    for dag_id in (SALES_DAG, CUSTOMERS, FEATURES):
+        steps.dag(dag_id)
 
 
 def write_version(files: Files, version: int, rows: int = ROWS) -> None:
