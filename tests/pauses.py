@@ -18,7 +18,7 @@ LOCK_CLASS = 20_240_201
 #     sales begun, sales requested, sales staged, …, load begun, …
 #                              the load of that table, or any, has come to this state in the ledger
 #     before commit            all statements of a publication are done
-#     insert public.stores, …  the rows of that table were inserted, deleted or truncated
+#     insert public.stores, …  rows of that table were inserted, updated, deleted or truncated
 #     old partition dropped, staged table renamed, partition attached
 #
 # A session that comes to a point takes the point's lock for a moment. That lock is free unless a test pauses there.
@@ -75,7 +75,7 @@ begin
         'public.stores', 'public.monthly_sales', 'public.feature_store', 'staging.clients', 'pipeline.sales_by_store',
         'pipeline.stores_by_load', 'pipeline.feature_store_builds'
     ] loop
-        foreach event in array array['insert', 'delete', 'truncate'] loop
+        foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
             execute format(
                 'create trigger pause_%2$s after %2$s on %1$s for each statement execute function pauses.wait(%3$L)',
                 place, event, event || ' ' || place

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -619,7 +619,7 @@ def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, fi
 
 
 @pytest.fixture
-def column_of_sales(database: Database, tmp_path: Path) -> Any:
+def migrate(database: Database, tmp_path: Path) -> Callable[..., None]:
     """Runs alembic with one revision more than the project has: a column of sales."""
     folder = tmp_path / "project"
     shutil.copytree(ROOT / "alembic", folder / "alembic")
@@ -632,10 +632,180 @@ def column_of_sales(database: Database, tmp_path: Path) -> Any:
     )
     environment = {**os.environ, "DATABASE_URL": database.url(driver="postgresql+psycopg2")}
 
-    def migrate(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "alembic", *arguments]
-        return subprocess.run(
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "alembic", *(arguments or ["upgrade", "head"])]
+        done = subprocess.run(
             command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS
         )
+        assert done.returncode == 0, done.stderr
 
-    return migrate
+    return run
+
+
+def write_month_with_note(files: Files, version: int) -> None:
+    """The file of the month as the migrated table needs it."""
+    rows = [(n, version, FEBRUARY, 1, "new") for n in range(ROWS)]
+    files.write(path_of(FEBRUARY), csv_text(f"{HEADER},note", rows))
+
+
+def test_a_migration_waits_for_a_load_that_replaces_the_month(
+    database: Database, files: Files, migrate: Callable[..., None]
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    write_months(files, 2)
+    with pausing(database, "before commit") as pause, ThreadPoolExecutor(2) as pool:
+        load = pool.submit(load_month, database, FEBRUARY)
+        pid = pause.wait(load)
+        migration = pool.submit(migrate)
+        wait_until_blocked(database, pid, migration)
+        pause.release()
+        all_results([load, migration])
+    assert months_of(database) == [(FEBRUARY, 2, ROWS)]
+    write_month_with_note(files, 3)
+    load_month(database, FEBRUARY)
+    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+    assert database.run("select distinct note from sales") == [("new",)]
+
+
+def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_cleared(
+    database: Database, files: Files, migrate: Callable[..., None]
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    points = ["sales requested", "sales staged", "sales checked", "sales published"]
+    write_months(files, 2)
+    runs = []
+    # Each of the runs comes to another point, and the migration overtakes them all.
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        run = Run(database, SALES, FEBRUARY)
+        for point in points:
+            pause = stack.enter_context(pausing(database, point))
+            load = pool.submit(run.run)
+            pause.wait(load)
+            migrate()
+            pause.release()
+            with pytest.raises(
+                psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"
+            ):
+                all_results([load])
+            assert months_of(database) == [(FEBRUARY, 1, ROWS)]
+            migrate("downgrade", "-1")
+        runs.append(run)
+        migrate()
+    write_month_with_note(files, 3)
+    run.run()
+    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+    assert_tables_agree(database)
+
+
+# Keys of other tables
+
+
+REFERENCES = """
+    create table branch_notes (
+        store_idx integer constraint note_of_a_store references stores {clause}, note text
+    );
+    create table scores (
+        client integer constraint score_of_a_client references feature_store {clause}, score numeric
+    );
+    insert into branch_notes select idx, 'note' from stores;
+    insert into scores select idx, 0.5 from feature_store;
+"""
+
+
+def write_stores(files: Files, *stores: tuple[int, str]) -> None:
+    """A store list, and a month in which the first store sold something."""
+    files.write("stores.csv", csv_text("idx,location", stores))
+    files.write(f"sales/{MONTH}/sales.csv", csv_text("idx,value,date,store_idx", [(1, 1, MONTH, stores[0][0])]))
+
+
+def versions_of_rows(database: Database, table: str) -> dict[int, tuple[object, ...]]:
+    """Where each row is and which transactions wrote and locked it, by its key."""
+    return {row[0]: row[1:] for row in database.run(f"select idx, ctid::text, xmin::text, xmax::text from {table}")}
+
+
+@pytest.mark.parametrize("clause", ["", "on delete cascade"])
+def test_foreign_keys_of_other_tables_keep_their_rows_while_the_rows_they_refer_to_stay(
+    database: Database, files: Files, clause: str
+) -> None:
+    write_stores(files, (1, "Porto"), (2, "Lisboa"), (3, "Faro"))
+    write_customers(files, 1, range(1, 4))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    with database.connect("mle_user") as connection:
+        connection.execute(REFERENCES.format(clause=clause))
+    stores, clients = versions_of_rows(database, "stores"), versions_of_rows(database, "feature_store")
+
+    for _ in range(2):
+        load_month(database, MONTH)
+        load_customers(database)
+        build_feature_store(database)
+    assert versions_of_rows(database, "stores") == stores
+    assert versions_of_rows(database, "feature_store") == clients
+
+    # One store moves, one client comes: the other rows stay untouched.
+    write_stores(files, (1, "Porto"), (2, "Braga"), (3, "Faro"))
+    write_customers(files, 1, range(1, 5))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    found = versions_of_rows(database, "stores")
+    assert {idx for idx in found if found[idx] != stores.get(idx)} == {2}
+    found = versions_of_rows(database, "feature_store")
+    assert {idx for idx in found if found[idx] != clients.get(idx)} == {4}
+    assert database.run("select count(*) from branch_notes") == [(3,)]
+    assert database.run("select count(*) from scores") == [(3,)]
+
+
+def test_a_row_that_vanishes_while_another_table_refers_to_it_is_an_error_that_names_it(
+    database: Database, files: Files
+) -> None:
+    write_stores(files, (1, "Porto"), (2, "Lisboa"))
+    write_customers(files, 1, range(1, 4))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    with database.connect("mle_user") as connection:
+        connection.execute(REFERENCES.format(clause=""))
+    write_stores(files, (1, "Porto"))
+    write_customers(files, 2, range(1, 3))
+    run = Run(database, SALES, MONTH)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as store:
+        run.run()
+    assert '"note_of_a_store" on table "branch_notes"' in str(store.value)
+    assert "Key (idx)=(2) is still referenced" in str(store.value)
+    load_customers(database)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as client:
+        build_feature_store(database)
+    assert '"score_of_a_client" on table "scores"' in str(client.value)
+    assert "Key (idx)=(3) is still referenced" in str(client.value)
+    assert database.run("select array_agg(idx order by idx) from stores") == [([1, 2],)]
+    assert database.run("select array_agg(idx order by idx) from feature_store") == [([1, 2, 3],)]
+
+    database.run("delete from branch_notes where store_idx = 2", "mle_user")
+    database.run("delete from scores where client = 3", "mle_user")
+    run.run("publish_month")
+    build_feature_store(database)
+    assert database.run("select array_agg(idx order by idx) from stores") == [([1],)]
+    assert database.run("select array_agg(idx order by idx) from feature_store") == [([1, 2],)]
+
+
+def test_a_row_that_vanishes_takes_the_rows_that_refer_to_it_where_these_cascade(
+    database: Database, files: Files
+) -> None:
+    write_stores(files, (1, "Porto"), (2, "Lisboa"))
+    write_customers(files, 1, range(1, 4))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    with database.connect("mle_user") as connection:
+        connection.execute(REFERENCES.format(clause="on delete cascade"))
+    write_stores(files, (1, "Porto"))
+    write_customers(files, 2, range(1, 3))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    assert database.run("select array_agg(store_idx) from branch_notes") == [([1],)]
+    assert database.run("select array_agg(client order by client) from scores") == [([1, 2],)]
