@@ -1,4 +1,4 @@
-"""Runs side by side: one month twice, several months, rebuilds, migrations, other tables' keys, and readers throughout."""
+"""Runs side by side: one month twice, several months, rebuilds, migrations, keys of other tables, and readers."""
 
 import itertools
 import os
@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ import pytest
 import steps
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import ROOT, Database, Files, Rows, head
-from misbehaviour import Answer, MisbehavingHandler, misbehaving, stall
+from misbehaviour import Answer, MisbehavingHandler, misbehaving
 from pauses import WAIT_SECONDS, pausing, wait_for_copy, wait_until_blocked
-from steps import CUSTOMERS, SALES, Run, build_feature_store, csv_text, load_customers, load_month
+from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
+
+from company_data.settings import CONNECTION_OPTIONS
 
 SEED = 20240204
 ROWS = 300
@@ -30,6 +33,14 @@ HEADER = "idx,value,date,store_idx"
 CLIENTS = 100
 CUSTOMER_TABLES = ["customer_profiles", "customer_activity", "labels"]
 COPIED = "are deleted and inserted"
+
+
+@pytest.fixture(autouse=True)
+def dags() -> None:
+    """The DAGs, read before threads run them: Airflow reads DAG files in the main thread alone."""
+    for dag_id in (SALES, CUSTOMERS, FEATURES):
+        steps.dag(dag_id)
+
 
 # One row for each store and month in which monthly_sales is not the sum of sales, or names another location.
 DIFFERENCES = """
@@ -135,7 +146,9 @@ def all_results(running: list[Future[Any]]) -> list[Any]:
     return [each.result(timeout=WAIT_SECONDS) for each in running]
 
 
-def idle_reader(database: Database, stack: ExitStack, *tables: str, repeatable: bool = False) -> psycopg.Connection[Any]:
+def idle_reader(
+    database: Database, stack: ExitStack, *tables: str, repeatable: bool = False
+) -> psycopg.Connection[Any]:
     """A session of ds_user that has read tables and stays idle in its transaction until the stack ends."""
     reader = stack.enter_context(database.connect("ds_user"))
     if repeatable:
@@ -153,7 +166,7 @@ def rows_of(connection: psycopg.Connection[Any], query: str) -> Rows:
 # Runs of sales
 
 
-def numbered_answers(text_of: Any, count: int) -> list[Answer]:
+def numbered_answers(text_of: Callable[[int], str], count: int) -> list[Answer]:
     """Answers of which the first request gets the text of version 1, the next that of version 2, and so on."""
 
     def answer(version: int) -> Answer:
@@ -167,8 +180,25 @@ def numbered_answers(text_of: Any, count: int) -> list[Answer]:
     return [answer(version) for version in range(1, count + 1)]
 
 
+def pausing_at(byte: int, released: threading.Event) -> Answer:
+    """An answer that pauses after so many bytes of the file, until it is released."""
+
+    def send(handler: MisbehavingHandler) -> None:
+        text = handler.content()
+        handler.head(Content_Length=len(text))
+        handler.wfile.write(text[:byte])
+        handler.wfile.flush()
+        released.wait(WAIT_SECONDS)
+        handler.wfile.write(text[byte:])
+
+    return send
+
+
+FaultyFiles = tuple[Files, dict[str, list[Answer]]]
+
+
 @pytest.fixture
-def misbehaving_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Files, dict[str, list[Answer]]]]:
+def misbehaving_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyFiles]:
     """A bucket, and the answers that it gives before it behaves."""
     with misbehaving(tmp_path) as (bucket, answers, _):
         monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
@@ -176,8 +206,9 @@ def misbehaving_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield Files(tmp_path, bucket), answers
 
 
+@pytest.mark.slow
 def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_file_that_was_requested_last(
-    database: Database, misbehaving_files: tuple[Files, dict[str, list[Answer]]]
+    database: Database, misbehaving_files: FaultyFiles
 ) -> None:
     files, answers = misbehaving_files
     write_months(files, 0)
@@ -187,8 +218,7 @@ def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_fi
     random.Random(SEED).shuffle(loads)  # noqa: S311 - no secret
     print("seed", SEED, loads)
     for month in MONTHS:
-        count = loads.count(month)
-        answers[path_of(month)] = numbered_answers(lambda version, month=month: sales_text(month, version), count)
+        answers[path_of(month)] = numbered_answers(partial(sales_text, month), loads.count(month))
     counts = "select count(*), count(distinct (date, value)) from sales"
     with reading(database, counts, DIFFERENCES) as (found, differences), ThreadPoolExecutor(8) as pool:
         all_results([pool.submit(load_month, database, month) for month in loads])
@@ -251,6 +281,7 @@ def test_of_two_runs_that_publish_one_month_at_once_the_second_waits_for_the_fir
     assert_tables_agree(database)
 
 
+@pytest.mark.slow
 def test_a_run_whose_month_other_runs_publish_at_any_point_of_its_check_ends_green(
     database: Database, files: Files
 ) -> None:
@@ -309,7 +340,7 @@ def test_the_file_of_a_month_is_locked_for_that_month_alone(database: Database, 
 
 
 def test_a_load_that_waits_for_its_download_holds_no_lock_that_a_reader_or_another_load_needs(
-    database: Database, misbehaving_files: tuple[Files, dict[str, list[Answer]]]
+    database: Database, misbehaving_files: FaultyFiles
 ) -> None:
     files, answers = misbehaving_files
     write_months(files, 1)
@@ -318,7 +349,7 @@ def test_a_load_that_waits_for_its_download_holds_no_lock_that_a_reader_or_anoth
     # More than the loader reads at once, so that COPY has begun when the rest does not come.
     text = sales_text(FEBRUARY, 1, rows=40_000)
     files.write(path_of(FEBRUARY), text)
-    answers[path_of(FEBRUARY)] = [stall(len(text) * 9 // 10, released)]
+    answers[path_of(FEBRUARY)] = [pausing_at(len(text) * 9 // 10, released)]
     with ThreadPoolExecutor(1) as pool:
         stalled = pool.submit(load_month, database, FEBRUARY)
         try:
@@ -345,8 +376,7 @@ def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
 ) -> None:
     write_months(files)
     run = Run(database, SALES, FEBRUARY)
-    patient = steps.CONNECTION_OPTIONS
-    monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{patient} -c lock_timeout=100ms")
+    monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c lock_timeout=100ms")
     with database.connect() as holder:
         for task in run.tasks:
             with holder.transaction():
@@ -363,6 +393,7 @@ def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
 # Readers
 
 
+@pytest.mark.slow
 def test_loads_end_right_while_a_reader_is_idle_in_a_transaction_on_every_table(
     database: Database, files: Files
 ) -> None:
@@ -371,8 +402,10 @@ def test_loads_end_right_while_a_reader_is_idle_in_a_transaction_on_every_table(
     load_month(database, FEBRUARY)
     load_customers(database)
     build_feature_store(database)
-    tables = database.run("select format('public.%I', relname) from pg_class"
-                          " where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v')")
+    tables = database.run(
+        "select format('public.%I', relname) from pg_class"
+        " where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v')"
+    )
     assert len(tables) > 7
     with ExitStack() as stack:
         idle_reader(database, stack, *(name for (name,) in tables))
@@ -392,26 +425,28 @@ def test_loads_end_right_while_a_reader_is_idle_in_a_transaction_on_every_table(
     assert staged_tables(database) == []
 
 
-@pytest.mark.parametrize("repeatable", [False, True])
-def test_a_month_is_loaded_again_while_a_reader_of_sales_is_idle_in_a_transaction(
-    database: Database, files: Files, repeatable: bool
+@pytest.mark.slow
+def test_a_month_is_loaded_again_while_readers_of_sales_are_idle_in_a_transaction(
+    database: Database, files: Files
 ) -> None:
     write_months(files, 1)
     for month in MONTHS:
         load_month(database, month)
     versions = "select date::text, value::int, count(*) from sales group by 1, 2 order by 1, 2"
     with ExitStack() as stack:
-        reader = idle_reader(database, stack, "sales", repeatable=repeatable)
+        reader = idle_reader(database, stack, "sales")
+        with_snapshot = idle_reader(database, stack, "sales", repeatable=True)
         write_months(files, 2)
         reports = load_month(database, FEBRUARY)
         assert any(COPIED in report for report in reports)
         old, new = ([(JANUARY, 1, ROWS), (FEBRUARY, version, ROWS), (MARCH, 1, ROWS)] for version in (1, 2))
-        # The rows were deleted and inserted: who has a snapshot keeps the old ones.
-        assert rows_of(reader, versions) == (old if repeatable else new)
-        assert rows_of(reader, DIFFERENCES) == []
+        assert rows_of(reader, versions) == new
+        # The rows were deleted and inserted: a snapshot keeps the old ones.
+        assert rows_of(with_snapshot, versions) == old
+        for each in (reader, with_snapshot):
+            assert rows_of(each, DIFFERENCES) == []
         assert months_of(database) == new
     assert months_of(database) == new
-    assert_tables_agree(database)
     assert staged_tables(database) == []
 
 
@@ -459,6 +494,7 @@ def test_a_reader_waits_only_while_the_partition_is_replaced_and_then_sees_the_n
             assert all_results([load, waiting])[1] == [(2, ROWS)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_loaded_before", [False, True])
 def test_no_statement_ever_sees_monthly_sales_differ_from_the_sums_of_sales(
     database: Database, files: Files, is_loaded_before: bool
@@ -486,6 +522,7 @@ def test_no_statement_ever_sees_monthly_sales_differ_from_the_sums_of_sales(
     assert (5, ROWS) in versions
 
 
+@pytest.mark.slow
 def test_a_person_who_looks_at_staged_rows_delays_no_other_load(database: Database, files: Files) -> None:
     write_months(files, 1)
     run = Run(database, SALES, FEBRUARY)
@@ -508,25 +545,28 @@ def test_a_person_who_looks_at_staged_rows_delays_no_other_load(database: Databa
 # Customers
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tables", [[CUSTOMER_TABLES[0]], [CUSTOMER_TABLES[2]], CUSTOMER_TABLES], ids=" ".join)
-@pytest.mark.parametrize("repeatable", [False, True])
-def test_customers_are_loaded_again_while_a_reader_is_idle_in_a_transaction(
-    database: Database, files: Files, tables: list[str], repeatable: bool
+def test_customers_are_loaded_again_while_readers_are_idle_in_a_transaction(
+    database: Database, files: Files, tables: list[str]
 ) -> None:
     write_customers(files, 1)
     load_customers(database)
     with ExitStack() as stack:
-        reader = idle_reader(database, stack, *tables, repeatable=repeatable)
+        reader = idle_reader(database, stack, *tables)
+        with_snapshot = idle_reader(database, stack, *tables, repeatable=True)
         write_customers(files, 2)
         assert any(COPIED in report for report in load_customers(database))
         assert database.run(customers(), "ds_user") == [("2 2 2",)]
-        assert rows_of(reader, customers()) == [("1 1 1" if repeatable else "2 2 2",)]
+        assert rows_of(reader, customers()) == [("2 2 2",)]
+        assert rows_of(with_snapshot, customers()) == [("1 1 1",)]
     write_customers(files, 3)
     assert not any(COPIED in report for report in load_customers(database))
     assert database.run(customers(), "ds_user") == [("3 3 3",)]
     assert staged_tables(database) == []
 
 
+@pytest.mark.slow
 def test_readers_who_join_the_customer_tables_in_any_order_see_one_version_and_no_deadlock(
     database: Database, files: Files
 ) -> None:
@@ -566,6 +606,7 @@ def test_a_reader_that_holds_one_customer_table_and_wants_another_makes_the_load
     assert database.run(customers(), "ds_user") == [("2 2 2",)]
 
 
+@pytest.mark.slow
 def test_customer_loads_and_rebuilds_of_the_feature_store_at_once_never_show_a_mixture(
     database: Database, files: Files
 ) -> None:
@@ -598,6 +639,7 @@ def test_a_rebuild_waits_for_another_and_then_finds_nothing_to_write(database: D
     assert database.run("select count(*), count(distinct xmin::text) from feature_store") == [(CLIENTS, 1)]
 
 
+@pytest.mark.slow
 def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, files: Files) -> None:
     write_customers(files, 1)
     load_customers(database)
@@ -648,6 +690,7 @@ def write_month_with_note(files: Files, version: int) -> None:
     files.write(path_of(FEBRUARY), csv_text(f"{HEADER},note", rows))
 
 
+@pytest.mark.slow
 def test_a_migration_waits_for_a_load_that_replaces_the_month(
     database: Database, files: Files, migrate: Callable[..., None]
 ) -> None:
@@ -668,19 +711,16 @@ def test_a_migration_waits_for_a_load_that_replaces_the_month(
     assert database.run("select distinct note from sales") == [("new",)]
 
 
+@pytest.mark.slow
 def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_cleared(
     database: Database, files: Files, migrate: Callable[..., None]
 ) -> None:
     write_months(files, 1)
     load_month(database, FEBRUARY)
-    points = ["sales requested", "sales staged", "sales checked", "sales published"]
     write_months(files, 2)
-    runs = []
-    # Each of the runs comes to another point, and the migration overtakes them all.
-    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        run = Run(database, SALES, FEBRUARY)
-        for point in points:
-            pause = stack.enter_context(pausing(database, point))
+    run = Run(database, SALES, FEBRUARY)
+    for point in ["sales requested", "sales published"]:
+        with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
             load = pool.submit(run.run)
             pause.wait(load)
             migrate()
@@ -689,123 +729,179 @@ def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_clea
                 psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"
             ):
                 all_results([load])
-            assert months_of(database) == [(FEBRUARY, 1, ROWS)]
-            migrate("downgrade", "-1")
-        runs.append(run)
-        migrate()
+        assert months_of(database) == [(FEBRUARY, 1, ROWS)]
+        assert_tables_agree(database)
+        migrate("downgrade", "-1")
+    migrate()
     write_month_with_note(files, 3)
     run.run()
     assert months_of(database) == [(FEBRUARY, 3, ROWS)]
     assert_tables_agree(database)
 
 
+@pytest.mark.slow
+def test_a_load_that_a_migration_overtakes_is_rejected_also_while_a_reader_is_idle_in_a_transaction(
+    database: Database, files: Files, migrate: Callable[..., None]
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    write_months(files, 2)
+    run = Run(database, SALES, FEBRUARY)
+    run.run("stage_sales", "stage_stores", "check_month")
+    migrate()
+    with ExitStack() as stack:
+        idle_reader(database, stack, "sales")
+        with pytest.raises(psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"):
+            run.run("publish_month")
+        assert months_of(database) == [(FEBRUARY, 1, ROWS)]
+
+
 # Keys of other tables
 
 
-REFERENCES = """
-    create table branch_notes (
-        store_idx integer constraint note_of_a_store references stores {clause}, note text
-    );
-    create table scores (
-        client integer constraint score_of_a_client references feature_store {clause}, score numeric
-    );
-    insert into branch_notes select idx, 'note' from stores;
-    insert into scores select idx, 0.5 from feature_store;
-"""
+KEYED = {
+    "stores": "idx",
+    "monthly_sales": "sale_month, store_idx",
+    "feature_store": "idx",
+}
 
 
-def write_stores(files: Files, *stores: tuple[int, str]) -> None:
-    """A store list, and a month in which the first store sold something."""
-    files.write("stores.csv", csv_text("idx,location", stores))
-    files.write(f"sales/{MONTH}/sales.csv", csv_text("idx,value,date,store_idx", [(1, 1, MONTH, stores[0][0])]))
+def write_all(files: Files, stores: dict[int, str], clients: dict[int, int]) -> None:
+    """Files with these stores, which all sold something, and with the attribute of each of these clients."""
+    files.write("stores.csv", csv_text("idx,location", list(stores.items())))
+    files.write(path_of(FEBRUARY), csv_text(HEADER, [(n, 5, FEBRUARY, n) for n in stores]))
+    profiles = [(idx, value, "A", "x") for idx, value in clients.items()]
+    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", profiles))
+    activity = [(idx, "2020-01-01", "", 1, 1) for idx in clients]
+    files.write("customer_activity.csv", csv_text("idx,valid_from,valid_to,scd_a,scd_b", activity))
+    files.write("labels.csv", csv_text("idx,label", [(idx, 0) for idx in clients]))
 
 
-def versions_of_rows(database: Database, table: str) -> dict[int, tuple[object, ...]]:
-    """Where each row is and which transactions wrote and locked it, by its key."""
-    return {row[0]: row[1:] for row in database.run(f"select idx, ctid::text, xmin::text, xmax::text from {table}")}
+def load_all(database: Database) -> None:
+    load_month(database, FEBRUARY)
+    load_customers(database)
+    build_feature_store(database)
 
 
+def refer_to_all(database: Database, clause: str) -> None:
+    """As mle_user, make a table with a foreign key onto each keyed table, and refer to every row."""
+    with database.connect("mle_user") as mle:
+        for table, key in KEYED.items():
+            mle.execute(f"create table notes_of_{table} as select {key} from {table}")
+            mle.execute(
+                f"alter table notes_of_{table}"
+                f" add constraint key_of_{table} foreign key ({key}) references {table} ({key}) {clause}"
+            )
+
+
+def versions_of_rows(database: Database, table: str) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """Where each row is, and which transactions have written and locked it, by its key."""
+    rows = database.run(f"select ({KEYED[table]})::text, ctid::text, xmin::text, xmax::text from {table}")
+    return {row[0]: row[1:] for row in rows}
+
+
+def referring(database: Database) -> dict[str, int]:
+    """The number of rows in the tables that refer."""
+    return {table: database.run(f"select count(*) from notes_of_{table}")[0][0] for table in KEYED}
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("clause", ["", "on delete cascade"])
-def test_foreign_keys_of_other_tables_keep_their_rows_while_the_rows_they_refer_to_stay(
+def test_a_load_touches_no_row_that_did_not_change_and_other_tables_keep_the_rows_that_refer_to_it(
     database: Database, files: Files, clause: str
 ) -> None:
-    write_stores(files, (1, "Porto"), (2, "Lisboa"), (3, "Faro"))
-    write_customers(files, 1, range(1, 4))
-    load_month(database, MONTH)
-    load_customers(database)
-    build_feature_store(database)
-    with database.connect("mle_user") as connection:
-        connection.execute(REFERENCES.format(clause=clause))
-    stores, clients = versions_of_rows(database, "stores"), versions_of_rows(database, "feature_store")
-
+    write_all(files, {1: "Porto", 2: "Faro", 3: "Braga"}, {1: 1, 2: 1, 3: 1})
+    load_all(database)
+    refer_to_all(database, clause)
+    before = {table: versions_of_rows(database, table) for table in KEYED}
     for _ in range(2):
-        load_month(database, MONTH)
-        load_customers(database)
-        build_feature_store(database)
-    assert versions_of_rows(database, "stores") == stores
-    assert versions_of_rows(database, "feature_store") == clients
+        load_all(database)
+        assert {table: versions_of_rows(database, table) for table in KEYED} == before
 
-    # One store moves, one client comes: the other rows stay untouched.
-    write_stores(files, (1, "Porto"), (2, "Braga"), (3, "Faro"))
-    write_customers(files, 1, range(1, 5))
-    load_month(database, MONTH)
-    load_customers(database)
-    build_feature_store(database)
-    found = versions_of_rows(database, "stores")
-    assert {idx for idx in found if found[idx] != stores.get(idx)} == {2}
-    found = versions_of_rows(database, "feature_store")
-    assert {idx for idx in found if found[idx] != clients.get(idx)} == {4}
-    assert database.run("select count(*) from branch_notes") == [(3,)]
-    assert database.run("select count(*) from scores") == [(3,)]
+    # One store moves and one comes; one client changes and one comes.
+    write_all(files, {1: "Porto", 2: "Lisboa", 3: "Braga", 4: "Braga"}, {1: 1, 2: 2, 3: 1, 4: 1})
+    load_all(database)
+    for table, rows in before.items():
+        after = versions_of_rows(database, table)
+        assert set(rows) < set(after)
+        changed = [key for key in rows if rows[key] != after[key]]
+        assert len(changed) == 1
+        assert "2" in changed[0]
+    assert referring(database) == {"stores": 3, "monthly_sales": 3, "feature_store": 3}
 
 
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [
+        ("stores", "(idx)=(3)"),
+        ("monthly_sales", "(sale_month, store_idx)=(2024-02-01, 3)"),
+        ("feature_store", "(idx)=(3)"),
+    ],
+)
 def test_a_row_that_vanishes_while_another_table_refers_to_it_is_an_error_that_names_it(
+    database: Database, files: Files, table: str, row: str
+) -> None:
+    write_all(files, {1: "Porto", 3: "Braga"}, {1: 1, 3: 1})
+    load_all(database)
+    refer_to_all(database, "")
+    for other in KEYED:
+        if other != table:
+            database.run(f"delete from notes_of_{other}", "mle_user")
+    before = [database.run(f"select * from {other} order by 1") for other in KEYED]
+    write_all(files, {1: "Porto"}, {1: 1})
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as error:
+        load_all(database)
+    assert f'"{table}" violates foreign key constraint "key_of_{table}"' in str(error.value)
+    assert f"notes_of_{table}" in str(error.value)
+    assert f"Key {row} is still referenced" in str(error.value)
+    if table == "feature_store":
+        assert database.run("select idx from feature_store order by 1") == [(1,), (3,)]
+    else:
+        assert [database.run(f"select * from {other} order by 1") for other in KEYED] == before
+        assert_tables_agree(database)
+    database.run(f"delete from notes_of_{table}", "mle_user")
+    load_all(database)
+    assert [database.run(f"select count(*) from {other}") for other in KEYED] == [[(1,)]] * 3
+
+
+def test_a_row_that_vanishes_takes_only_the_rows_that_refer_to_it_where_these_cascade(
     database: Database, files: Files
 ) -> None:
-    write_stores(files, (1, "Porto"), (2, "Lisboa"))
-    write_customers(files, 1, range(1, 4))
-    load_month(database, MONTH)
-    load_customers(database)
-    build_feature_store(database)
-    with database.connect("mle_user") as connection:
-        connection.execute(REFERENCES.format(clause=""))
-    write_stores(files, (1, "Porto"))
-    write_customers(files, 2, range(1, 3))
-    run = Run(database, SALES, MONTH)
-    with pytest.raises(psycopg.errors.ForeignKeyViolation) as store:
-        run.run()
-    assert '"note_of_a_store" on table "branch_notes"' in str(store.value)
-    assert "Key (idx)=(2) is still referenced" in str(store.value)
-    load_customers(database)
-    with pytest.raises(psycopg.errors.ForeignKeyViolation) as client:
-        build_feature_store(database)
-    assert '"score_of_a_client" on table "scores"' in str(client.value)
-    assert "Key (idx)=(3) is still referenced" in str(client.value)
-    assert database.run("select array_agg(idx order by idx) from stores") == [([1, 2],)]
-    assert database.run("select array_agg(idx order by idx) from feature_store") == [([1, 2, 3],)]
-
-    database.run("delete from branch_notes where store_idx = 2", "mle_user")
-    database.run("delete from scores where client = 3", "mle_user")
-    run.run("publish_month")
-    build_feature_store(database)
-    assert database.run("select array_agg(idx order by idx) from stores") == [([1],)]
-    assert database.run("select array_agg(idx order by idx) from feature_store") == [([1, 2],)]
+    write_all(files, {1: "Porto", 2: "Faro", 3: "Braga"}, {1: 1, 2: 1, 3: 1})
+    load_all(database)
+    refer_to_all(database, "on delete cascade")
+    write_all(files, {1: "Porto", 2: "Lisboa"}, {1: 1, 2: 2})
+    load_all(database)
+    assert referring(database) == {"stores": 2, "monthly_sales": 2, "feature_store": 2}
 
 
-def test_a_row_that_vanishes_takes_the_rows_that_refer_to_it_where_these_cascade(
-    database: Database, files: Files
+@pytest.mark.slow
+@pytest.mark.parametrize("clause", ["", "on delete cascade"])
+def test_a_transaction_that_refers_to_rows_and_a_load_that_changes_them_do_not_wait_for_each_other(
+    database: Database, files: Files, clause: str
 ) -> None:
-    write_stores(files, (1, "Porto"), (2, "Lisboa"))
-    write_customers(files, 1, range(1, 4))
-    load_month(database, MONTH)
-    load_customers(database)
-    build_feature_store(database)
-    with database.connect("mle_user") as connection:
-        connection.execute(REFERENCES.format(clause="on delete cascade"))
-    write_stores(files, (1, "Porto"))
-    write_customers(files, 2, range(1, 3))
-    load_month(database, MONTH)
-    load_customers(database)
-    build_feature_store(database)
-    assert database.run("select array_agg(store_idx) from branch_notes") == [([1],)]
-    assert database.run("select array_agg(client order by client) from scores") == [([1, 2],)]
+    write_all(files, {1: "Porto", 2: "Faro"}, {1: 1, 2: 1})
+    load_all(database)
+    refer_to_all(database, clause)
+    copies = [f"insert into notes_of_{table} select {key} from {table}" for table, key in KEYED.items()]
+    with database.connect("mle_user") as mle:
+        with mle.transaction():
+            for copy in copies:
+                mle.execute(copy)
+            write_all(files, {1: "Lisboa", 2: "Faro"}, {1: 2, 2: 1})
+            load_all(database)
+        write_all(files, {1: "Braga", 2: "Faro"}, {1: 3, 2: 1})
+        mle.execute(f"set lock_timeout = '{WAIT_SECONDS}s'")
+        for point, load in [("insert public.monthly_sales", load_month), ("insert public.feature_store", None)]:
+            if load is None:
+                load_customers(database)
+            with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+                running = pool.submit(load, database, FEBRUARY) if load else pool.submit(build_feature_store, database)
+                pause.wait(running)
+                for copy in copies:
+                    mle.execute(copy)
+                pause.release()
+                all_results([running])
+    assert referring(database) == {"stores": 8, "monthly_sales": 8, "feature_store": 8}
+    assert database.run("select location from stores order by idx") == [("Braga",), ("Faro",)]
+    assert database.run("select attr_a from feature_store order by idx") == [(3,), (1,)]
