@@ -230,7 +230,7 @@ begin
     select * into this from pipeline.loads where load_id = load;
     if to_regclass(this.staged_table) is null and this.outcome is distinct from 'superseded' then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
             ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
             ' staging tasks on.'
         ));
@@ -265,7 +265,7 @@ begin
         return;
     elsif this.outcome is distinct from 'checked' then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
             ': ' || this.problem, '. Only a checked load can be published, and the tables stay as they were. Clear this',
             ' run from its staging tasks on.'
         ));
