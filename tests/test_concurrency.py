@@ -1,266 +1,630 @@
-"""Runs side by side: one month twice, several months, rebuilds, migrations, and readers all the while."""
+"""Runs side by side: one month twice, several months, rebuilds, migrations, other tables' keys, and readers throughout."""
 
+import itertools
 import os
+import random
 import shutil
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
 import steps
-from conftest import ROOT, Database, Files, head
-from steps import build_feature_store, connect, csv_text, load_customers, load_month, run_files, stage_file
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from conftest import ROOT, Database, Files, Rows, head
+from misbehaviour import Answer, MisbehavingHandler, misbehaving, stall
+from pauses import WAIT_SECONDS, pausing, wait_for_copy, wait_until_blocked
+from steps import CUSTOMERS, SALES, Run, build_feature_store, csv_text, load_customers, load_month
 
-ROWS = 2_000
-MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
+SEED = 20240204
+ROWS = 300
+JANUARY, FEBRUARY, MARCH = MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
 HEADER = "idx,value,date,store_idx"
+CLIENTS = 100
+CUSTOMER_TABLES = ["customer_profiles", "customer_activity", "labels"]
+COPIED = "are deleted and inserted"
+
+# One row for each store and month in which monthly_sales is not the sum of sales, or names another location.
+DIFFERENCES = """
+    select sale_month, store_idx, total, monthly_sales.value, stores.location, monthly_sales.location
+    from (
+        select date_trunc('month', date)::date as sale_month, store_idx, sum(value) as total
+        from sales
+        group by date_trunc('month', date), store_idx
+    ) as sums
+    full join monthly_sales using (sale_month, store_idx)
+    left join stores on store_idx = stores.idx
+    where (total, stores.location) is distinct from (monthly_sales.value, monthly_sales.location)
+"""
 
 
-def write_months(files: Files, rows: int = ROWS) -> None:
-    files.write("stores.csv", "idx,location\n1,Porto\n")
-    for month in [*MONTHS, "2024-03-01"]:
-        files.write(f"sales/{month}/sales.csv", csv_text(HEADER, [(n, 1, month, 1) for n in range(rows)]))
+def path_of(month: str) -> str:
+    return f"sales/{month}/sales.csv"
 
 
-def write_customers(files: Files, attribute: int, clients: int = 500) -> None:
-    ids = range(1, clients + 1)
-    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", [(n, attribute, "A", "x") for n in ids]))
+def sales_text(month: str, version: int, rows: int = ROWS) -> str:
+    """A month whose sales all have the version as their value."""
+    return csv_text(HEADER, [(n, version, month, n % 2 + 1) for n in range(rows)])
+
+
+def write_months(files: Files, version: int = 1, months: list[str] = MONTHS) -> None:
+    files.write("stores.csv", "idx,location\n1,Porto\n2,Faro\n")
+    for month in months:
+        files.write(path_of(month), sales_text(month, version))
+
+
+def months_of(database: Database) -> Rows:
+    """The months that readers see: month, version, and number of sales of that version."""
+    return database.run("select date::text, value::int, count(*) from sales group by 1, 2 order by 1, 2", "ds_user")
+
+
+def assert_tables_agree(database: Database) -> None:
+    assert database.run(DIFFERENCES, "ds_user") == []
+
+
+def write_customers(files: Files, version: int) -> None:
+    """Files whose version shows in the attributes, and for labels in the number of clients."""
+    ids = range(CLIENTS)
+    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", [(n, version, "A", "x") for n in ids]))
     files.write(
         "customer_activity.csv",
-        csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", attribute, 1) for n in ids]),
+        csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", version, 1) for n in ids]),
     )
-    files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in ids]))
+    files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in range(CLIENTS + version)]))
+
+
+VERSION_IN = {
+    "customer_profiles": "(select string_agg(distinct attr_a::text, ',') from customer_profiles)",
+    "customer_activity": "(select string_agg(distinct scd_a::text, ',') from customer_activity)",
+    "labels": f"(select count(*) - {CLIENTS} from labels)",
+}
+
+
+def customers(*tables: str) -> str:
+    """A query for the versions of the customer tables, which locks them in this order; "2 2 2" is a whole version."""
+    return f"select concat_ws(' ', {', '.join(VERSION_IN[table] for table in tables or CUSTOMER_TABLES)})"
+
+
+def staged_tables(database: Database) -> list[str]:
+    rows = database.run("""
+        select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r' and relname ~ '\\d$'
+    """)
+    return [name for (name,) in rows]
 
 
 @contextmanager
-def reading(database: Database, query: str) -> Iterator[set[object]]:
-    """Run a query as ds_user over and over while the block runs, gathering the different answers."""
-    answers: set[object] = set()
+def reading(database: Database, *queries: str) -> Iterator[list[set[tuple[Any, ...]]]]:
+    """Run each query repeatedly as ds_user, in a session of its own, while the block runs.
+
+    Yields:
+        For each query the different rows that it returned. There is an answer from before the block, and at the end
+        one from after it.
+    """
+    answers: list[set[tuple[Any, ...]]] = [set() for _ in queries]
     finished = threading.Event()
+    deadline = time.monotonic() + 2 * WAIT_SECONDS
 
-    def read() -> None:
-        with database.connect("ds_user") as connection:
-            while not finished.is_set():
-                answers.add(connection.execute(query).fetchone())
+    def read(connection: psycopg.Connection[Any], query: str, found: set[tuple[Any, ...]]) -> None:
+        while not finished.wait(0.002):
+            found.update(connection.execute(query).fetchall())
+            assert time.monotonic() < deadline, "the block has not ended"
 
-    with ThreadPoolExecutor(1) as pool:
-        reader = pool.submit(read)
+    with ExitStack() as stack, ThreadPoolExecutor(len(queries)) as pool:
+        connections = [stack.enter_context(database.connect("ds_user")) for _ in queries]
+        for connection, query, found in zip(connections, queries, answers, strict=True):
+            found.update(connection.execute(query).fetchall())
+        readers = [pool.submit(read, *each) for each in zip(connections, queries, answers, strict=True)]
         try:
             yield answers
         finally:
             finished.set()
-            reader.result(timeout=60)
+        all_results(readers)
+        for connection, query, found in zip(connections, queries, answers, strict=True):
+            found.update(connection.execute(query).fetchall())
 
 
-def counts(database: Database) -> list[tuple[object, ...]]:
-    return database.run("select date::text, count(*) from sales group by date order by date")
+def all_results(running: list[Future[Any]]) -> list[Any]:
+    """What all have returned; the first error is raised."""
+    return [each.result(timeout=WAIT_SECONDS) for each in running]
 
 
-def test_one_month_many_times_at_once_and_several_months_beside_it_end_right(database: Database, files: Files) -> None:
-    write_months(files)
+def idle_reader(database: Database, stack: ExitStack, *tables: str, repeatable: bool = False) -> psycopg.Connection[Any]:
+    """A session of ds_user that has read tables and stays idle in its transaction until the stack ends."""
+    reader = stack.enter_context(database.connect("ds_user"))
+    if repeatable:
+        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+    stack.enter_context(reader.transaction())
+    for table in tables:
+        reader.execute(f"select count(*) from {table}")
+    return reader
+
+
+def rows_of(connection: psycopg.Connection[Any], query: str) -> Rows:
+    return connection.execute(query).fetchall()
+
+
+# Runs of sales
+
+
+def numbered_answers(text_of: Any, count: int) -> list[Answer]:
+    """Answers of which the first request gets the text of version 1, the next that of version 2, and so on."""
+
+    def answer(version: int) -> Answer:
+        def send(handler: MisbehavingHandler) -> None:
+            text = text_of(version).encode()
+            handler.head(Content_Length=len(text))
+            handler.wfile.write(text)
+
+        return send
+
+    return [answer(version) for version in range(1, count + 1)]
+
+
+@pytest.fixture
+def misbehaving_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Files, dict[str, list[Answer]]]]:
+    """A bucket, and the answers that it gives before it behaves."""
+    with misbehaving(tmp_path) as (bucket, answers, _):
+        monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
+        monkeypatch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
+        yield Files(tmp_path, bucket), answers
+
+
+def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_file_that_was_requested_last(
+    database: Database, misbehaving_files: tuple[Files, dict[str, list[Answer]]]
+) -> None:
+    files, answers = misbehaving_files
+    write_months(files, 0)
     for month in MONTHS:
         load_month(database, month)
-    superseded = []
-    seen = """
-        select (select count(*) from sales where date = '2024-02-01'), (select count(*) from stores),
-               (select sum(value) from monthly_sales where sale_month = '2024-02-01')
-    """
-    with reading(database, seen) as answers, ThreadPoolExecutor(8) as pool:
-        loads = [pool.submit(load_month, database, month) for month in [*MONTHS, "2024-02-01"] * 5]
-        for done in loads:
-            try:
-                done.result(timeout=60)
-            except psycopg.errors.CheckViolation as error:
-                superseded.append(str(error))
-    assert answers == {(ROWS, 1, ROWS)}
-    assert counts(database) == [(month, ROWS) for month in MONTHS]
-    assert database.run("select sale_month::text, value from monthly_sales order by 1") == [
-        (month, ROWS) for month in MONTHS
-    ]
-    # Of runs of one month, those whose file was staged again by another stop and say so; at least one ends.
-    assert all("another run has staged this file since" in message for message in superseded)
-    assert len(superseded) < len(loads)
-    assert database.run("select count(*) from staging.sales") == [(0,)]
+    loads = [JANUARY, FEBRUARY, FEBRUARY, MARCH, FEBRUARY] * 4
+    random.Random(SEED).shuffle(loads)  # noqa: S311 - no secret
+    print("seed", SEED, loads)
+    for month in MONTHS:
+        count = loads.count(month)
+        answers[path_of(month)] = numbered_answers(lambda version, month=month: sales_text(month, version), count)
+    counts = "select count(*), count(distinct (date, value)) from sales"
+    with reading(database, counts, DIFFERENCES) as (found, differences), ThreadPoolExecutor(8) as pool:
+        all_results([pool.submit(load_month, database, month) for month in loads])
+    assert (found, differences) == ({(3 * ROWS, 3)}, set())
+    assert months_of(database) == [(month, loads.count(month), ROWS) for month in MONTHS]
+    newest = database.run("""
+        select distinct on (sale_month) outcome from pipeline.loads where table_name = 'sales'
+        order by sale_month, requested_at desc
+    """)
+    assert newest == [("published",)] * 3
+    # What was superseded while its run still used it is dropped by a later load.
+    load_month(database, JANUARY)
+    assert staged_tables(database) == []
+    assert_tables_agree(database)
 
 
-def test_of_two_runs_of_one_month_the_one_that_staged_last_is_published(database: Database, files: Files) -> None:
-    write_months(files)
-    load_month(database, "2024-02-01")
-    older = stage_file(database, "sales/2024-02-01/sales.csv", "sales", "2024-02-01")
-    write_months(files, rows=3)
-    load_month(database, "2024-02-01")
-    with pytest.raises(psycopg.errors.CheckViolation, match="another run has staged this file since"):
-        run_on_older(database, older)
-    assert counts(database) == [("2024-02-01", 3)]
+@pytest.mark.parametrize("later_publishes_first", [False, True])
+def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
+    database: Database, files: Files, later_publishes_first: bool
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    runs = []
+    for version in (2, 3):
+        write_months(files, version)
+        run = Run(database, SALES, FEBRUARY)
+        run.run("stage_sales", "stage_stores", "check_month")
+        runs.append(run)
+    order = list(reversed(runs)) if later_publishes_first else runs
+    for run in order:
+        run.run("publish_month")
+        assert months_of(database) in [[(FEBRUARY, version, ROWS)] for version in (2, 3)]
+        assert_tables_agree(database)
+    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+    outcomes = database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id")
+    assert outcomes == [("superseded",), ("superseded",), ("published",)]
 
 
-def run_on_older(database: Database, load: int) -> None:
-    with connect(database) as connection:
-        run_files(connection, "sales/replace_month_of_sales.sql", sale_month="2024-02-01", sales_load=load)
+@pytest.mark.parametrize("later_publishes_first", [False, True])
+def test_of_two_runs_that_publish_one_month_at_once_the_second_waits_for_the_first(
+    database: Database, files: Files, later_publishes_first: bool
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    runs = []
+    for version in (2, 3):
+        write_months(files, version)
+        run = Run(database, SALES, FEBRUARY)
+        run.run("stage_sales", "stage_stores", "check_month")
+        runs.append(run)
+    first, second = reversed(runs) if later_publishes_first else runs
+    with pausing(database, "partition attached") as pause, ThreadPoolExecutor(2) as pool:
+        publishes_first = pool.submit(first.run, "publish_month")
+        pid = pause.wait(publishes_first)
+        publishes_second = pool.submit(second.run, "publish_month")
+        wait_until_blocked(database, pid, publishes_second)
+        pause.release()
+        all_results([publishes_first, publishes_second])
+    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+    assert_tables_agree(database)
 
 
-def test_a_month_waits_for_the_same_month_and_not_for_another(database: Database, files: Files) -> None:
-    write_months(files)
-    with database.connect() as slow, ThreadPoolExecutor(1) as pool:
-        load_month(database, "2024-01-01")
-        with slow.transaction():
-            slow.execute("select pipeline.lock_month('2024-02-01')")
-            same = pool.submit(load_month, database, "2024-02-01")
-            load_month(database, "2024-01-01")
-            load_month(database, "2024-03-01")
-            time.sleep(0.5)
-            assert not same.done()
-        same.result(timeout=30)
-    assert counts(database) == [("2024-01-01", ROWS), ("2024-02-01", ROWS), ("2024-03-01", ROWS)]
+def test_a_run_whose_month_other_runs_publish_at_any_point_of_its_check_ends_green(
+    database: Database, files: Files
+) -> None:
+    write_months(files, 1)
+    older = Run(database, SALES, FEBRUARY)
+    check = older.dag.get_task("check_month")
+    statements = DbApiHook.split_sql_string(check.sql)
+    version = 1
+    for point in range(len(statements) + 1):
+        older.run("stage_sales", "stage_stores")
+        parameters = older.parameters("check_month")
+        with steps.connect(database) as checking:
+            for statement in statements[:point]:
+                checking.execute(statement, parameters)
+            # The first of them supersedes the older run, the second removes what superseded runs have left.
+            for _ in range(2):
+                version += 1
+                write_months(files, version)
+                load_month(database, FEBRUARY)
+            for statement in statements[point:]:
+                checking.execute(statement, parameters)
+        older.run("publish_month")
+        assert months_of(database) == [(FEBRUARY, version, ROWS)]
+        assert_tables_agree(database)
+    load_month(database, FEBRUARY)
+    assert staged_tables(database) == []
 
 
-def test_a_month_is_loaded_anew_while_the_file_of_another_is_still_coming(database: Database, files: Files) -> None:
-    write_months(files)
-    load_month(database, "2024-01-01")
-    with database.connect("pipeline") as slow:
-        slow.execute("select pipeline.prepare_month('2024-02-01')")
-        with slow.transaction():
-            slow.execute("select pipeline.begin_staging('sales', '2024-02-01')")
-            load_month(database, "2024-01-01")
-    assert counts(database) == [("2024-01-01", ROWS)]
-
-
-def test_a_waiting_month_gives_up_after_lock_timeout_and_the_retry_works(database: Database, files: Files) -> None:
-    write_months(files)
-    load = {"sale_month": "2024-02-01"}
-    load_month(database, "2024-02-01")
-    with database.connect() as holder, holder.transaction(), connect(database) as waiting:
-        holder.execute("select pipeline.lock_month('2024-02-01')")
-        waiting.execute("set lock_timeout = '100ms'")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            run_files(waiting, "sales/replace_month_of_monthly_sales.sql", **load)
-    with connect(database) as again:
-        run_files(again, "sales/replace_month_of_monthly_sales.sql", **load)
-    assert database.run("select sum(value) from monthly_sales") == [(ROWS,)]
-
-
-def test_loads_finish_while_a_reader_holds_a_long_transaction_on_every_table(database: Database, files: Files) -> None:
-    write_months(files)
-    write_customers(files, attribute=1)
-    load_month(database, "2024-02-01")
-    load_customers(database)
-    build_feature_store(database)
-    with database.connect("ds_user") as reader, reader.transaction():
-        for table in ("sales", "monthly_sales", "stores", "customer_profiles", "labels", "feature_store"):
-            reader.execute(f"select count(*) from {table}")
-        write_customers(files, attribute=2)
-        load_month(database, "2024-03-01")
-        load_customers(database)
-        build_feature_store(database)
-    assert counts(database) == [("2024-02-01", ROWS), ("2024-03-01", ROWS)]
-    assert database.run("select distinct attr_a from feature_store") == [(2,)]
-
-
-def test_a_month_that_is_loaded_anew_waits_briefly_for_a_reader_and_its_retry_works(
+def test_a_month_is_checked_with_its_stores_although_other_months_have_published_newer_ones(
     database: Database, files: Files
 ) -> None:
     write_months(files)
-    load_month(database, "2024-02-01")
-    write_months(files, rows=3)
-    with database.connect("ds_user") as reader, reader.transaction():
-        reader.execute("select count(*) from sales")
-        start = time.monotonic()
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            load_month(database, "2024-02-01")
-        assert 3 <= time.monotonic() - start < 10
-        assert reader.execute("select count(*) from sales").fetchone() == (ROWS,)
-    assert counts(database) == [("2024-02-01", ROWS)]
-    load_month(database, "2024-02-01")
-    assert counts(database) == [("2024-02-01", 3)]
+    january = Run(database, SALES, JANUARY)
+    tasks = list(january.tasks)
+    january.run(*tasks[:2])
+    # The first of them supersedes January's stores, the second removes what superseded loads have left.
+    load_month(database, FEBRUARY)
+    load_month(database, MARCH)
+    january.run(*tasks[2:])
+    assert months_of(database) == [(month, 1, ROWS) for month in MONTHS]
+    assert_tables_agree(database)
 
 
-def test_a_month_that_is_loaded_anew_makes_readers_wait_for_milliseconds(database: Database, files: Files) -> None:
-    write_months(files, rows=100_000)
-    load_month(database, "2024-02-01")
-    longest = [0.0]
-    finished = threading.Event()
-
-    def read() -> None:
-        with database.connect("ds_user") as connection:
-            while not finished.is_set():
-                start = time.monotonic()
-                connection.execute("select idx from sales where date >= '2024-03-01' limit 1")
-                longest[0] = max(longest[0], time.monotonic() - start)
-
-    with ThreadPoolExecutor(1) as pool:
-        reader = pool.submit(read)
-        start = time.monotonic()
-        for _ in range(5):
-            load_month(database, "2024-02-01")
-        seconds = (time.monotonic() - start) / 5
-        finished.set()
-        reader.result(timeout=60)
-    # Two cores are shared with the load, so a reader may wait for the processor, but never for the copying.
-    assert longest[0] < max(seconds / 2, 0.1)
-
-
-@pytest.mark.parametrize("first_load", [True, False])
-def test_a_transaction_that_began_before_a_load_and_reads_after_it_sees_the_new_month_whole(
-    database: Database, files: Files, first_load: bool
-) -> None:
+def test_the_file_of_a_month_is_locked_for_that_month_alone(database: Database, files: Files) -> None:
     write_months(files)
-    if not first_load:
-        load_month(database, "2024-02-01")
-    write_months(files, rows=3)
-    with database.connect("ds_user") as reader, reader.transaction():
-        reader.execute("set transaction isolation level repeatable read")
-        reader.execute("select count(*) from stores")  # takes the snapshot
-        load_month(database, "2024-02-01")
-        assert reader.execute("select count(*) from sales").fetchone() == (3,)
+    with database.connect() as holder, ThreadPoolExecutor(1) as pool:
+        with holder.transaction():
+            holder.execute("select pipeline.lock_file('sales', %s)", [FEBRUARY])
+            same = pool.submit(load_month, database, FEBRUARY)
+            wait_until_blocked(database, holder.info.backend_pid, same)
+            load_month(database, JANUARY)
+            load_month(database, MARCH)
+            assert months_of(database) == [(JANUARY, 1, ROWS), (MARCH, 1, ROWS)]
+        all_results([same])
+    assert months_of(database) == [(month, 1, ROWS) for month in MONTHS]
 
 
-def test_who_looks_at_staging_for_long_makes_a_load_give_up_and_its_retry_works(
+def test_a_load_that_waits_for_its_download_holds_no_lock_that_a_reader_or_another_load_needs(
+    database: Database, misbehaving_files: tuple[Files, dict[str, list[Answer]]]
+) -> None:
+    files, answers = misbehaving_files
+    write_months(files, 1)
+    load_month(database, JANUARY)
+    released = threading.Event()
+    # More than the loader reads at once, so that COPY has begun when the rest does not come.
+    text = sales_text(FEBRUARY, 1, rows=40_000)
+    files.write(path_of(FEBRUARY), text)
+    answers[path_of(FEBRUARY)] = [stall(len(text) * 9 // 10, released)]
+    with ThreadPoolExecutor(1) as pool:
+        stalled = pool.submit(load_month, database, FEBRUARY)
+        try:
+            pid = wait_for_copy(database, stalled)
+            locks = database.run(f"""
+                select relation::regclass::text, mode
+                from pg_locks
+                inner join pg_class on relation = pg_class.oid
+                where pid = {pid} and relnamespace in ('public'::regnamespace, 'partitions'::regnamespace)
+            """)
+            assert locks == []
+            write_months(files, 2)
+            for month in MONTHS:
+                load_month(database, month)
+        finally:
+            released.set()
+        # What was stalled was requested first, so it is not published.
+        all_results([stalled])
+    assert months_of(database) == [(month, 2, ROWS) for month in MONTHS]
+
+
+def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
     database: Database, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_months(files)
-    load_month(database, "2024-02-01")
-    with database.connect() as looker, looker.transaction():
-        looker.execute("select count(*) from staging.stores_2024_02")
-        monkeypatch.setattr(steps, "CONNECTION_OPTIONS", "-c lock_timeout=100ms")
-        with pytest.raises(psycopg.errors.LockNotAvailable):
-            load_month(database, "2024-02-01")
-    load_month(database, "2024-02-01")
-    assert counts(database) == [("2024-02-01", ROWS)]
+    run = Run(database, SALES, FEBRUARY)
+    patient = steps.CONNECTION_OPTIONS
+    monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{patient} -c lock_timeout=100ms")
+    with database.connect() as holder:
+        for task in run.tasks:
+            with holder.transaction():
+                holder.execute("select pipeline.lock_file('sales', %s)", [FEBRUARY])
+                holder.execute("lock table pipeline.sales_by_store, pipeline.stores_by_load in share mode")
+                holder.execute("select pipeline.lock_file('stores', null)")
+                with pytest.raises(psycopg.errors.LockNotAvailable):
+                    run.run(task)
+            run.run(task)
+    assert months_of(database) == [(FEBRUARY, 1, ROWS)]
+    assert_tables_agree(database)
+
+
+# Readers
+
+
+def test_loads_end_right_while_a_reader_is_idle_in_a_transaction_on_every_table(
+    database: Database, files: Files
+) -> None:
+    write_months(files, 1)
+    write_customers(files, 1)
+    load_month(database, FEBRUARY)
+    load_customers(database)
+    build_feature_store(database)
+    tables = database.run("select format('public.%I', relname) from pg_class"
+                          " where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v')")
+    assert len(tables) > 7
+    with ExitStack() as stack:
+        idle_reader(database, stack, *(name for (name,) in tables))
+        write_months(files, 2)
+        write_customers(files, 2)
+        load_month(database, MARCH)
+        assert any(COPIED in report for report in load_month(database, FEBRUARY))
+        assert any(COPIED in report for report in load_customers(database))
+        build_feature_store(database)
+        assert months_of(database) == [(FEBRUARY, 2, ROWS), (MARCH, 2, ROWS)]
+        assert_tables_agree(database)
+        assert database.run(customers(), "ds_user") == [("2 2 2",)]
+        assert database.run("select distinct attr_a, scd_a from feature_store") == [(2, 2.0)]
+    # Without the reader the next loads replace the partitions again, and nothing is left.
+    for reports in (load_month(database, FEBRUARY), load_customers(database)):
+        assert not any(COPIED in report for report in reports)
+    assert staged_tables(database) == []
+
+
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_a_month_is_loaded_again_while_a_reader_of_sales_is_idle_in_a_transaction(
+    database: Database, files: Files, repeatable: bool
+) -> None:
+    write_months(files, 1)
+    for month in MONTHS:
+        load_month(database, month)
+    versions = "select date::text, value::int, count(*) from sales group by 1, 2 order by 1, 2"
+    with ExitStack() as stack:
+        reader = idle_reader(database, stack, "sales", repeatable=repeatable)
+        write_months(files, 2)
+        reports = load_month(database, FEBRUARY)
+        assert any(COPIED in report for report in reports)
+        old, new = ([(JANUARY, 1, ROWS), (FEBRUARY, version, ROWS), (MARCH, 1, ROWS)] for version in (1, 2))
+        # The rows were deleted and inserted: who has a snapshot keeps the old ones.
+        assert rows_of(reader, versions) == (old if repeatable else new)
+        assert rows_of(reader, DIFFERENCES) == []
+        assert months_of(database) == new
+    assert months_of(database) == new
+    assert_tables_agree(database)
+    assert staged_tables(database) == []
+
+
+@pytest.mark.parametrize("is_loaded_before", [False, True])
+def test_a_transaction_that_began_before_a_load_and_reads_after_it_sees_the_new_month_whole(
+    database: Database, files: Files, is_loaded_before: bool
+) -> None:
+    write_months(files, 1)
+    if is_loaded_before:
+        load_month(database, FEBRUARY)
+    write_months(files, 2)
+    with ExitStack() as stack:
+        reader = idle_reader(database, stack, "stores", repeatable=True)
+        assert not any(COPIED in report for report in load_month(database, FEBRUARY))
+        assert rows_of(reader, "select value::int, count(*) from sales group by 1") == [(2, ROWS)]
+        # Tables that are written by difference show what the transaction saw when it began.
+        monthly = rows_of(reader, "select sum(value)::int from monthly_sales")
+        assert monthly == [(ROWS if is_loaded_before else None,)]
+
+
+def test_a_reader_waits_only_while_the_partition_is_replaced_and_then_sees_the_new_month(
+    database: Database, files: Files
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    write_months(files, 2)
+    version = "select value::int, count(*) from sales group by 1"
+    with database.connect("ds_user") as reader, ThreadPoolExecutor(2) as pool:
+        reader.execute("set lock_timeout = '30s'")
+        with ExitStack() as stack:
+            before = ["sales staged", "sales checked", "sales published", "insert public.monthly_sales"]
+            pauses = [stack.enter_context(pausing(database, point)) for point in [*before, "old partition dropped"]]
+            load = pool.submit(load_month, database, FEBRUARY)
+            for pause in pauses[:-1]:
+                pause.wait(load)
+                assert rows_of(reader, version) == [(1, ROWS)]
+                assert rows_of(reader, DIFFERENCES) == []
+                pause.release()
+            pid = pauses[-1].wait(load)
+            waiting = pool.submit(rows_of, reader, version)
+            wait_until_blocked(database, pid, waiting)
+            # Tables that are written by difference never make a reader wait.
+            assert database.run("select sum(value)::int from monthly_sales", "ds_user") == [(ROWS,)]
+            pauses[-1].release()
+            assert all_results([load, waiting])[1] == [(2, ROWS)]
+
+
+@pytest.mark.parametrize("is_loaded_before", [False, True])
+def test_no_statement_ever_sees_monthly_sales_differ_from_the_sums_of_sales(
+    database: Database, files: Files, is_loaded_before: bool
+) -> None:
+    write_months(files, 1)
+    if is_loaded_before:
+        for month in MONTHS:
+            load_month(database, month)
+    whole = "select distinct value::int, count(*) from sales where date = '2024-02-01' group by value"
+    # The same in another order of tables, and so of locks.
+    reverse = """
+        select count(*) from monthly_sales
+        where value <> (select sum(value) from sales where date = sale_month and store_idx = monthly_sales.store_idx)
+    """
+    with reading(database, DIFFERENCES, whole, reverse) as (differences, versions, reversed_differences):
+        for version in range(2, 6):
+            files.write("stores.csv", f"idx,location\n1,Porto {version}\n2,Faro\n")
+            for month in MONTHS:
+                files.write(path_of(month), sales_text(month, version))
+                load_month(database, month)
+    # The store's location is that of the newest load of any month, so only differences of value count.
+    assert {row for row in differences if row[2] != row[3]} == set()
+    assert reversed_differences == {(0,)}
+    assert versions <= {(version, ROWS) for version in range(1, 6)}
+    assert (5, ROWS) in versions
+
+
+def test_a_person_who_looks_at_staged_rows_delays_no_other_load(database: Database, files: Files) -> None:
+    write_months(files, 1)
+    run = Run(database, SALES, FEBRUARY)
+    run.run("stage_sales", "stage_stores", "check_month")
+    with database.connect() as looker:
+        with looker.transaction():
+            for table in staged_tables(database):
+                looker.execute(f"select count(*) from staging.{table}")
+            load_month(database, JANUARY)
+            # The table that is being read cannot become the partition, so its rows are copied.
+            assert any(COPIED in report for report in run.run("publish_month"))
+            write_months(files, 2)
+            load_month(database, MARCH)
+        assert months_of(database) == [(JANUARY, 1, ROWS), (FEBRUARY, 1, ROWS), (MARCH, 2, ROWS)]
+    load_month(database, FEBRUARY)
+    assert staged_tables(database) == []
+    assert_tables_agree(database)
+
+
+# Customers
+
+
+@pytest.mark.parametrize("tables", [[CUSTOMER_TABLES[0]], [CUSTOMER_TABLES[2]], CUSTOMER_TABLES], ids=" ".join)
+@pytest.mark.parametrize("repeatable", [False, True])
+def test_customers_are_loaded_again_while_a_reader_is_idle_in_a_transaction(
+    database: Database, files: Files, tables: list[str], repeatable: bool
+) -> None:
+    write_customers(files, 1)
+    load_customers(database)
+    with ExitStack() as stack:
+        reader = idle_reader(database, stack, *tables, repeatable=repeatable)
+        write_customers(files, 2)
+        assert any(COPIED in report for report in load_customers(database))
+        assert database.run(customers(), "ds_user") == [("2 2 2",)]
+        assert rows_of(reader, customers()) == [("1 1 1" if repeatable else "2 2 2",)]
+    write_customers(files, 3)
+    assert not any(COPIED in report for report in load_customers(database))
+    assert database.run(customers(), "ds_user") == [("3 3 3",)]
+    assert staged_tables(database) == []
+
+
+def test_readers_who_join_the_customer_tables_in_any_order_see_one_version_and_no_deadlock(
+    database: Database, files: Files
+) -> None:
+    write_customers(files, 1)
+    load_customers(database)
+    orders = list(itertools.permutations(CUSTOMER_TABLES))
+    with reading(database, *(customers(*order) for order in orders[:4])) as answers:
+        for version in range(2, 7):
+            write_customers(files, version)
+            load_customers(database)
+    for found in answers:
+        assert found <= {(f"{version} {version} {version}",) for version in range(1, 7)}
+        assert ("6 6 6",) in found
+
+
+def test_a_reader_that_holds_one_customer_table_and_wants_another_makes_the_load_give_way(
+    database: Database, files: Files
+) -> None:
+    write_customers(files, 1)
+    load_customers(database)
+    write_customers(files, 2)
+    run = Run(database, CUSTOMERS)
+    run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        # The load is first in the queue for the profiles, the reader second; the reader has the labels.
+        holder = stack.enter_context(database.connect("ds_user"))
+        reader = idle_reader(database, stack, "labels")
+        with holder.transaction():
+            holder.execute("select count(*) from customer_profiles")
+            load = pool.submit(run.run, "publish_customers")
+            pid = wait_until_blocked(database, holder.info.backend_pid, load)
+            joined = pool.submit(rows_of, reader, customers())
+            wait_until_blocked(database, pid, joined)
+        reports, seen = all_results([load, joined])
+    assert any(COPIED in report for report in reports)
+    assert seen in ([("1 1 1",)], [("2 2 2",)])
+    assert database.run(customers(), "ds_user") == [("2 2 2",)]
 
 
 def test_customer_loads_and_rebuilds_of_the_feature_store_at_once_never_show_a_mixture(
     database: Database, files: Files
 ) -> None:
-    write_customers(files, attribute=1)
+    write_customers(files, 1)
     load_customers(database)
     build_feature_store(database)
     # A profile's attr_a and an activity's scd_a come from the same version of the files, or the mixture shows.
     seen = "select count(*), count(*) filter (where attr_a = scd_a), count(distinct attr_a) from feature_store"
-    with reading(database, seen) as answers, ThreadPoolExecutor(3) as pool:
-        for attribute in range(2, 8):
-            write_customers(files, attribute)
-            rebuilds = [pool.submit(build_feature_store, database) for _ in range(2)]
-            pool.submit(load_customers, database).result(timeout=60)
-            for done in rebuilds:
-                done.result(timeout=60)
-    assert answers == {(500, 500, 1)}
+    with reading(database, seen) as (answers,), ThreadPoolExecutor(3) as pool:
+        for version in range(2, 6):
+            write_customers(files, version)
+            running = [pool.submit(build_feature_store, database) for _ in range(2)]
+            all_results([*running, pool.submit(load_customers, database)])
+    assert answers == {(CLIENTS, CLIENTS, 1)}
     build_feature_store(database)
-    assert database.run("select distinct attr_a, scd_a from feature_store") == [(7, 7.0)]
+    assert database.run("select distinct attr_a, scd_a from feature_store") == [(5, 5.0)]
 
 
-def test_a_migration_during_loads_and_the_loads_both_end_right(
-    database: Database, files: Files, tmp_path: Path
-) -> None:
-    write_months(files)
-    shutil.copytree(ROOT / "alembic", tmp_path / "alembic")
-    shutil.copy(ROOT / "alembic.ini", tmp_path)
-    (tmp_path / "alembic/versions/9999_a_column_of_sales.py").write_text(
+def test_a_rebuild_waits_for_another_and_then_finds_nothing_to_write(database: Database, files: Files) -> None:
+    write_customers(files, 1)
+    load_customers(database)
+    with pausing(database, "insert public.feature_store") as pause, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(build_feature_store, database)
+        pid = pause.wait(first)
+        second = pool.submit(build_feature_store, database)
+        wait_until_blocked(database, pid, second)
+        assert database.run("select count(*) from feature_store", "ds_user") == [(0,)]
+        pause.release()
+        all_results([first, second])
+    assert database.run("select count(*), count(distinct xmin::text) from feature_store") == [(CLIENTS, 1)]
+
+
+def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, files: Files) -> None:
+    write_customers(files, 1)
+    load_customers(database)
+    write_customers(files, 2)
+    with pausing(database, "truncate staging.clients") as pause, ThreadPoolExecutor(1) as pool:
+        rebuild = pool.submit(build_feature_store, database)
+        pause.wait(rebuild)
+        load_customers(database)
+        pause.release()
+        all_results([rebuild])
+    [(version,)] = database.run("select distinct attr_a from feature_store")
+    [(published,)] = database.run("""
+        select outcome from pipeline.feature_store_builds inner join pipeline.loads on profiles_load = load_id
+    """)
+    assert (version, published) in [(1, "superseded"), (2, "published")]
+
+
+# Migrations
+
+
+@pytest.fixture
+def migrate(database: Database, tmp_path: Path) -> Callable[..., None]:
+    """Runs alembic with one revision more than the project has: a column of sales."""
+    folder = tmp_path / "project"
+    shutil.copytree(ROOT / "alembic", folder / "alembic")
+    shutil.copy(ROOT / "alembic.ini", folder)
+    (folder / "alembic/versions/9999_a_column_of_sales.py").write_text(
         "from alembic import op\n"
         f"revision, down_revision = '9999', '{head()}'\n"
         "def upgrade():\n    op.execute('alter table public.sales add column note text')\n"
@@ -268,44 +632,180 @@ def test_a_migration_during_loads_and_the_loads_both_end_right(
     )
     environment = {**os.environ, "DATABASE_URL": database.url(driver="postgresql+psycopg2")}
 
-    def migrate(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "alembic", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "alembic", *(arguments or ["upgrade", "head"])]
+        done = subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS
+        )
+        assert done.returncode == 0, done.stderr
 
-    migrated = threading.Event()
-    loads = dict.fromkeys(MONTHS, 0)
+    return run
 
-    def load_until_migrated(month: str) -> None:
-        while not migrated.is_set():
-            try:
-                load_month(database, month)
-                loads[month] += 1
-            except psycopg.errors.CheckViolation as error:
-                if "public.sales has got other columns since the month was staged" not in str(error):
-                    raise
 
-    def wait_for_a_load_of_each_month(running: list[Future[None]]) -> None:
-        before = dict(loads)
-        deadline = time.monotonic() + 60
-        while any(loads[month] == before[month] for month in MONTHS):
-            assert time.monotonic() < deadline, f"the loads stand still: {before}, {loads}"
-            for load in running:
-                assert not load.done(), load.exception()
-            time.sleep(0.01)
+def write_month_with_note(files: Files, version: int) -> None:
+    """The file of the month as the migrated table needs it."""
+    rows = [(n, version, FEBRUARY, 1, "new") for n in range(ROWS)]
+    files.write(path_of(FEBRUARY), csv_text(f"{HEADER},note", rows))
 
-    with ThreadPoolExecutor(len(MONTHS)) as pool:
-        running = [pool.submit(load_until_migrated, month) for month in MONTHS]
-        try:
-            # Each migration comes between two loads of every month, and nobody stops for it.
-            for arguments in (["upgrade", "head"], ["downgrade", "-1"], ["upgrade", "head"]):
-                wait_for_a_load_of_each_month(running)
-                done = migrate(*arguments)
-                assert done.returncode == 0, done.stderr
-            wait_for_a_load_of_each_month(running)
-        finally:
-            migrated.set()
-        for load in running:
-            load.result(timeout=60)
-    assert all(count > 3 for count in loads.values()), loads
-    assert counts(database) == [(month, ROWS) for month in MONTHS]
-    assert database.run("select count(note) from sales") == [(0,)]
+
+def test_a_migration_waits_for_a_load_that_replaces_the_month(
+    database: Database, files: Files, migrate: Callable[..., None]
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    write_months(files, 2)
+    with pausing(database, "before commit") as pause, ThreadPoolExecutor(2) as pool:
+        load = pool.submit(load_month, database, FEBRUARY)
+        pid = pause.wait(load)
+        migration = pool.submit(migrate)
+        wait_until_blocked(database, pid, migration)
+        pause.release()
+        all_results([load, migration])
+    assert months_of(database) == [(FEBRUARY, 2, ROWS)]
+    write_month_with_note(files, 3)
+    load_month(database, FEBRUARY)
+    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+    assert database.run("select distinct note from sales") == [("new",)]
+
+
+def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_cleared(
+    database: Database, files: Files, migrate: Callable[..., None]
+) -> None:
+    write_months(files, 1)
+    load_month(database, FEBRUARY)
+    points = ["sales requested", "sales staged", "sales checked", "sales published"]
+    write_months(files, 2)
+    runs = []
+    # Each of the runs comes to another point, and the migration overtakes them all.
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        run = Run(database, SALES, FEBRUARY)
+        for point in points:
+            pause = stack.enter_context(pausing(database, point))
+            load = pool.submit(run.run)
+            pause.wait(load)
+            migrate()
+            pause.release()
+            with pytest.raises(
+                psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"
+            ):
+                all_results([load])
+            assert months_of(database) == [(FEBRUARY, 1, ROWS)]
+            migrate("downgrade", "-1")
+        runs.append(run)
+        migrate()
+    write_month_with_note(files, 3)
+    run.run()
+    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+    assert_tables_agree(database)
+
+
+# Keys of other tables
+
+
+REFERENCES = """
+    create table branch_notes (
+        store_idx integer constraint note_of_a_store references stores {clause}, note text
+    );
+    create table scores (
+        client integer constraint score_of_a_client references feature_store {clause}, score numeric
+    );
+    insert into branch_notes select idx, 'note' from stores;
+    insert into scores select idx, 0.5 from feature_store;
+"""
+
+
+def write_stores(files: Files, *stores: tuple[int, str]) -> None:
+    """A store list, and a month in which the first store sold something."""
+    files.write("stores.csv", csv_text("idx,location", stores))
+    files.write(f"sales/{MONTH}/sales.csv", csv_text("idx,value,date,store_idx", [(1, 1, MONTH, stores[0][0])]))
+
+
+def versions_of_rows(database: Database, table: str) -> dict[int, tuple[object, ...]]:
+    """Where each row is and which transactions wrote and locked it, by its key."""
+    return {row[0]: row[1:] for row in database.run(f"select idx, ctid::text, xmin::text, xmax::text from {table}")}
+
+
+@pytest.mark.parametrize("clause", ["", "on delete cascade"])
+def test_foreign_keys_of_other_tables_keep_their_rows_while_the_rows_they_refer_to_stay(
+    database: Database, files: Files, clause: str
+) -> None:
+    write_stores(files, (1, "Porto"), (2, "Lisboa"), (3, "Faro"))
+    write_customers(files, 1, range(1, 4))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    with database.connect("mle_user") as connection:
+        connection.execute(REFERENCES.format(clause=clause))
+    stores, clients = versions_of_rows(database, "stores"), versions_of_rows(database, "feature_store")
+
+    for _ in range(2):
+        load_month(database, MONTH)
+        load_customers(database)
+        build_feature_store(database)
+    assert versions_of_rows(database, "stores") == stores
+    assert versions_of_rows(database, "feature_store") == clients
+
+    # One store moves, one client comes: the other rows stay untouched.
+    write_stores(files, (1, "Porto"), (2, "Braga"), (3, "Faro"))
+    write_customers(files, 1, range(1, 5))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    found = versions_of_rows(database, "stores")
+    assert {idx for idx in found if found[idx] != stores.get(idx)} == {2}
+    found = versions_of_rows(database, "feature_store")
+    assert {idx for idx in found if found[idx] != clients.get(idx)} == {4}
+    assert database.run("select count(*) from branch_notes") == [(3,)]
+    assert database.run("select count(*) from scores") == [(3,)]
+
+
+def test_a_row_that_vanishes_while_another_table_refers_to_it_is_an_error_that_names_it(
+    database: Database, files: Files
+) -> None:
+    write_stores(files, (1, "Porto"), (2, "Lisboa"))
+    write_customers(files, 1, range(1, 4))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    with database.connect("mle_user") as connection:
+        connection.execute(REFERENCES.format(clause=""))
+    write_stores(files, (1, "Porto"))
+    write_customers(files, 2, range(1, 3))
+    run = Run(database, SALES, MONTH)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as store:
+        run.run()
+    assert '"note_of_a_store" on table "branch_notes"' in str(store.value)
+    assert "Key (idx)=(2) is still referenced" in str(store.value)
+    load_customers(database)
+    with pytest.raises(psycopg.errors.ForeignKeyViolation) as client:
+        build_feature_store(database)
+    assert '"score_of_a_client" on table "scores"' in str(client.value)
+    assert "Key (idx)=(3) is still referenced" in str(client.value)
+    assert database.run("select array_agg(idx order by idx) from stores") == [([1, 2],)]
+    assert database.run("select array_agg(idx order by idx) from feature_store") == [([1, 2, 3],)]
+
+    database.run("delete from branch_notes where store_idx = 2", "mle_user")
+    database.run("delete from scores where client = 3", "mle_user")
+    run.run("publish_month")
+    build_feature_store(database)
+    assert database.run("select array_agg(idx order by idx) from stores") == [([1],)]
+    assert database.run("select array_agg(idx order by idx) from feature_store") == [([1, 2],)]
+
+
+def test_a_row_that_vanishes_takes_the_rows_that_refer_to_it_where_these_cascade(
+    database: Database, files: Files
+) -> None:
+    write_stores(files, (1, "Porto"), (2, "Lisboa"))
+    write_customers(files, 1, range(1, 4))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    with database.connect("mle_user") as connection:
+        connection.execute(REFERENCES.format(clause="on delete cascade"))
+    write_stores(files, (1, "Porto"))
+    write_customers(files, 2, range(1, 3))
+    load_month(database, MONTH)
+    load_customers(database)
+    build_feature_store(database)
+    assert database.run("select array_agg(store_idx) from branch_notes") == [([1],)]
+    assert database.run("select array_agg(client order by client) from scores") == [([1, 2],)]

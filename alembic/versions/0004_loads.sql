@@ -149,8 +149,8 @@ begin
         execute 'drop table ' || staged;
     end if;
 exception
-    when lock_not_available or undefined_table then
-        null; -- A session reads the table or drops it. The next load tries again.
+    when lock_not_available or undefined_table or dependent_objects_still_exist then
+        null; -- A session reads the table, has a view of it, or drops it. The next load tries again.
 end
 $$;
 
@@ -414,17 +414,29 @@ declare
     this pipeline.loads;
 begin
     select * into this from pipeline.loads where load_id = load;
-    if to_regclass(this.staged_table) is null and this.outcome is distinct from 'superseded' then
+    begin
+        if to_regclass(this.staged_table) is not null then
+            execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            return;
+        end if;
+    exception
+        when undefined_table then
+            null; -- Another load has dropped it, because this one is superseded.
+    end;
+
+    select * into this from pipeline.loads where load_id = load;
+    if this.outcome is distinct from 'superseded' then
         perform pipeline.reject(concat(
             'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
             ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
             ' staging tasks on.'
         ));
     end if;
-    -- A superseded load has no rows any more; its run goes on to its end and changes nothing.
+    -- What was published later takes the place of a superseded list of stores, so that a month is checked with it. A
+    -- superseded month has no rows: its run goes on to its end and changes nothing.
     execute format(
-        'create or replace temporary view %I as select * from %s', view_name,
-        coalesce(to_regclass(this.staged_table)::text, format('public.%I where false', this.table_name))
+        'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
+        this.sale_month is null
     );
 end
 $$;
