@@ -22,6 +22,7 @@ from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text
 
 from company_data import source
 from company_data.errors import SourceUnavailable
+from company_data.settings import CONNECTION_OPTIONS
 
 MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
 MONTH = "2024-02-01"
@@ -166,13 +167,13 @@ def test_a_lock_timeout_is_an_error_that_the_retry_survives(database: Database, 
     write_month(files)
     run = Run(database, SALES, MONTH)
     with database.connect() as holder, holder.transaction(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "CONNECTION_OPTIONS", f"{steps.CONNECTION_OPTIONS} -c lock_timeout=100ms")
+        patch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c lock_timeout=100ms")
         holder.execute(f"select pipeline.lock_file('sales', '{MONTH}')")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             run.run("stage_sales")
     run.run("stage_sales", "stage_stores", "check_month")
     with database.connect() as holder, holder.transaction(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(steps, "CONNECTION_OPTIONS", f"{steps.CONNECTION_OPTIONS} -c lock_timeout=100ms")
+        patch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c lock_timeout=100ms")
         holder.execute("lock table stores in share mode")
         with pytest.raises(psycopg.errors.LockNotAvailable):
             run.run("publish_month")
@@ -429,6 +430,22 @@ def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_clea
     write_month_with_note(files)
     run.run()
     assert values(database) == [([3], 3 * ROWS)]
+
+
+@pytest.mark.slow
+def test_rows_staged_before_a_migration_are_rejected_while_a_reader_stays_in_its_transaction_too(
+    database: Database, files: Files
+) -> None:
+    write_month(files, value=1)
+    load_month(database, MONTH)
+    run = Run(database, SALES, MONTH)
+    run.run("stage_sales", "stage_stores", "check_month")
+    database.run("alter table sales add column note text")
+    with database.connect("ds_user") as reader, reader.transaction():
+        reader.execute("select count(*) from sales")
+        with pytest.raises(psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"):
+            run.run("publish_month")
+    assert values(database) == [([1], ROWS)]
 
 
 REFERENCES = """
