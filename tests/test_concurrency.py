@@ -809,3 +809,19 @@ def test_a_row_that_vanishes_takes_the_rows_that_refer_to_it_where_these_cascade
     build_feature_store(database)
     assert database.run("select array_agg(store_idx) from branch_notes") == [([1],)]
     assert database.run("select array_agg(client order by client) from scores") == [([1, 2],)]
+
+
+@pytest.mark.slow
+def test_rows_that_were_staged_before_a_migration_are_rejected_also_where_they_would_be_inserted(
+    database: Database, files: Files
+) -> None:
+    write_months(files, 1, [FEBRUARY])
+    load_month(database, FEBRUARY)
+    run = Run(database, SALES, FEBRUARY)
+    run.run("stage_sales", "stage_stores", "check_month")
+    database.run("alter table sales add column note text")
+    with ExitStack() as stack:
+        idle_reader(database, stack, "sales")
+        with pytest.raises(psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"):
+            run.run("publish_month")
+    assert months_of(database) == [(FEBRUARY, 1, ROWS)]

@@ -20,11 +20,12 @@ import pytest
 import steps
 from conftest import Database, Files, RunDag, drop_database, month_after, new_database
 from misbehaviour import MisbehavingHandler, misbehaving
-from pauses import WAIT_SECONDS, fallback_point, pausing, wait_for_copy, wait_until_nothing_is_left
+from pauses import WAIT_SECONDS, Pause, fallback_point, pausing, wait_for_copy, wait_until_nothing_is_left
 from steps import CUSTOMERS, FEATURES, Run, build_feature_store, csv_text, load_customers, load_month
 from steps import SALES as SALES_DAG
 
 from company_data import retries, source
+from company_data.settings import CONNECTION_OPTIONS
 from local.postgres import Cluster
 
 MONTH = "2024-02-01"
@@ -169,6 +170,18 @@ def stalling_bucket(
         yield files, stall_copy
 
 
+def drop_once(database: Database, pause: Pause) -> None:
+    """Drop the connection that comes to the point; later ones pass."""
+    terminate(database, pause.wait())
+    pause.release()
+
+
+def crash_once(database: Database, pause: Pause) -> None:
+    """Crash the server when a session has come to the point, and start it."""
+    pause.wait()
+    crash_and_start(database.cluster)
+
+
 @pytest.mark.parametrize("point", POINTS)
 def test_a_connection_that_drops_leaves_the_old_month_and_the_retry_works(
     database: Database, files: Files, point: str
@@ -305,9 +318,7 @@ def test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_wor
     database: Database, files: Files, monkeypatch: pytest.MonkeyPatch, point: str, task: str
 ) -> None:
     # The server notices sooner than by default that a client is gone.
-    monkeypatch.setattr(
-        steps, "CONNECTION_OPTIONS", f"{steps.CONNECTION_OPTIONS} -c client_connection_check_interval=100ms"
-    )
+    monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c client_connection_check_interval=100ms")
     write_version(files, 1)
     load_month(database, MONTH)
     write_version(files, 2)
@@ -396,7 +407,7 @@ def test_airflow_brings_a_month_to_its_end_through_a_dropped_connection(
 ) -> None:
     write_version(files, 1)
     with pausing(database, "before commit") as pause, ThreadPoolExecutor(1) as pool:
-        dropped = pool.submit(lambda: (terminate(database, pause.wait()), pause.release()))
+        dropped = pool.submit(drop_once, database, pause)
         assert run_dag(SALES_DAG, month_after("2024-02"), retries=9) == "success"
         dropped.result(timeout=60)
     assert_all_is_as_if_nothing_had_been_cut_off(database, 1)
@@ -412,7 +423,7 @@ def test_airflow_brings_a_month_to_its_end_through_a_crash_of_the_server(
     monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, pauses))
     write_version(files, 1)
     with pausing(own_database, "insert public.monthly_sales") as pause, ThreadPoolExecutor(1) as pool:
-        crashed = pool.submit(lambda: (pause.wait(), crash_and_start(own_database.cluster)))
+        crashed = pool.submit(crash_once, own_database, pause)
         assert run_dag(SALES_DAG, month_after("2024-02"), retries=9) == "success"
         crashed.result(timeout=60)
     assert_all_is_as_if_nothing_had_been_cut_off(own_database, 1)
