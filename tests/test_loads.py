@@ -214,6 +214,29 @@ def test_of_two_loads_the_one_that_requested_the_file_later_is_published(databas
     assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
 
 
+@pytest.fixture
+def months(files: Files) -> Files:
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    for month in ("2024-01-01", MONTH, "2024-03-01"):
+        files.write(f"sales/{month}/sales.csv", HEADER + f"1,5,{month},1\n")
+    return files
+
+
+def test_a_check_of_superseded_stores_does_not_stop_the_loads_of_other_months(
+    database: Database, months: Files
+) -> None:
+    slow = Run(database, SALES_DAG, "2024-01-01")
+    slow.run("stage_sales", "stage_stores")
+    with database.connect("pipeline") as checking:
+        checking.execute("select pipeline.open_staged(2, 'staged_stores')")
+        load_month(database, MONTH)
+        load_month(database, "2024-03-01")
+        assert checking.execute("select idx from staged_stores").fetchall() == [(1,)]
+    wait_until(lambda: database.run("select from pg_class where relname = 'staged_stores'") == [])
+    load_month(database, MONTH)
+    assert staged(database) == {"sales_1"}
+
+
 def test_each_file_has_at_most_one_published_load(database: Database, february: Files) -> None:
     load_month(database, MONTH)
     with pytest.raises(psycopg.errors.UniqueViolation):

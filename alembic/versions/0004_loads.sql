@@ -149,8 +149,8 @@ begin
         execute 'drop table ' || staged;
     end if;
 exception
-    when lock_not_available or undefined_table then
-        null; -- A session reads the table or drops it. The next load tries again.
+    when lock_not_available or undefined_table or dependent_objects_still_exist then
+        null; -- A session reads the table, checks it or drops it. The next load tries again.
 end
 $$;
 
