@@ -222,6 +222,22 @@ def months(files: Files) -> Files:
     return files
 
 
+def test_a_month_is_checked_with_the_newest_stores_when_its_own_are_superseded(
+    database: Database, months: Files
+) -> None:
+    slow = Run(database, SALES_DAG, "2024-01-01")
+    slow.run("stage_sales", "stage_stores")
+    load_month(database, MONTH)
+    load_month(database, "2024-03-01")
+    # The second of the two loads has dropped what the first one superseded.
+    assert outcomes(database)[2] == "superseded"
+    assert staged(database) == {"sales_1"}
+    slow.run("check_month", "publish_month")
+    assert database.run("select sale_month::text, value from monthly_sales where sale_month = '2024-01-01'") == [
+        ("2024-01-01", 5)
+    ]
+
+
 def test_a_check_of_superseded_stores_does_not_stop_the_loads_of_other_months(
     database: Database, months: Files
 ) -> None:

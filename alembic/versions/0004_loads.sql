@@ -421,10 +421,14 @@ begin
             ' staging tasks on.'
         ));
     end if;
-    -- A superseded load has no rows any more; its run goes on to its end and changes nothing.
+    -- The rows of a superseded load may be dropped; its run goes on to its end. Then a month is checked with the newest
+    -- stores, which are published, and any other load as an empty file: it changes nothing.
     execute format(
         'create or replace temporary view %I as select * from %s', view_name,
-        coalesce(to_regclass(this.staged_table)::text, format('public.%I where false', this.table_name))
+        coalesce(
+            to_regclass(this.staged_table)::text,
+            format('public.%I where %L', this.table_name, this.table_name = 'stores')
+        )
     );
 end
 $$;
