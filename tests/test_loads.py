@@ -262,23 +262,44 @@ def test_each_file_has_at_most_one_published_load(database: Database, february: 
         """)
 
 
-def test_the_functions_are_sound(database: Database) -> None:
-    """plpgsql_check where the server has it; the tests of this file execute each function in any case."""
+def test_the_loads_of_this_test_execute_every_function(database: Database, february: Files) -> None:
+    """PL/pgSQL finds a wrong name or type only when it executes a function; plpgsql_check finds it before."""
+    database.run(f"alter database {database.name} set track_functions = 'pl'")
+    load_month(database, MONTH)
+    february.write("stores.csv", "idx,location\n2,Faro\n")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        load_month(database, MONTH)
+    february.write("stores.csv", "no,header\n")
+    with pytest.raises(FileRejected):
+        load_month(database, MONTH)
+    # A session writes its statistics when it ends.
+    wait_until(
+        lambda: (
+            database.run("""
+            select proname
+            from pg_proc
+            inner join pg_language on prolang = pg_language.oid and lanname = 'plpgsql'
+            where
+                pronamespace = 'pipeline'::regnamespace
+                and pg_proc.oid not in (select funcid from pg_stat_user_functions)
+        """)
+            == []
+        )
+    )
+
+
+def test_plpgsql_check_finds_no_error(database: Database) -> None:
     if not database.run("select from pg_available_extensions where name = 'plpgsql_check'"):
         pytest.skip("the server has no plpgsql_check")
     database.run("create extension plpgsql_check")
-    assert (
-        database.run("""
-            select proname, message
-            from pg_proc
-            cross join lateral plpgsql_check_function_tb(pg_proc.oid, fatal_errors := false) as found
-            where
-                pronamespace = 'pipeline'::regnamespace
-                and prolang = (select oid from pg_language where lanname = 'plpgsql')
-                and level = 'error'
-        """)
-        == []
-    )
+    found = database.run("""
+        select proname, message
+        from pg_proc
+        inner join pg_language on prolang = pg_language.oid and lanname = 'plpgsql'
+        cross join lateral plpgsql_check_function_tb(pg_proc.oid, fatal_errors := false) as found
+        where pronamespace = 'pipeline'::regnamespace and level = 'error'
+    """)
+    assert found == []
 
 
 def test_the_log_says_how_a_changed_file_differs(
