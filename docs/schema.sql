@@ -199,8 +199,8 @@ begin
         execute 'drop table ' || staged;
     end if;
 exception
-    when lock_not_available or undefined_table then
-        null; -- A session reads the table or drops it. The next load tries again.
+    when lock_not_available or undefined_table or dependent_objects_still_exist then
+        null; -- A session reads the table, has a view of it, or drops it. The next load tries again.
 end
 $$;
 
@@ -228,17 +228,29 @@ declare
     this pipeline.loads;
 begin
     select * into this from pipeline.loads where load_id = load;
-    if to_regclass(this.staged_table) is null and this.outcome is distinct from 'superseded' then
+    begin
+        if to_regclass(this.staged_table) is not null then
+            execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            return;
+        end if;
+    exception
+        when undefined_table then
+            null; -- Another load has dropped it, because this one is superseded.
+    end;
+
+    select * into this from pipeline.loads where load_id = load;
+    if this.outcome is distinct from 'superseded' then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
             ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
             ' staging tasks on.'
         ));
     end if;
-    -- A superseded load has no rows any more; its run goes on to its end and changes nothing.
+    -- The rows of a superseded load are dropped, and its run goes on to its end. A month is checked with the published
+    -- stores instead of superseded ones; any other superseded load counts as empty, and changes nothing.
     execute format(
-        'create or replace temporary view %I as select * from %s', view_name,
-        coalesce(to_regclass(this.staged_table)::text, format('public.%I where false', this.table_name))
+        'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
+        this.table_name = 'stores'
     );
 end
 $$;
@@ -265,7 +277,7 @@ begin
         return;
     elsif this.outcome is distinct from 'checked' then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
             ': ' || this.problem, '. Only a checked load can be published, and the tables stay as they were. Clear this',
             ' run from its staging tasks on.'
         ));
@@ -352,46 +364,51 @@ begin
     end loop;
 
     begin
-        perform set_config('lock_timeout', '3s', true);
-        for this in select * from pg_temp.replaced order by load_id loop
-            execute format('lock table %s in access exclusive mode', this.staged_table);
-        end loop;
-        for this in select * from pg_temp.replaced order by load_id loop
-            execute format('lock table only %s in access exclusive mode', this.parent);
-            -- Shorter than deadlock_timeout: a reader that holds the next table and waits for this one goes on.
-            perform set_config('lock_timeout', '300ms', true);
-        end loop;
-        for this in select * from pg_temp.replaced order by load_id loop
-            execute format('drop table %s', this.old);
-            execute format('revoke all on table %s from pipeline', this.staged_table);
-            execute format('alter table %s rename to %I', this.staged_table, this.name);
-            execute format('alter table staging.%I set schema partitions', this.name);
-            execute format('alter table %s attach partition %s %s', this.parent, this.old, this.bounds);
-            -- A rule that only the staged table had is implied by the partition's bounds now.
-            for rule in
-                select conname from pg_constraint where conrelid = this.old::regclass and contype = 'c' and conislocal
-            loop
-                execute format('alter table %s drop constraint %I', this.old, rule);
-            end loop;
-        end loop;
-    exception
-        when lock_not_available or deadlock_detected then
+        begin
+            perform set_config('lock_timeout', '3s', true);
             for this in select * from pg_temp.replaced order by load_id loop
-                perform pipeline.report(format(
-                    'Other sessions use the tables and did not release them in time, so the rows of %s are deleted and'
-                    ' inserted. pg_stat_activity shows the sessions.', this.parent
-                ));
-                execute format('delete from %s', this.old);
-                execute format(
-                    'insert into %1$s (%2$s) select %2$s from %3$s', this.old, (
-                        select string_agg(quote_ident(attname), ', ' order by attnum)
-                        from pg_attribute
-                        where attrelid = this.parent::regclass and attnum > 0 and not attisdropped
-                    ), this.staged_table
-                );
-                perform pipeline.discard_staged(this.load_id);
+                execute format('lock table %s in access exclusive mode', this.staged_table);
             end loop;
-        when datatype_mismatch then
+            for this in select * from pg_temp.replaced order by load_id loop
+                execute format('lock table only %s in access exclusive mode', this.parent);
+                -- Shorter than deadlock_timeout: a reader that holds the next table and waits for this one goes on.
+                perform set_config('lock_timeout', '300ms', true);
+            end loop;
+            for this in select * from pg_temp.replaced order by load_id loop
+                execute format('drop table %s', this.old);
+                execute format('revoke all on table %s from pipeline', this.staged_table);
+                execute format('alter table %s rename to %I', this.staged_table, this.name);
+                execute format('alter table staging.%I set schema partitions', this.name);
+                execute format('alter table %s attach partition %s %s', this.parent, this.old, this.bounds);
+                -- A rule that only the staged table had is implied by the partition's bounds now.
+                for rule in
+                    select conname
+                    from pg_constraint
+                    where conrelid = this.old::regclass and contype = 'c' and conislocal
+                loop
+                    execute format('alter table %s drop constraint %I', this.old, rule);
+                end loop;
+            end loop;
+        exception
+            when lock_not_available or deadlock_detected then
+                for this in select * from pg_temp.replaced order by load_id loop
+                    perform pipeline.report(format(
+                        'Other sessions use the tables and did not release them in time, so the rows of %s are deleted'
+                        ' and inserted. pg_stat_activity shows the sessions.', this.parent
+                    ));
+                    execute format('delete from %s', this.old);
+                    execute format(
+                        'insert into %1$s (%2$s) select %2$s from %3$s', this.old, (
+                            select string_agg(quote_ident(attname), ', ' order by attnum)
+                            from pg_attribute
+                            where attrelid = this.parent::regclass and attnum > 0 and not attisdropped
+                        ), this.staged_table
+                    );
+                    perform pipeline.discard_staged(this.load_id);
+                end loop;
+        end;
+    exception
+        when datatype_mismatch or undefined_column then
             perform pipeline.reject(concat(
                 this.address, ': ', sqlerrm, '. ', this.parent, ' has changed since the file was staged, so it stays as',
                 ' it was. Clear this run from its staging tasks on.'

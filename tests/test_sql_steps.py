@@ -44,8 +44,8 @@ KEEP_STORES = """
     select distinct {load}::bigint, idx, location from {staged}
 """
 
-# Reports of a change of the ledger, which the second run of a file does not change again.
-CHANGES = re.compile(r" has changed since load | is superseded\.$")
+# The report of a change of the ledger, which the second run of a file does not change again.
+CHANGES = re.compile(r" has changed since load ")
 
 
 def sql_tasks() -> dict[str, SQLExecuteQueryOperator]:

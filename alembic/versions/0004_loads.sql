@@ -432,11 +432,11 @@ begin
             ' staging tasks on.'
         ));
     end if;
-    -- What was published later takes the place of a superseded list of stores, so that a month is checked with it. A
-    -- superseded month has no rows: its run goes on to its end and changes nothing.
+    -- The rows of a superseded load are dropped, and its run goes on to its end. A month is checked with the published
+    -- stores instead of superseded ones; any other superseded load counts as empty, and changes nothing.
     execute format(
         'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
-        this.sale_month is null
+        this.table_name = 'stores'
     );
 end
 $$;
