@@ -22,12 +22,12 @@ LOCK_CLASS = 20_240_201
 #     old partition dropped, staged table renamed, partition attached
 #
 # A session that comes to a point takes the point's lock for a moment. That lock is free unless a test pauses there.
-# Without lock_timeout: where a load sets a short one, the wait at a point does not count.
+# It waits there longer than a test does, whatever lock_timeout the load sets, and not for ever if the test fails.
 INSTALL = """
 create schema pauses;
 
 create function pauses.wait_at(point text) returns void
-language plpgsql security definer set lock_timeout = 0 set search_path = pg_catalog, pg_temp
+language plpgsql security definer set lock_timeout = '{seconds}s' set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_lock_shared({lock_class}, hashtext(point));
@@ -180,7 +180,7 @@ def install(admin: psycopg.Connection[Any]) -> None:
     """Make the points in a database, once. They stay: without a test that pauses there, nobody waits."""
     if admin.execute("select to_regnamespace('pauses') is null").fetchone() == (True,):
         with admin.transaction():
-            admin.execute(INSTALL.format(lock_class=LOCK_CLASS))
+            admin.execute(INSTALL.format(lock_class=LOCK_CLASS, seconds=3 * WAIT_SECONDS))
 
 
 def fallback_point(database: Database, partition: str, event: str) -> str:

@@ -318,6 +318,8 @@ def run_task(environment: dict[str, str], database: Database, name: str, loads: 
     run.run(task)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("processes that may be killed")
 @pytest.mark.parametrize(
     ("point", "task"),
     [
@@ -612,4 +614,31 @@ def test_a_load_of_customers_that_is_cut_off_leaves_the_old_tables_and_the_retry
     assert seen() == [(idx, 1, 1.0) for idx in (1, 2, 11)]
     attempts.go_on()
     assert seen() == [(idx, 2, 2.0) for idx in (1, 2, 12)]
+    assert staged_tables(database) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["delete", "insert"])
+def test_a_load_of_customers_that_is_cut_off_while_rows_are_deleted_and_inserted_leaves_the_old_tables(
+    database: Database, files: Files, event: str
+) -> None:
+    counts = """
+        select (select sum(attr_a) from customer_profiles), (select sum(scd_a) from customer_activity),
+               (select max(idx) from labels)
+    """
+    write_customers(files, 1)
+    load_customers(database)
+    write_customers(files, 2)
+    attempts = Attempts(database, CUSTOMERS)
+    with pausing(database, fallback_point(database, "labels", event)) as pause:
+        with database.connect("ds_user") as reader, reader.transaction(), ThreadPoolExecutor(1) as pool:
+            reader.execute("select count(*) from customer_profiles")
+            load = pool.submit(attempts.go_on)
+            terminate(database, pause.wait(load))
+            with pytest.raises(psycopg.errors.AdminShutdown):
+                load.result(timeout=60)
+            wait_until_nothing_is_left(database)
+        assert database.run(counts, "ds_user") == [(3, 3.0, 11)]
+    attempts.go_on()
+    assert database.run(counts, "ds_user") == [(6, 6.0, 12)]
     assert staged_tables(database) == []
