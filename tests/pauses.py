@@ -13,112 +13,44 @@ from conftest import Database
 WAIT_SECONDS = 60
 LOCK_CLASS = 20_240_201
 
-# The points:
-#
-#     sales begun, sales requested, sales staged, …, load begun, …
-#                              the load of that table, or any, has come to this state in the ledger
-#     before commit            all statements of a publication are done
-#     insert public.stores, …  rows of that table were inserted, updated, deleted or truncated
-#     old partition dropped, staged table renamed, partition attached
-#
-# A session that comes to a point takes the point's lock for a moment. That lock is free unless a test pauses there.
-# Without lock_timeout: where a load sets a short one, the wait at a point does not count.
-INSTALL = """
-create schema pauses;
+_ON_LOADS = (
+    "create constraint trigger pause after insert or update on pipeline.loads {deferred} for each row when ({{}})"
+)
+_ROW = _ON_LOADS.format(deferred="not deferrable")
+_AT_COMMIT = _ON_LOADS.format(deferred="deferrable initially deferred")
 
-create function pauses.wait_at(point text) returns void
-language plpgsql security definer set lock_timeout = 0 set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform pg_advisory_lock_shared({lock_class}, hashtext(point));
-    perform pg_advisory_unlock_shared({lock_class}, hashtext(point));
-end
-$$;
+# Each point is the beginning of a CREATE TRIGGER or CREATE EVENT TRIGGER.
+POINTS = {
+    "load begun": _ROW.format("new.outcome = 'loading' and new.requested_at is null"),
+    "file requested": _ROW.format("new.outcome = 'loading' and new.requested_at is not null"),
+    "load staged": _ROW.format("new.outcome = 'staged'"),
+    "load checked": _ROW.format("new.outcome = 'checked'"),
+    "load published": _ROW.format("new.outcome = 'published'"),
+    "before commit": _AT_COMMIT.format("new.outcome = 'published'"),
+    **{
+        f"{event} {table}": f"create trigger pause after {event} on {table} for each statement"
+        for table in ("public.stores", "public.monthly_sales", "public.feature_store", "staging.clients")
+        for event in ("insert", "update", "delete", "truncate")
+    },
+    "old partition dropped": "create event trigger pause on sql_drop when tag in ('DROP TABLE')",
+    "partition attached": "create event trigger pause on ddl_command_end when tag in ('ALTER TABLE')",
+}
 
-create function pauses.wait() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform pauses.wait_at(tg_argv[0]);
-    return null;
-end
-$$;
+# The conditions of event triggers, which CREATE EVENT TRIGGER cannot state.
+EVENTS = {
+    "old partition dropped": "select from pg_event_trigger_dropped_objects() where schema_name = 'partitions'",
+    "partition attached": """
+        select from pg_event_trigger_ddl_commands()
+        where schema_name = 'public' and objid in (select partrelid from pg_partitioned_table)
+    """,
+}
 
-create function pauses.wait_of_load() returns trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    state constant text := case
-        when new.outcome <> 'loading' then new.outcome
-        when new.requested_at is null then 'begun'
-        else 'requested'
-    end;
-begin
-    perform pauses.wait_at(new.table_name || ' ' || state);
-    perform pauses.wait_at('load ' || state);
-    return null;
-end
-$$;
 
-create trigger pause after insert or update on pipeline.loads
-for each row execute function pauses.wait_of_load();
-
-create constraint trigger pause_before_commit after update on pipeline.loads deferrable initially deferred
-for each row when (new.outcome = 'published') execute function pauses.wait('before commit');
-
-do $$
-declare
-    place text;
-    event text;
-begin
-    foreach place in array array[
-        'public.stores', 'public.monthly_sales', 'public.feature_store', 'staging.clients', 'pipeline.sales_by_store',
-        'pipeline.stores_by_load', 'pipeline.feature_store_builds'
-    ] loop
-        foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
-            execute format(
-                'create trigger pause_%2$s after %2$s on %1$s for each statement execute function pauses.wait(%3$L)',
-                place, event, event || ' ' || place
-            );
-        end loop;
-    end loop;
-end
-$$;
-
-create function pauses.wait_of_drop() returns event_trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if exists (select from pg_event_trigger_dropped_objects() where schema_name = 'partitions') then
-        perform pauses.wait_at('old partition dropped');
-    end if;
-end
-$$;
-
-create function pauses.wait_of_alter() returns event_trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    changed record;
-begin
-    for changed in select * from pg_event_trigger_ddl_commands() loop
-        if exists (select from pg_partitioned_table where partrelid = changed.objid) then
-            perform pauses.wait_at('partition attached');
-        elsif changed.object_identity ~ '^staging\\..*[^0-9]$|^staging\\.sales_\\d{{4}}_\\d\\d$' then
-            perform pauses.wait_at('staged table renamed');
-        end if;
-    end loop;
-end
-$$;
-
-create event trigger pause_after_drop on sql_drop when tag in ('DROP TABLE')
-execute function pauses.wait_of_drop();
-
-create event trigger pause_after_alter on ddl_command_end when tag in ('ALTER TABLE')
-execute function pauses.wait_of_alter();
-
-grant usage on schema pauses to public;
-"""
+def fallback_point(partition: str, event: str) -> str:
+    """The point after the deletion or insertion of a partition's rows, where the partition is not replaced."""
+    name = f"{event} partitions.{partition}"
+    POINTS[name] = f"create trigger pause after {event} on partitions.{partition} for each statement"
+    return name
 
 
 @dataclass(frozen=True)
@@ -127,12 +59,10 @@ class Pause:
 
     Attributes:
         database: the database of the sessions.
-        point: the point.
         holder: the session that they wait for.
     """
 
     database: Database
-    point: str
     holder: psycopg.Connection[Any]
 
     def wait(self, running: Future[Any] | None = None) -> int:
@@ -146,12 +76,7 @@ class Pause:
         """
         rows = wait_for(
             self.database,
-            f"""
-            select pid from pg_locks
-            where locktype = 'advisory' and not granted and database = (
-                select oid from pg_database where datname = current_database()
-            ) and (classid::bigint, objid::bigint) = ({LOCK_CLASS}, hashtext('{self.point}')::bigint & 4294967295)
-            """,
+            f"select pid from pg_locks where classid = {LOCK_CLASS} and not granted",
             running,
         )
         return int(rows[0][0])
@@ -166,33 +91,27 @@ class Pause:
 @contextlib.contextmanager
 def pausing(database: Database, point: str) -> Iterator[Pause]:
     """Let sessions wait at a point, until they are released or the block ends."""
+    kind = "event_trigger" if point in EVENTS else "trigger"
+    wait = f"perform pg_advisory_xact_lock_shared({LOCK_CLASS}, 0);"
+    body = f"if exists ({EVENTS[point]}) then {wait} end if;" if point in EVENTS else f"{wait} return null;"
     with database.connect() as holder:
-        install(holder)
-        holder.execute(f"select pg_advisory_lock({LOCK_CLASS}, hashtext(%s))", [point])
-        pause = Pause(database, point, holder)
+        # Without lock_timeout: where a load sets a short one, the wait at the point does not count.
+        holder.execute(f"set lock_timeout = '{WAIT_SECONDS}s'")
+        holder.execute(f"""
+            create or replace function pipeline.pause_{kind}() returns {kind}
+            language plpgsql security definer set lock_timeout = 0 set search_path = pg_catalog, pg_temp
+            as $$ begin {body} end $$
+        """)
+        holder.execute(f"{POINTS[point]} execute function pipeline.pause_{kind}()")
+        holder.execute(f"select pg_advisory_lock({LOCK_CLASS}, 0)")
+        pause = Pause(database, holder)
         try:
             yield pause
         finally:
             pause.release()
-
-
-def install(admin: psycopg.Connection[Any]) -> None:
-    """Make the points in a database, once. They stay: without a test that pauses there, nobody waits."""
-    if admin.execute("select to_regnamespace('pauses') is null").fetchone() == (True,):
-        with admin.transaction():
-            admin.execute(INSTALL.format(lock_class=LOCK_CLASS))
-
-
-def fallback_point(database: Database, partition: str, event: str) -> str:
-    """Make the point after a partition's rows are deleted or inserted, which is where it cannot be replaced."""
-    point = f"{event} partitions.{partition}"
-    with database.connect() as admin:
-        install(admin)
-        admin.execute(
-            f"create or replace trigger pause_{event} after {event} on partitions.{partition} for each statement"
-            f" execute function pauses.wait('{point}')"
-        )
-    return point
+    with database.connect() as connection:
+        connection.execute(f"set lock_timeout = '{WAIT_SECONDS}s'")
+        connection.execute(f"drop function pipeline.pause_{kind} cascade")
 
 
 def wait_for(
@@ -205,12 +124,11 @@ def wait_for(
     deadline = time.monotonic() + WAIT_SECONDS
     with database.connect() as connection:
         while True:
-            ended = running is not None and running.done()
             rows = connection.execute(query).fetchall()
             if enough(rows):
                 return rows
-            if ended and running is not None:
-                raise AssertionError(f"it ended before it came to the point: {running.exception()!r}")
+            if running is not None and running.done():
+                raise AssertionError(f"it ended before it came to the point: {running.exception()}")
             assert time.monotonic() < deadline, f"{query}: {rows}"
             time.sleep(0.01)
 
@@ -219,15 +137,6 @@ def wait_for_copy(database: Database, running: Future[Any] | None = None) -> int
     """Wait until a session copies a file whose bucket stalls; returns the session's process ID."""
     rows = wait_for(database, "select pid from pg_stat_progress_copy where datname = current_database()", running)
     return int(rows[0][0])
-
-
-def wait_until_blocked(database: Database, holder: int, running: Future[Any] | None = None) -> int:
-    """Wait until a session waits for a lock of the holder, a process ID; returns that of the waiting session."""
-    query = f"""
-        select pid from pg_stat_activity
-        where datname = current_database() and {holder} = any(pg_blocking_pids(pid))
-    """
-    return int(wait_for(database, query, running)[0][0])
 
 
 def wait_until_nothing_is_left(database: Database) -> None:

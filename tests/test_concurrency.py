@@ -1,627 +1,365 @@
-"""Runs side by side: one month twice, several months, rebuilds, migrations, other tables' keys, and readers throughout."""
+"""Runs side by side: one month twice, several months, rebuilds, migrations, and readers all the while."""
 
 import itertools
 import os
-import random
 import shutil
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 import steps
-from airflow.providers.common.sql.hooks.sql import DbApiHook
-from conftest import ROOT, Database, Files, Rows, head
-from misbehaviour import Answer, MisbehavingHandler, misbehaving, stall
-from pauses import WAIT_SECONDS, pausing, wait_for_copy, wait_until_blocked
-from steps import CUSTOMERS, SALES, Run, build_feature_store, csv_text, load_customers, load_month
+from conftest import ROOT, Database, Files, head
+from misbehaviour import misbehaving, stall
+from pauses import pausing, wait_for, wait_for_copy, wait_until_nothing_is_left
+from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
 
-SEED = 20240204
-ROWS = 300
-JANUARY, FEBRUARY, MARCH = MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
-HEADER = "idx,value,date,store_idx"
-CLIENTS = 100
-CUSTOMER_TABLES = ["customer_profiles", "customer_activity", "labels"]
-COPIED = "are deleted and inserted"
+from company_data import source
+from company_data.errors import SourceUnavailable
+from company_data.settings import CONNECTION_OPTIONS
 
-# One row for each store and month in which monthly_sales is not the sum of sales, or names another location.
-DIFFERENCES = """
-    select sale_month, store_idx, total, monthly_sales.value, stores.location, monthly_sales.location
-    from (
-        select date_trunc('month', date)::date as sale_month, store_idx, sum(value) as total
-        from sales
-        group by date_trunc('month', date), store_idx
-    ) as sums
-    full join monthly_sales using (sale_month, store_idx)
-    left join stores on store_idx = stores.idx
-    where (total, stores.location) is distinct from (monthly_sales.value, monthly_sales.location)
-"""
+MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
+MONTH = "2024-02-01"
+ROWS = 200
+FALLBACK = "are deleted and inserted"
 
 
-def path_of(month: str) -> str:
-    return f"sales/{month}/sales.csv"
+@pytest.fixture(autouse=True)
+def dags() -> None:
+    """The DAGs, read before threads run them: Airflow reads files of DAGs in the main thread alone."""
+    for dag_id in (SALES, CUSTOMERS, FEATURES):
+        steps.dag(dag_id)
 
 
-def sales_text(month: str, version: int, rows: int = ROWS) -> str:
-    """A month whose sales all have the version as their value."""
-    return csv_text(HEADER, [(n, version, month, n % 2 + 1) for n in range(rows)])
+def write_month(files: Files, value: int = 1, rows: int = ROWS, month: str = MONTH) -> None:
+    """A month in which every sale has the value, and the stores it refers to."""
+    files.write("stores.csv", "idx,location\n1,Porto\n2,Lisboa\n")
+    sales = [(n, value, month, 1 + n % 2) for n in range(rows)]
+    files.write(f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", sales))
 
 
-def write_months(files: Files, version: int = 1, months: list[str] = MONTHS) -> None:
-    files.write("stores.csv", "idx,location\n1,Porto\n2,Faro\n")
-    for month in months:
-        files.write(path_of(month), sales_text(month, version))
+def write_months(files: Files) -> None:
+    for month in [*MONTHS, "2024-03-01"]:
+        write_month(files, month=month)
 
 
-def months_of(database: Database) -> Rows:
-    """The months that readers see: month, version, and number of sales of that version."""
-    return database.run("select date::text, value::int, count(*) from sales group by 1, 2 order by 1, 2", "ds_user")
-
-
-def assert_tables_agree(database: Database) -> None:
-    assert database.run(DIFFERENCES, "ds_user") == []
-
-
-def write_customers(files: Files, version: int) -> None:
-    """Files whose version shows in the attributes, and for labels in the number of clients."""
-    ids = range(CLIENTS)
+def write_customers(files: Files, version: int, ids: range = range(1, 101)) -> None:
+    """Customer files in which every client has the version as its attribute in profile and activity."""
     files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", [(n, version, "A", "x") for n in ids]))
     files.write(
         "customer_activity.csv",
         csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", version, 1) for n in ids]),
     )
-    files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in range(CLIENTS + version)]))
-
-
-VERSION_IN = {
-    "customer_profiles": "(select string_agg(distinct attr_a::text, ',') from customer_profiles)",
-    "customer_activity": "(select string_agg(distinct scd_a::text, ',') from customer_activity)",
-    "labels": f"(select count(*) - {CLIENTS} from labels)",
-}
-
-
-def customers(*tables: str) -> str:
-    """A query for the versions of the customer tables, which locks them in this order; "2 2 2" is a whole version."""
-    return f"select concat_ws(' ', {', '.join(VERSION_IN[table] for table in tables or CUSTOMER_TABLES)})"
-
-
-def staged_tables(database: Database) -> list[str]:
-    rows = database.run("""
-        select relname from pg_class where relnamespace = 'staging'::regnamespace and relkind = 'r' and relname ~ '\\d$'
-    """)
-    return [name for (name,) in rows]
+    files.write("labels.csv", csv_text("idx,label", [(n, version % 2) for n in ids]))
 
 
 @contextmanager
-def reading(database: Database, *queries: str) -> Iterator[list[set[tuple[Any, ...]]]]:
-    """Run each query repeatedly as ds_user, in a session of its own, while the block runs.
-
-    Yields:
-        For each query the different rows that it returned. There is an answer from before the block, and at the end
-        one from after it.
-    """
-    answers: list[set[tuple[Any, ...]]] = [set() for _ in queries]
+def reading(database: Database, *queries: str) -> Iterator[set[object]]:
+    """Run queries as ds_user, each over and over in its own session, while the block runs; gather the answers."""
+    answers: set[object] = set()
     finished = threading.Event()
-    deadline = time.monotonic() + 2 * WAIT_SECONDS
 
-    def read(connection: psycopg.Connection[Any], query: str, found: set[tuple[Any, ...]]) -> None:
-        while not finished.wait(0.002):
-            found.update(connection.execute(query).fetchall())
-            assert time.monotonic() < deadline, "the block has not ended"
+    def read(query: str) -> None:
+        with database.connect("ds_user") as connection:
+            while not finished.is_set():
+                answers.add(connection.execute(query).fetchone())
 
-    with ExitStack() as stack, ThreadPoolExecutor(len(queries)) as pool:
-        connections = [stack.enter_context(database.connect("ds_user")) for _ in queries]
-        for connection, query, found in zip(connections, queries, answers, strict=True):
-            found.update(connection.execute(query).fetchall())
-        readers = [pool.submit(read, *each) for each in zip(connections, queries, answers, strict=True)]
+    with ThreadPoolExecutor(len(queries)) as pool:
+        readers = [pool.submit(read, query) for query in queries]
         try:
             yield answers
         finally:
             finished.set()
-        all_results(readers)
-        for connection, query, found in zip(connections, queries, answers, strict=True):
-            found.update(connection.execute(query).fetchall())
+            for reader in readers:
+                reader.result(timeout=60)
 
 
-def all_results(running: list[Future[Any]]) -> list[Any]:
-    """What all have returned; the first error is raised."""
-    return [each.result(timeout=WAIT_SECONDS) for each in running]
+def counts(database: Database) -> list[tuple[object, ...]]:
+    return database.run("select date::text, count(*) from sales group by date order by date")
 
 
-def idle_reader(database: Database, stack: ExitStack, *tables: str, repeatable: bool = False) -> psycopg.Connection[Any]:
-    """A session of ds_user that has read tables and stays idle in its transaction until the stack ends."""
-    reader = stack.enter_context(database.connect("ds_user"))
-    if repeatable:
-        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    stack.enter_context(reader.transaction())
-    for table in tables:
-        reader.execute(f"select count(*) from {table}")
-    return reader
+def values(database: Database) -> list[tuple[object, ...]]:
+    """The different values of sales, and the sum in monthly_sales."""
+    return database.run("select (select array_agg(distinct value) from sales), sum(value) from monthly_sales")
 
 
-def rows_of(connection: psycopg.Connection[Any], query: str) -> Rows:
-    return connection.execute(query).fetchall()
+def wait_for_lock(database: Database, running: Future[Any]) -> None:
+    """Wait until a session of a load waits for a lock."""
+    wait_for(
+        database,
+        "select pid from pg_stat_activity where datname = current_database() and usename = 'pipeline'"
+        " and wait_event_type = 'Lock'",
+        running,
+    )
 
 
-# Runs of sales
+# Months whose monthly_sales differ from the sums of sales, in one statement.
+DIFFERENT_MONTHS = """
+    select count(*)
+    from (
+        select date_trunc('month', date)::date as sale_month, store_idx, sum(value) as value
+        from sales group by 1, 2
+    ) as sums
+    full join monthly_sales using (sale_month, store_idx)
+    where sums.value is distinct from monthly_sales.value
+"""
 
 
-def numbered_answers(text_of: Any, count: int) -> list[Answer]:
-    """Answers of which the first request gets the text of version 1, the next that of version 2, and so on."""
-
-    def answer(version: int) -> Answer:
-        def send(handler: MisbehavingHandler) -> None:
-            text = text_of(version).encode()
-            handler.head(Content_Length=len(text))
-            handler.wfile.write(text)
-
-        return send
-
-    return [answer(version) for version in range(1, count + 1)]
-
-
-@pytest.fixture
-def misbehaving_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Files, dict[str, list[Answer]]]]:
-    """A bucket, and the answers that it gives before it behaves."""
-    with misbehaving(tmp_path) as (bucket, answers, _):
-        monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
-        monkeypatch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
-        yield Files(tmp_path, bucket), answers
+@pytest.mark.slow
+def test_one_month_many_times_at_once_and_other_months_beside_it_end_right(database: Database, files: Files) -> None:
+    write_months(files)
+    with reading(database, DIFFERENT_MONTHS) as answers, ThreadPoolExecutor(6) as pool:
+        loads = [pool.submit(load_month, database, month) for month in [*MONTHS, MONTH, MONTH] * 3]
+        for done in loads:
+            done.result(timeout=120)
+        write_month(files, value=5)
+        load_month(database, MONTH)
+    assert answers == {(0,)}
+    assert counts(database) == [(month, ROWS) for month in MONTHS]
+    assert database.run("select sale_month::text, sum(value) from monthly_sales group by 1 order by 1") == [
+        *((month, ROWS) for month in MONTHS[:2]),
+        (MONTH, 5 * ROWS),
+    ]
+    published = database.run("select count(*) from pipeline.loads where outcome = 'published'")
+    assert published == [(len(MONTHS) + 1,)]
+    wait_until_nothing_is_left(database)
 
 
-def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_file_that_was_requested_last(
-    database: Database, misbehaving_files: tuple[Files, dict[str, list[Answer]]]
-) -> None:
-    files, answers = misbehaving_files
-    write_months(files, 0)
-    for month in MONTHS:
-        load_month(database, month)
-    loads = [JANUARY, FEBRUARY, FEBRUARY, MARCH, FEBRUARY] * 4
-    random.Random(SEED).shuffle(loads)  # noqa: S311 - no secret
-    print("seed", SEED, loads)
-    for month in MONTHS:
-        count = loads.count(month)
-        answers[path_of(month)] = numbered_answers(lambda version, month=month: sales_text(month, version), count)
-    counts = "select count(*), count(distinct (date, value)) from sales"
-    with reading(database, counts, DIFFERENCES) as (found, differences), ThreadPoolExecutor(8) as pool:
-        all_results([pool.submit(load_month, database, month) for month in loads])
-    assert (found, differences) == ({(3 * ROWS, 3)}, set())
-    assert months_of(database) == [(month, loads.count(month), ROWS) for month in MONTHS]
-    newest = database.run("""
-        select distinct on (sale_month) outcome from pipeline.loads where table_name = 'sales'
-        order by sale_month, requested_at desc
-    """)
-    assert newest == [("published",)] * 3
-    # What was superseded while its run still used it is dropped by a later load.
-    load_month(database, JANUARY)
-    assert staged_tables(database) == []
-    assert_tables_agree(database)
-
-
-@pytest.mark.parametrize("later_publishes_first", [False, True])
+@pytest.mark.parametrize("later_first", [True, False])
 def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
-    database: Database, files: Files, later_publishes_first: bool
+    database: Database, files: Files, later_first: bool
 ) -> None:
-    write_months(files, 1)
-    load_month(database, FEBRUARY)
     runs = []
-    for version in (2, 3):
-        write_months(files, version)
-        run = Run(database, SALES, FEBRUARY)
+    for value in (1, 2):
+        write_month(files, value)
+        run = Run(database, SALES, MONTH)
         run.run("stage_sales", "stage_stores", "check_month")
         runs.append(run)
-    order = list(reversed(runs)) if later_publishes_first else runs
-    for run in order:
+    for run in reversed(runs) if later_first else runs:
         run.run("publish_month")
-        assert months_of(database) in [[(FEBRUARY, version, ROWS)] for version in (2, 3)]
-        assert_tables_agree(database)
-    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+    assert values(database) == [([2], 2 * ROWS)]
     outcomes = database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id")
-    assert outcomes == [("superseded",), ("superseded",), ("published",)]
+    assert outcomes == [("superseded",), ("published",)]
 
 
-@pytest.mark.parametrize("later_publishes_first", [False, True])
-def test_of_two_runs_that_publish_one_month_at_once_the_second_waits_for_the_first(
-    database: Database, files: Files, later_publishes_first: bool
-) -> None:
-    write_months(files, 1)
-    load_month(database, FEBRUARY)
-    runs = []
-    for version in (2, 3):
-        write_months(files, version)
-        run = Run(database, SALES, FEBRUARY)
-        run.run("stage_sales", "stage_stores", "check_month")
-        runs.append(run)
-    first, second = reversed(runs) if later_publishes_first else runs
-    with pausing(database, "partition attached") as pause, ThreadPoolExecutor(2) as pool:
-        publishes_first = pool.submit(first.run, "publish_month")
-        pid = pause.wait(publishes_first)
-        publishes_second = pool.submit(second.run, "publish_month")
-        wait_until_blocked(database, pid, publishes_second)
-        pause.release()
-        all_results([publishes_first, publishes_second])
-    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
-    assert_tables_agree(database)
-
-
-def test_a_run_whose_month_other_runs_publish_at_any_point_of_its_check_ends_green(
-    database: Database, files: Files
-) -> None:
-    write_months(files, 1)
-    older = Run(database, SALES, FEBRUARY)
-    check = older.dag.get_task("check_month")
-    statements = DbApiHook.split_sql_string(check.sql)
-    version = 1
-    for point in range(len(statements) + 1):
-        older.run("stage_sales", "stage_stores")
-        parameters = older.parameters("check_month")
-        with steps.connect(database) as checking:
-            for statement in statements[:point]:
-                checking.execute(statement, parameters)
-            # The first of them supersedes the older run, the second removes what superseded runs have left.
-            for _ in range(2):
-                version += 1
-                write_months(files, version)
-                load_month(database, FEBRUARY)
-            for statement in statements[point:]:
-                checking.execute(statement, parameters)
-        older.run("publish_month")
-        assert months_of(database) == [(FEBRUARY, version, ROWS)]
-        assert_tables_agree(database)
-    load_month(database, FEBRUARY)
-    assert staged_tables(database) == []
-
-
-def test_a_month_is_checked_with_its_stores_although_other_months_have_published_newer_ones(
-    database: Database, files: Files
-) -> None:
+def test_a_month_waits_for_the_same_file_and_not_for_another_month(database: Database, files: Files) -> None:
     write_months(files)
-    january = Run(database, SALES, JANUARY)
-    tasks = list(january.tasks)
-    january.run(*tasks[:2])
-    # The first of them supersedes January's stores, the second removes what superseded loads have left.
-    load_month(database, FEBRUARY)
-    load_month(database, MARCH)
-    january.run(*tasks[2:])
-    assert months_of(database) == [(month, 1, ROWS) for month in MONTHS]
-    assert_tables_agree(database)
-
-
-def test_the_file_of_a_month_is_locked_for_that_month_alone(database: Database, files: Files) -> None:
-    write_months(files)
+    write_month(files, value=2)
     with database.connect() as holder, ThreadPoolExecutor(1) as pool:
         with holder.transaction():
-            holder.execute("select pipeline.lock_file('sales', %s)", [FEBRUARY])
-            same = pool.submit(load_month, database, FEBRUARY)
-            wait_until_blocked(database, holder.info.backend_pid, same)
-            load_month(database, JANUARY)
-            load_month(database, MARCH)
-            assert months_of(database) == [(JANUARY, 1, ROWS), (MARCH, 1, ROWS)]
-        all_results([same])
-    assert months_of(database) == [(month, 1, ROWS) for month in MONTHS]
+            holder.execute(f"select pipeline.lock_file('sales', '{MONTH}')")
+            same = pool.submit(load_month, database, MONTH)
+            wait_for_lock(database, same)
+            load_month(database, "2024-01-01")
+            load_month(database, "2024-03-01")
+            assert not same.done()
+        same.result(timeout=60)
+    assert counts(database) == [("2024-01-01", ROWS), (MONTH, ROWS), ("2024-03-01", ROWS)]
 
 
-def test_a_load_that_waits_for_its_download_holds_no_lock_that_a_reader_or_another_load_needs(
-    database: Database, misbehaving_files: tuple[Files, dict[str, list[Answer]]]
-) -> None:
-    files, answers = misbehaving_files
-    write_months(files, 1)
-    load_month(database, JANUARY)
-    released = threading.Event()
-    # More than the loader reads at once, so that COPY has begun when the rest does not come.
-    text = sales_text(FEBRUARY, 1, rows=40_000)
-    files.write(path_of(FEBRUARY), text)
-    answers[path_of(FEBRUARY)] = [stall(len(text) * 9 // 10, released)]
-    with ThreadPoolExecutor(1) as pool:
-        stalled = pool.submit(load_month, database, FEBRUARY)
-        try:
-            pid = wait_for_copy(database, stalled)
-            locks = database.run(f"""
-                select relation::regclass::text, mode
-                from pg_locks
-                inner join pg_class on relation = pg_class.oid
-                where pid = {pid} and relnamespace in ('public'::regnamespace, 'partitions'::regnamespace)
-            """)
-            assert locks == []
-            write_months(files, 2)
-            for month in MONTHS:
-                load_month(database, month)
-        finally:
-            released.set()
-        # What was stalled was requested first, so it is not published.
-        all_results([stalled])
-    assert months_of(database) == [(month, 2, ROWS) for month in MONTHS]
+def test_a_lock_timeout_is_an_error_that_the_retry_survives(database: Database, files: Files) -> None:
+    write_month(files)
+    run = Run(database, SALES, MONTH)
+    with database.connect() as holder, holder.transaction(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c lock_timeout=100ms")
+        holder.execute(f"select pipeline.lock_file('sales', '{MONTH}')")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            run.run("stage_sales")
+    run.run("stage_sales", "stage_stores", "check_month")
+    with database.connect() as holder, holder.transaction(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c lock_timeout=100ms")
+        holder.execute("lock table stores in share mode")
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            run.run("publish_month")
+    run.run("publish_month")
+    assert values(database) == [([1], ROWS)]
 
 
-def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
-    database: Database, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_months(files)
-    run = Run(database, SALES, FEBRUARY)
-    patient = steps.CONNECTION_OPTIONS
-    monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{patient} -c lock_timeout=100ms")
-    with database.connect() as holder:
-        for task in run.tasks:
-            with holder.transaction():
-                holder.execute("select pipeline.lock_file('sales', %s)", [FEBRUARY])
-                holder.execute("lock table pipeline.sales_by_store, pipeline.stores_by_load in share mode")
-                holder.execute("select pipeline.lock_file('stores', null)")
-                with pytest.raises(psycopg.errors.LockNotAvailable):
-                    run.run(task)
-            run.run(task)
-    assert months_of(database) == [(FEBRUARY, 1, ROWS)]
-    assert_tables_agree(database)
+TABLES = {
+    "sales": "select sum(value) from sales",
+    "monthly_sales": "select sum(value) from monthly_sales",
+    "stores": "select count(*) from stores",
+    "customer_profiles": "select sum(attr_a) from customer_profiles",
+    "customer_activity": "select sum(scd_a) from customer_activity",
+    "labels": "select sum(label) from labels",
+    "feature_store": "select sum(attr_a) from feature_store",
+}
 
 
-# Readers
-
-
-def test_loads_end_right_while_a_reader_is_idle_in_a_transaction_on_every_table(
+@pytest.mark.slow
+def test_loads_and_reloads_finish_while_a_reader_stays_in_a_transaction_on_every_table(
     database: Database, files: Files
 ) -> None:
-    write_months(files, 1)
+    def seen(reader: psycopg.Connection[Any]) -> dict[str, int]:
+        return {table: int(reader.execute(query).fetchall()[0][0]) for table, query in TABLES.items()}
+
+    write_month(files, value=1)
     write_customers(files, 1)
-    load_month(database, FEBRUARY)
+    load_month(database, MONTH)
     load_customers(database)
     build_feature_store(database)
-    tables = database.run("select format('public.%I', relname) from pg_class"
-                          " where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v')")
-    assert len(tables) > 7
-    with ExitStack() as stack:
-        idle_reader(database, stack, *(name for (name,) in tables))
-        write_months(files, 2)
+    with database.connect("ds_user") as reader, reader.transaction():
+        reader.execute("set transaction isolation level repeatable read")
+        old = seen(reader)
+        write_month(files, value=2)
         write_customers(files, 2)
-        load_month(database, MARCH)
-        assert any(COPIED in report for report in load_month(database, FEBRUARY))
-        assert any(COPIED in report for report in load_customers(database))
+        reports = [*load_month(database, MONTH), *load_customers(database)]
+        assert sum(FALLBACK in report for report in reports) == 4
         build_feature_store(database)
-        assert months_of(database) == [(FEBRUARY, 2, ROWS), (MARCH, 2, ROWS)]
-        assert_tables_agree(database)
-        assert database.run(customers(), "ds_user") == [("2 2 2",)]
-        assert database.run("select distinct attr_a, scd_a from feature_store") == [(2, 2.0)]
-    # Without the reader the next loads replace the partitions again, and nothing is left.
-    for reports in (load_month(database, FEBRUARY), load_customers(database)):
-        assert not any(COPIED in report for report in reports)
-    assert staged_tables(database) == []
+        write_month(files, month="2024-03-01")
+        load_month(database, "2024-03-01")
+        assert seen(reader) == old
+    with database.connect("ds_user") as reader:
+        assert seen(reader) == {
+            "sales": 3 * ROWS,
+            "monthly_sales": 3 * ROWS,
+            "stores": 2,
+            "customer_profiles": 200,
+            "customer_activity": 200,
+            "labels": 0,
+            "feature_store": 200,
+        }
+    # Without the reader the partitions are replaced again.
+    assert not any(FALLBACK in report for report in [*load_month(database, MONTH), *load_customers(database)])
 
 
-@pytest.mark.parametrize("repeatable", [False, True])
-def test_a_month_is_loaded_again_while_a_reader_of_sales_is_idle_in_a_transaction(
-    database: Database, files: Files, repeatable: bool
-) -> None:
-    write_months(files, 1)
-    for month in MONTHS:
-        load_month(database, month)
-    versions = "select date::text, value::int, count(*) from sales group by 1, 2 order by 1, 2"
-    with ExitStack() as stack:
-        reader = idle_reader(database, stack, "sales", repeatable=repeatable)
-        write_months(files, 2)
-        reports = load_month(database, FEBRUARY)
-        assert any(COPIED in report for report in reports)
-        old, new = ([(JANUARY, 1, ROWS), (FEBRUARY, version, ROWS), (MARCH, 1, ROWS)] for version in (1, 2))
-        # The rows were deleted and inserted: who has a snapshot keeps the old ones.
-        assert rows_of(reader, versions) == (old if repeatable else new)
-        assert rows_of(reader, DIFFERENCES) == []
-        assert months_of(database) == new
-    assert months_of(database) == new
-    assert_tables_agree(database)
-    assert staged_tables(database) == []
+@pytest.mark.slow
+def test_monthly_sales_always_equal_the_sums_of_sales(database: Database, files: Files) -> None:
+    with reading(database, DIFFERENT_MONTHS, DIFFERENT_MONTHS) as answers:
+        for value in (1, 2, 3):
+            write_month(files, value)
+            load_month(database, MONTH)
+            write_month(files, value, month="2024-01-01")
+            load_month(database, "2024-01-01")
+        with database.connect("ds_user") as idle, idle.transaction():
+            idle.execute("select count(*) from sales")
+            write_month(files, value=4)
+            assert any(FALLBACK in report for report in load_month(database, MONTH))
+    assert answers == {(0,)}
 
 
-@pytest.mark.parametrize("is_loaded_before", [False, True])
-def test_a_transaction_that_began_before_a_load_and_reads_after_it_sees_the_new_month_whole(
-    database: Database, files: Files, is_loaded_before: bool
-) -> None:
-    write_months(files, 1)
-    if is_loaded_before:
-        load_month(database, FEBRUARY)
-    write_months(files, 2)
-    with ExitStack() as stack:
-        reader = idle_reader(database, stack, "stores", repeatable=True)
-        assert not any(COPIED in report for report in load_month(database, FEBRUARY))
-        assert rows_of(reader, "select value::int, count(*) from sales group by 1") == [(2, ROWS)]
-        # Tables that are written by difference show what the transaction saw when it began.
-        monthly = rows_of(reader, "select sum(value)::int from monthly_sales")
-        assert monthly == [(ROWS if is_loaded_before else None,)]
+@pytest.mark.parametrize("point", ["load published", "insert public.monthly_sales", "before commit"])
+def test_a_reader_at_a_point_of_a_publication_sees_the_old_month(database: Database, files: Files, point: str) -> None:
+    write_month(files, value=1)
+    load_month(database, MONTH)
+    write_month(files, value=2)
+    with pausing(database, point) as pause, ThreadPoolExecutor(2) as pool:
+        load = pool.submit(load_month, database, MONTH)
+        pause.wait(load)
+        reader = pool.submit(database.run, DIFFERENT_MONTHS, "ds_user")
+        if point == "before commit":  # the partition is replaced, and the reader waits for the commit
+            wait_for(database, "select from pg_stat_activity where usename = 'ds_user' and wait_event_type = 'Lock'")
+        else:
+            assert reader.result(timeout=60) == [(0,)]
+            assert values(database) == [([1], ROWS)]
+        pause.release()
+        load.result(timeout=60)
+        assert reader.result(timeout=60) == [(0,)]
+    assert values(database) == [([2], 2 * ROWS)]
 
 
-def test_a_reader_waits_only_while_the_partition_is_replaced_and_then_sees_the_new_month(
-    database: Database, files: Files
-) -> None:
-    write_months(files, 1)
-    load_month(database, FEBRUARY)
-    write_months(files, 2)
-    version = "select value::int, count(*) from sales group by 1"
-    with database.connect("ds_user") as reader, ThreadPoolExecutor(2) as pool:
-        reader.execute("set lock_timeout = '30s'")
-        with ExitStack() as stack:
-            before = ["sales staged", "sales checked", "sales published", "insert public.monthly_sales"]
-            pauses = [stack.enter_context(pausing(database, point)) for point in [*before, "old partition dropped"]]
-            load = pool.submit(load_month, database, FEBRUARY)
-            for pause in pauses[:-1]:
-                pause.wait(load)
-                assert rows_of(reader, version) == [(1, ROWS)]
-                assert rows_of(reader, DIFFERENCES) == []
-                pause.release()
-            pid = pauses[-1].wait(load)
-            waiting = pool.submit(rows_of, reader, version)
-            wait_until_blocked(database, pid, waiting)
-            # Tables that are written by difference never make a reader wait.
-            assert database.run("select sum(value)::int from monthly_sales", "ds_user") == [(ROWS,)]
-            pauses[-1].release()
-            assert all_results([load, waiting])[1] == [(2, ROWS)]
-
-
-@pytest.mark.parametrize("is_loaded_before", [False, True])
-def test_no_statement_ever_sees_monthly_sales_differ_from_the_sums_of_sales(
-    database: Database, files: Files, is_loaded_before: bool
-) -> None:
-    write_months(files, 1)
-    if is_loaded_before:
-        for month in MONTHS:
-            load_month(database, month)
-    whole = "select distinct value::int, count(*) from sales where date = '2024-02-01' group by value"
-    # The same in another order of tables, and so of locks.
-    reverse = """
-        select count(*) from monthly_sales
-        where value <> (select sum(value) from sales where date = sale_month and store_idx = monthly_sales.store_idx)
-    """
-    with reading(database, DIFFERENCES, whole, reverse) as (differences, versions, reversed_differences):
-        for version in range(2, 6):
-            files.write("stores.csv", f"idx,location\n1,Porto {version}\n2,Faro\n")
-            for month in MONTHS:
-                files.write(path_of(month), sales_text(month, version))
-                load_month(database, month)
-    # The store's location is that of the newest load of any month, so only differences of value count.
-    assert {row for row in differences if row[2] != row[3]} == set()
-    assert reversed_differences == {(0,)}
-    assert versions <= {(version, ROWS) for version in range(1, 6)}
-    assert (5, ROWS) in versions
-
-
-def test_a_person_who_looks_at_staged_rows_delays_no_other_load(database: Database, files: Files) -> None:
-    write_months(files, 1)
-    run = Run(database, SALES, FEBRUARY)
-    run.run("stage_sales", "stage_stores", "check_month")
-    with database.connect() as looker:
-        with looker.transaction():
-            for table in staged_tables(database):
-                looker.execute(f"select count(*) from staging.{table}")
-            load_month(database, JANUARY)
-            # The table that is being read cannot become the partition, so its rows are copied.
-            assert any(COPIED in report for report in run.run("publish_month"))
-            write_months(files, 2)
-            load_month(database, MARCH)
-        assert months_of(database) == [(JANUARY, 1, ROWS), (FEBRUARY, 1, ROWS), (MARCH, 2, ROWS)]
-    load_month(database, FEBRUARY)
-    assert staged_tables(database) == []
-    assert_tables_agree(database)
-
-
-# Customers
-
-
-@pytest.mark.parametrize("tables", [[CUSTOMER_TABLES[0]], [CUSTOMER_TABLES[2]], CUSTOMER_TABLES], ids=" ".join)
-@pytest.mark.parametrize("repeatable", [False, True])
-def test_customers_are_loaded_again_while_a_reader_is_idle_in_a_transaction(
-    database: Database, files: Files, tables: list[str], repeatable: bool
-) -> None:
-    write_customers(files, 1)
-    load_customers(database)
-    with ExitStack() as stack:
-        reader = idle_reader(database, stack, *tables, repeatable=repeatable)
-        write_customers(files, 2)
-        assert any(COPIED in report for report in load_customers(database))
-        assert database.run(customers(), "ds_user") == [("2 2 2",)]
-        assert rows_of(reader, customers()) == [("1 1 1" if repeatable else "2 2 2",)]
-    write_customers(files, 3)
-    assert not any(COPIED in report for report in load_customers(database))
-    assert database.run(customers(), "ds_user") == [("3 3 3",)]
-    assert staged_tables(database) == []
-
-
-def test_readers_who_join_the_customer_tables_in_any_order_see_one_version_and_no_deadlock(
+@pytest.mark.slow
+def test_customers_are_reloaded_while_readers_join_their_tables_in_different_orders(
     database: Database, files: Files
 ) -> None:
     write_customers(files, 1)
     load_customers(database)
-    orders = list(itertools.permutations(CUSTOMER_TABLES))
-    with reading(database, *(customers(*order) for order in orders[:4])) as answers:
-        for version in range(2, 7):
+    tables = ["customer_profiles", "customer_activity", "labels"]
+    # Tables are locked in the order in which the statement names them.
+    queries = [
+        "select count(*), count(*) filter (where attr_a = scd_a and label = attr_a % 2), count(distinct attr_a)"
+        f" from {first} join {second} using (idx) join {third} using (idx)"
+        for first, second, third in itertools.permutations(tables)
+    ]
+    with reading(database, *queries[::2], queries[-1]) as answers:
+        for version in range(2, 8):
             write_customers(files, version)
             load_customers(database)
-    for found in answers:
-        assert found <= {(f"{version} {version} {version}",) for version in range(1, 7)}
-        assert ("6 6 6",) in found
+    assert answers == {(100, 100, 1)}
+    assert database.run("select distinct attr_a from customer_profiles") == [(7,)]
 
 
-def test_a_reader_that_holds_one_customer_table_and_wants_another_makes_the_load_give_way(
-    database: Database, files: Files
-) -> None:
-    write_customers(files, 1)
-    load_customers(database)
-    write_customers(files, 2)
-    run = Run(database, CUSTOMERS)
-    run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
-    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
-        # The load is first in the queue for the profiles, the reader second; the reader has the labels.
-        holder = stack.enter_context(database.connect("ds_user"))
-        reader = idle_reader(database, stack, "labels")
-        with holder.transaction():
-            holder.execute("select count(*) from customer_profiles")
-            load = pool.submit(run.run, "publish_customers")
-            pid = wait_until_blocked(database, holder.info.backend_pid, load)
-            joined = pool.submit(rows_of, reader, customers())
-            wait_until_blocked(database, pid, joined)
-        reports, seen = all_results([load, joined])
-    assert any(COPIED in report for report in reports)
-    assert seen in ([("1 1 1",)], [("2 2 2",)])
-    assert database.run(customers(), "ds_user") == [("2 2 2",)]
-
-
+@pytest.mark.slow
 def test_customer_loads_and_rebuilds_of_the_feature_store_at_once_never_show_a_mixture(
     database: Database, files: Files
 ) -> None:
     write_customers(files, 1)
     load_customers(database)
     build_feature_store(database)
-    # A profile's attr_a and an activity's scd_a come from the same version of the files, or the mixture shows.
     seen = "select count(*), count(*) filter (where attr_a = scd_a), count(distinct attr_a) from feature_store"
-    with reading(database, seen) as (answers,), ThreadPoolExecutor(3) as pool:
+    with reading(database, seen) as answers, ThreadPoolExecutor(3) as pool:
         for version in range(2, 6):
             write_customers(files, version)
             running = [pool.submit(build_feature_store, database) for _ in range(2)]
-            all_results([*running, pool.submit(load_customers, database)])
-    assert answers == {(CLIENTS, CLIENTS, 1)}
+            running.append(pool.submit(load_customers, database))
+            for done in running:
+                done.result(timeout=60)
+    assert answers == {(100, 100, 1)}
     build_feature_store(database)
     assert database.run("select distinct attr_a, scd_a from feature_store") == [(5, 5.0)]
 
 
-def test_a_rebuild_waits_for_another_and_then_finds_nothing_to_write(database: Database, files: Files) -> None:
-    write_customers(files, 1)
-    load_customers(database)
-    with pausing(database, "insert public.feature_store") as pause, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(build_feature_store, database)
-        pid = pause.wait(first)
-        second = pool.submit(build_feature_store, database)
-        wait_until_blocked(database, pid, second)
-        assert database.run("select count(*) from feature_store", "ds_user") == [(0,)]
-        pause.release()
-        all_results([first, second])
-    assert database.run("select count(*), count(distinct xmin::text) from feature_store") == [(CLIENTS, 1)]
+@pytest.mark.parametrize("first_load", [True, False])
+def test_a_transaction_that_began_before_a_load_and_reads_after_it_sees_the_new_month_whole(
+    database: Database, files: Files, first_load: bool
+) -> None:
+    if not first_load:
+        write_month(files, value=1)
+        load_month(database, MONTH)
+    write_month(files, value=2, rows=3)
+    with database.connect("ds_user") as reader, reader.transaction():
+        reader.execute("set transaction isolation level repeatable read")
+        reader.execute("select count(*) from stores")  # takes the snapshot
+        load_month(database, MONTH)
+        # COPY has frozen the rows of the new partition, so that every snapshot sees them.
+        assert reader.execute("select count(*), sum(value) from sales").fetchone() == (3, 6)
 
 
-def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, files: Files) -> None:
-    write_customers(files, 1)
-    load_customers(database)
-    write_customers(files, 2)
-    with pausing(database, "truncate staging.clients") as pause, ThreadPoolExecutor(1) as pool:
-        rebuild = pool.submit(build_feature_store, database)
-        pause.wait(rebuild)
-        load_customers(database)
-        pause.release()
-        all_results([rebuild])
-    [(version,)] = database.run("select distinct attr_a from feature_store")
-    [(published,)] = database.run("""
-        select outcome from pipeline.feature_store_builds inner join pipeline.loads on profiles_load = load_id
-    """)
-    assert (version, published) in [(1, "superseded"), (2, "published")]
-
-
-# Migrations
+def test_a_load_that_stalls_in_its_copy_locks_no_table_in_public(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = threading.Event()
+    with misbehaving(tmp_path) as (bucket, answers, _):
+        monkeypatch.setattr(source, "CHUNK_BYTES", 1024)  # so that the copy begins before the file stalls
+        monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
+        monkeypatch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
+        files = Files(tmp_path, bucket)
+        write_month(files)
+        load_month(database, MONTH)
+        answers[f"sales/{MONTH}/sales.csv"] = [stall(2048, released)]
+        with ThreadPoolExecutor(1) as pool:
+            stalled = pool.submit(load_month, database, MONTH)
+            try:
+                pid = wait_for_copy(database, stalled)
+                locks = database.run(f"""
+                    select relation::regclass::text, mode from pg_locks
+                    left join pg_class on relation = pg_class.oid
+                    where
+                        pid = {pid}
+                        and (locktype = 'advisory' or relnamespace::regnamespace::text in ('public', 'partitions'))
+                """)
+                # The same month, and a change of the table, do not wait for the file.
+                write_month(files, value=2)
+                load_month(database, MONTH)
+                database.run("set lock_timeout = '10s'; alter table sales add column note text")
+            finally:
+                released.set()
+            with pytest.raises(SourceUnavailable):
+                stalled.result(timeout=60)
+    assert locks == []
+    assert values(database) == [([2], 2 * ROWS)]
 
 
 @pytest.fixture
-def migrate(database: Database, tmp_path: Path) -> Callable[..., None]:
-    """Runs alembic with one revision more than the project has: a column of sales."""
-    folder = tmp_path / "project"
+def migrate(database: Database, tmp_path: Path) -> Callable[[], None]:
+    """Migrates the database to a revision that adds a column to public.sales."""
+    folder = tmp_path / "migrations"
     shutil.copytree(ROOT / "alembic", folder / "alembic")
     shutil.copy(ROOT / "alembic.ini", folder)
     (folder / "alembic/versions/9999_a_column_of_sales.py").write_text(
@@ -632,74 +370,82 @@ def migrate(database: Database, tmp_path: Path) -> Callable[..., None]:
     )
     environment = {**os.environ, "DATABASE_URL": database.url(driver="postgresql+psycopg2")}
 
-    def run(*arguments: str) -> None:
-        command = [sys.executable, "-m", "alembic", *(arguments or ["upgrade", "head"])]
-        done = subprocess.run(
-            command, cwd=folder, env=environment, capture_output=True, text=True, check=False, timeout=WAIT_SECONDS
-        )
+    def upgrade() -> None:
+        command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
 
-    return run
+    return upgrade
 
 
-def write_month_with_note(files: Files, version: int) -> None:
+def write_month_with_note(files: Files) -> None:
     """The file of the month as the migrated table needs it."""
-    rows = [(n, version, FEBRUARY, 1, "new") for n in range(ROWS)]
-    files.write(path_of(FEBRUARY), csv_text(f"{HEADER},note", rows))
+    rows = [(n, 3, MONTH, 1, "new") for n in range(ROWS)]
+    files.write(f"sales/{MONTH}/sales.csv", csv_text("idx,value,date,store_idx,note", rows))
 
 
+@pytest.mark.slow
 def test_a_migration_waits_for_a_load_that_replaces_the_month(
-    database: Database, files: Files, migrate: Callable[..., None]
+    database: Database, files: Files, migrate: Callable[[], None]
 ) -> None:
-    write_months(files, 1)
-    load_month(database, FEBRUARY)
-    write_months(files, 2)
+    write_month(files, value=1)
+    load_month(database, MONTH)
+    write_month(files, value=2)
     with pausing(database, "before commit") as pause, ThreadPoolExecutor(2) as pool:
-        load = pool.submit(load_month, database, FEBRUARY)
-        pid = pause.wait(load)
+        load = pool.submit(load_month, database, MONTH)
+        pause.wait(load)
         migration = pool.submit(migrate)
-        wait_until_blocked(database, pid, migration)
+        wait_for(
+            database,
+            "select from pg_stat_activity where query like 'alter table public.sales%' and wait_event_type = 'Lock'",
+            migration,
+        )
         pause.release()
-        all_results([load, migration])
-    assert months_of(database) == [(FEBRUARY, 2, ROWS)]
-    write_month_with_note(files, 3)
-    load_month(database, FEBRUARY)
-    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
+        load.result(timeout=60)
+        migration.result(timeout=60)
+    assert values(database) == [([2], 2 * ROWS)]
+    write_month_with_note(files)
+    load_month(database, MONTH)
+    assert values(database) == [([3], 3 * ROWS)]
     assert database.run("select distinct note from sales") == [("new",)]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("point", ["file requested", "load staged", "load checked", "load published"])
 def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_cleared(
-    database: Database, files: Files, migrate: Callable[..., None]
+    database: Database, files: Files, migrate: Callable[[], None], point: str
 ) -> None:
-    write_months(files, 1)
-    load_month(database, FEBRUARY)
-    points = ["sales requested", "sales staged", "sales checked", "sales published"]
-    write_months(files, 2)
-    runs = []
-    # Each of the runs comes to another point, and the migration overtakes them all.
-    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        run = Run(database, SALES, FEBRUARY)
-        for point in points:
-            pause = stack.enter_context(pausing(database, point))
-            load = pool.submit(run.run)
-            pause.wait(load)
-            migrate()
-            pause.release()
-            with pytest.raises(
-                psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"
-            ):
-                all_results([load])
-            assert months_of(database) == [(FEBRUARY, 1, ROWS)]
-            migrate("downgrade", "-1")
-        runs.append(run)
+    write_month(files, value=1)
+    load_month(database, MONTH)
+    write_month(files, value=2)
+    run = Run(database, SALES, MONTH)
+    with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(run.run)
+        pause.wait(load)
         migrate()
-    write_month_with_note(files, 3)
+        pause.release()
+        with pytest.raises(psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"):
+            load.result(timeout=60)
+    assert values(database) == [([1], ROWS)]
+    write_month_with_note(files)
     run.run()
-    assert months_of(database) == [(FEBRUARY, 3, ROWS)]
-    assert_tables_agree(database)
+    assert values(database) == [([3], 3 * ROWS)]
 
 
-# Keys of other tables
+@pytest.mark.slow
+def test_rows_staged_before_a_migration_are_rejected_while_a_reader_stays_in_its_transaction_too(
+    database: Database, files: Files
+) -> None:
+    write_month(files, value=1)
+    load_month(database, MONTH)
+    run = Run(database, SALES, MONTH)
+    run.run("stage_sales", "stage_stores", "check_month")
+    database.run("alter table sales add column note text")
+    with database.connect("ds_user") as reader, reader.transaction():
+        reader.execute("select count(*) from sales")
+        with pytest.raises(psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"):
+            run.run("publish_month")
+    assert values(database) == [([1], ROWS)]
 
 
 REFERENCES = """
@@ -809,19 +555,3 @@ def test_a_row_that_vanishes_takes_the_rows_that_refer_to_it_where_these_cascade
     build_feature_store(database)
     assert database.run("select array_agg(store_idx) from branch_notes") == [([1],)]
     assert database.run("select array_agg(client order by client) from scores") == [([1, 2],)]
-
-
-@pytest.mark.slow
-def test_rows_that_were_staged_before_a_migration_are_rejected_also_where_they_would_be_inserted(
-    database: Database, files: Files
-) -> None:
-    write_months(files, 1, [FEBRUARY])
-    load_month(database, FEBRUARY)
-    run = Run(database, SALES, FEBRUARY)
-    run.run("stage_sales", "stage_stores", "check_month")
-    database.run("alter table sales add column note text")
-    with ExitStack() as stack:
-        idle_reader(database, stack, "sales")
-        with pytest.raises(psycopg.errors.CheckViolation, match=r"public\.sales has changed since the file was staged"):
-            run.run("publish_month")
-    assert months_of(database) == [(FEBRUARY, 1, ROWS)]
