@@ -158,6 +158,7 @@ class Model:
         for other in self.of_file(load.month):
             if other.outcome in ("staged", "checked", "published") and other.requested < load.requested:
                 other.outcome = "superseded"
+                other.has_table = False
         load.outcome = "published"
 
     def month_status(self) -> dict[str, tuple[str, int | None]]:
