@@ -1,6 +1,4 @@
-"""The measured side of a measurement. Only the standard library, because every contender's process imports it."""
-
-from __future__ import annotations
+"""The measured side of a measurement. Only the standard library, because every measured process imports it."""
 
 import contextlib
 import json
@@ -15,43 +13,28 @@ READY = "ready"
 
 
 def answer(work: Callable[[str], dict[str, object]]) -> None:
-    """Say that all imports are done; then do the work for each line of input, and print how long and how big it was.
+    """Report that all imports are done. Then do the work for each line of input, and print its time and memory.
 
     Args:
-        work: gets the line; what it returns is added to the answer, and goes before what is measured here.
+        work: gets the line; what it returns is added to the answer.
     """
-    # Libraries print what they like; only the answers go where the benchmark reads.
+    # Libraries print to stdout; only answers go to the pipe that the benchmark reads.
     replies = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     print(READY, file=replies)
     for line in sys.stdin:
-        forget_peak()
-        before = resident_bytes()
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # resets the peak, which would be that of the imports
+        idle = _memory("VmRSS")
         begin = time.perf_counter()
         details = work(line.rstrip("\n"))
         seconds = time.perf_counter() - begin
-        measured = {"seconds": seconds, "before_bytes": before, "peak_bytes": peak_bytes()}
-        print(json.dumps({**measured, **details}), file=replies)
+        print(json.dumps({"seconds": seconds, "memory_bytes": _memory("VmHWM") - idle, **details}), file=replies)
 
 
-def forget_peak(pid: int | str = "self") -> None:
-    """Let the peak begin anew, so that it is the work's and not that of the imports before."""
-    with contextlib.suppress(OSError):
-        Path(f"/proc/{pid}/clear_refs").write_text("5")
-
-
-def resident_bytes(pid: int | str = "self") -> int:
-    """Memory that a process occupies."""
-    return _status("VmRSS", pid)
-
-
-def peak_bytes(pid: int | str = "self") -> int:
-    """The most that it has occupied. Not ru_maxrss, which on Linux begins with the size of the parent process."""
-    return _status("VmHWM", pid)
-
-
-def _status(field: str, pid: int | str) -> int:
-    found = re.search(rf"{field}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+def _memory(field: str) -> int:
+    # Not ru_maxrss, which on Linux starts with the size of the parent process.
+    found = re.search(rf"{field}:\s+(\d+) kB", Path("/proc/self/status").read_text())
     if not found:
-        raise RuntimeError(f"/proc/{pid}/status has no {field}, and the benchmark measures memory by it.")
+        raise RuntimeError(f"/proc/self/status has no {field}, by which memory is measured.")
     return int(found[1]) * 1024
