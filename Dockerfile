@@ -11,7 +11,7 @@ RUN useradd --uid 50000 --create-home --home-dir /opt/airflow airflow \
 
 WORKDIR /opt/company-data
 
-# Before the code: a change of SQL installs nothing anew.
+# Before the code: a change of SQL does not install the packages again.
 COPY requirements.txt constraints.txt ./
 RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -c constraints.txt
 

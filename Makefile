@@ -8,7 +8,7 @@ help: ## show this list
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
 
-status: venv ## print per table and per month what is loaded; fails unless every month is
+status: venv ## print per table and per month what is loaded; fails unless every month is loaded or waits for a late file
 	@$(PYTHON) -m local status
 
 down: ## stop what make up started; keeps the data
@@ -45,7 +45,7 @@ bench: venv ## measure the loads against psql's \copy and other tools, on an emb
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
 
-docs: venv ## write docs/ anew from what the migrations make
+docs: venv ## write the dictionary and the schema in docs/ from what the migrations make
 	@$(PYTHON) -m local.schema
 
 lint: venv ## check format, types and SQL; changes nothing

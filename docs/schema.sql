@@ -1,4 +1,4 @@
--- What `alembic upgrade head` makes, as pg_dump of PostgreSQL 18 writes it. `make docs` renews this file: read its
+-- What `alembic upgrade head` creates, as pg_dump of PostgreSQL 18 writes it. `make docs` renews this file: read its
 -- diff, do not edit it.
 
 CREATE ROLE ds_user;
@@ -16,170 +16,29 @@ GRANT mle_user_role TO mle_user WITH INHERIT TRUE GRANTED BY admin;
 
 CREATE SCHEMA partitions;
 
-COMMENT ON SCHEMA partitions IS 'Monthly partitions of public.sales; read them through that table.';
+COMMENT ON SCHEMA partitions IS 'Partitions of the tables in public; read them through those tables.';
 
 CREATE SCHEMA pipeline;
 
-COMMENT ON SCHEMA pipeline IS 'What the SQL files under sql/ call.';
+COMMENT ON SCHEMA pipeline IS 'The ledger of loads, and the functions that the SQL files under sql/ call.';
 
 CREATE SCHEMA staging;
 
-COMMENT ON SCHEMA staging IS 'Files as they were downloaded, before anything is published.';
+COMMENT ON SCHEMA staging IS 'Files as they were downloaded, before they are published: one table per load.';
 
-CREATE FUNCTION pipeline.begin_staging(table_name text, sale_month date) RETURNS text
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    declare
-        suffix constant text := to_char(sale_month, 'YYYY_MM');
-        staged text := concat_ws('_', table_name, suffix);
-        -- Read from the catalog, because LIKE would lock public.sales until the file has come, and with it every
-        -- re-load of another month.
-        columns constant text := (
-            select string_agg(
-                concat_ws(
-                    ' ', quote_ident(attname), format_type(atttypid, atttypmod),
-                    case when attnotnull then 'not null' end, 'default ' || pg_get_expr(adbin, adrelid)
-                ),
-                ', ' order by attnum
-            )
-            from pg_attribute
-            left join pg_attrdef on adrelid = attrelid and adnum = attnum
-            where attrelid = 'public.sales'::regclass and attnum > 0 and not attisdropped
-        );
-    begin
-        -- Of two runs that stage the same file the later one waits here, and then has the newer file.
-        if table_name <> 'sales' then
-            execute format('truncate staging.%I', staged);
-            return staged;
-        end if;
-        perform pg_advisory_xact_lock(hashtext('pipeline.begin_staging'), sale_month - date '2000-01-01');
-        staged := staged || '_incoming';
-        execute format(
-            'create table staging.%I (%s, constraint %I check (date >= %L and date < %L))',
-            staged, columns, 'dated in ' || to_char(sale_month, 'YYYY-MM'), sale_month,
-            (sale_month + interval '1 month')::date
-        );
-        return staged;
-    end
-    $$;
-
-COMMENT ON FUNCTION pipeline.begin_staging(table_name text, sale_month date) IS 'Makes or empties the table in staging that a file is copied into, and returns its name.';
-
-CREATE FUNCTION pipeline.delete_month_of_sales(sale_month date) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '3s'
-    AS $$
-    declare
-        old constant text := 'partitions.' || quote_ident('sales_' || to_char(sale_month, 'YYYY_MM'));
-    begin
-        if to_regclass(old) is not null then
-            -- Autovacuum gives way only a second after it is asked to: asked before readers have to wait. The parent
-            -- comes first, as for everybody who alters both.
-            lock table only public.sales in share update exclusive mode;
-            execute format('lock table %s in share update exclusive mode', old);
-            execute format('drop table %s', old);
-        end if;
-    end
-    $$;
-
-COMMENT ON FUNCTION pipeline.delete_month_of_sales(sale_month date) IS 'Drops the month''s partition; waits for readers of sales for 3 seconds at most, then fails.';
-
-CREATE FUNCTION pipeline.discard_staged(table_name text, month date) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-        declare
-            staged constant text := format(
-                'staging.%I', concat_ws('_', discard_staged.table_name, to_char(month, 'YYYY_MM'))
-            );
-            last_outcome text;
-        begin
-            -- Locked before the ledger is asked: another run may be staging, whose rows are still to be published.
-            execute format('lock table %s in access exclusive mode', staged);
-            select outcome into last_outcome
-            from pipeline.file_loads as loads
-            where
-                loads.table_name = discard_staged.table_name
-                and loads.sale_month is not distinct from month
-                and loads.row_count is not null
-            order by loads.load_id desc
-            limit 1;
-            if last_outcome = 'published' then
-                execute format('truncate %s', staged);
-            end if;
-        end
-        $$;
-
-COMMENT ON FUNCTION pipeline.discard_staged(table_name text, month date) IS 'Empties the staging of a table, of a month where it has one, if what it holds is published.';
-
-CREATE FUNCTION pipeline.end_staging(table_name text, sale_month date) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET default_statistics_target TO '10'
-    AS $$
-    declare
-        staged constant text := concat_ws('_', table_name, to_char(sale_month, 'YYYY_MM'));
-    begin
-        if table_name = 'sales' then
-            if to_regclass(format('staging.%I', staged)) is not null then
-                execute format('drop table staging.%I', staged);
-            end if;
-            execute format('alter table staging.%I rename to %I', staged || '_incoming', staged);
-            execute format('alter table staging.%I inherit staging.sales', staged);
-            -- The next steps come before autovacuum, and would sort where they should hash. A small sample will do.
-            execute format('analyze staging.%I', staged);
-        end if;
-    end
-    $$;
-
-COMMENT ON FUNCTION pipeline.end_staging(table_name text, sale_month date) IS 'Puts a month of sales that was just copied in the place of what was staged for that month before.';
-
-CREATE FUNCTION pipeline.insert_month_of_sales(sale_month date) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    declare
-        staged constant text := 'sales_' || to_char(sale_month, 'YYYY_MM');
-    begin
-        if exists (
-            select
-            from (
-                select attname, format_type(atttypid, atttypmod)
-                from pg_attribute
-                where
-                    attrelid in ('public.sales'::regclass, format('staging.%I', staged)::regclass)
-                    and attnum > 0
-                    and not attisdropped
-            ) as columns (name, type)
-            group by name, type
-            having count(*) <> 2
-        ) then
-            raise exception 'sales of %: public.sales has got other columns since the month was staged, so the month'
-                ' stays as it was. Clear this run from its staging tasks on.', sale_month
-                using errcode = 'check_violation';
-        end if;
-        -- Its rows are read and written through public.sales alone.
-        execute format('revoke all on table staging.%I from pipeline', staged);
-        execute format('alter table staging.%I set schema partitions', staged);
-        execute format(
-            'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
-            staged, sale_month, (sale_month + interval '1 month')::date
-        );
-        execute format(
-            'alter table partitions.%I drop constraint %I', staged, 'dated in ' || to_char(sale_month, 'YYYY-MM')
-        );
-    end
-    $$;
-
-COMMENT ON FUNCTION pipeline.insert_month_of_sales(sale_month date) IS 'Attaches the staged month to sales as its partition.';
-
-CREATE TABLE pipeline.file_loads (
+CREATE TABLE pipeline.loads (
     load_id bigint NOT NULL,
     table_name text NOT NULL,
     sale_month date,
     address text NOT NULL,
+    dag_run text NOT NULL,
+    outcome text DEFAULT 'loading'::text NOT NULL,
+    problem text,
+    waits_until timestamp with time zone,
+    began_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    requested_at timestamp with time zone,
+    published_at timestamp with time zone,
+    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     etag text,
     last_modified timestamp with time zone,
     bytes bigint,
@@ -187,304 +46,480 @@ CREATE TABLE pipeline.file_loads (
     row_count bigint,
     last_date date,
     total numeric,
-    aggregated_at timestamp with time zone,
-    dag_run text NOT NULL,
-    started_at timestamp with time zone NOT NULL,
-    finished_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    outcome text NOT NULL,
-    problem text,
-    CONSTRAINT file_loads_outcome_check CHECK ((outcome = ANY (ARRAY['staged'::text, 'checked'::text, 'published'::text, 'replaced'::text, 'refused'::text, 'failed'::text])))
+    staged_table text GENERATED ALWAYS AS (((('staging.'::text || table_name) || '_'::text) || load_id)) STORED NOT NULL,
+    partition_name text GENERATED ALWAYS AS ((table_name || COALESCE(((('_'::text || lpad((EXTRACT(year FROM sale_month))::text, 4, '0'::text)) || '_'::text) || lpad((EXTRACT(month FROM sale_month))::text, 2, '0'::text)), ''::text))) STORED NOT NULL,
+    CONSTRAINT loads_check CHECK (((table_name = 'sales'::text) = (sale_month IS NOT NULL))),
+    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'published'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
+    CONSTRAINT loads_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
 );
 
-COMMENT ON TABLE pipeline.file_loads IS 'Every load of a source file, one row an attempt, written with its rows.';
+COMMENT ON TABLE pipeline.loads IS 'Every attempt to load a source file. A file is a table, and for sales a month.';
 
-COMMENT ON COLUMN pipeline.file_loads.load_id IS 'The load, as its run hands it from step to step.';
+COMMENT ON COLUMN pipeline.loads.load_id IS 'The load, as its run passes it from step to step.';
 
-COMMENT ON COLUMN pipeline.file_loads.table_name IS 'Table in public that the file is for.';
+COMMENT ON COLUMN pipeline.loads.table_name IS 'Table in public that the file is for.';
 
-COMMENT ON COLUMN pipeline.file_loads.sale_month IS 'Month of the run; null for the customer files.';
+COMMENT ON COLUMN pipeline.loads.sale_month IS 'Month of the file; null for files that have none.';
 
-COMMENT ON COLUMN pipeline.file_loads.address IS 'Where the file was read.';
+COMMENT ON COLUMN pipeline.loads.address IS 'Where the file was read, without credentials.';
 
-COMMENT ON COLUMN pipeline.file_loads.etag IS 'ETag that the server sent.';
+COMMENT ON COLUMN pipeline.loads.dag_run IS 'DAG and run that loaded the file.';
 
-COMMENT ON COLUMN pipeline.file_loads.last_modified IS 'Last-Modified that the server sent.';
+COMMENT ON COLUMN pipeline.loads.outcome IS 'State of the load; see the life of a load in 0004_loads.sql.';
 
-COMMENT ON COLUMN pipeline.file_loads.bytes IS 'Length of the CSV text.';
+COMMENT ON COLUMN pipeline.loads.problem IS 'Why the load is waiting, rejected or failed.';
 
-COMMENT ON COLUMN pipeline.file_loads.sha256 IS 'SHA-256 of the CSV text: the version of the file.';
+COMMENT ON COLUMN pipeline.loads.waits_until IS 'Until when a late file is waited for; null unless it is waiting.';
 
-COMMENT ON COLUMN pipeline.file_loads.row_count IS 'Rows in the file, its header not counted.';
+COMMENT ON COLUMN pipeline.loads.began_at IS 'When the attempt began.';
 
-COMMENT ON COLUMN pipeline.file_loads.last_date IS 'Latest day in the file; null where it has no days.';
+COMMENT ON COLUMN pipeline.loads.requested_at IS 'When the file was requested. Of two loads of a file, the later request decides which one is published.';
 
-COMMENT ON COLUMN pipeline.file_loads.total IS 'Sum of the month''s sales, set when the month is aggregated.';
+COMMENT ON COLUMN pipeline.loads.published_at IS 'When the rows were published; stays when they are superseded.';
 
-COMMENT ON COLUMN pipeline.file_loads.aggregated_at IS 'When the month was aggregated into monthly_sales.';
+COMMENT ON COLUMN pipeline.loads.changed_at IS 'When the load came to its present outcome.';
 
-COMMENT ON COLUMN pipeline.file_loads.dag_run IS 'DAG and run that loaded the file.';
+COMMENT ON COLUMN pipeline.loads.etag IS 'ETag that the server sent.';
 
-COMMENT ON COLUMN pipeline.file_loads.started_at IS 'When the server began to send the file; of a load that failed, when the load began.';
+COMMENT ON COLUMN pipeline.loads.last_modified IS 'Last-Modified that the server sent.';
 
-COMMENT ON COLUMN pipeline.file_loads.finished_at IS 'When the load came to its present outcome.';
+COMMENT ON COLUMN pipeline.loads.bytes IS 'Length of the CSV text.';
 
-COMMENT ON COLUMN pipeline.file_loads.outcome IS 'staged, checked, published; replaced: staged again before it was published; refused: the file breaks the contract; failed: a network or server fault, tried again.';
+COMMENT ON COLUMN pipeline.loads.sha256 IS 'SHA-256 of the CSV text: the version of the file.';
 
-COMMENT ON COLUMN pipeline.file_loads.problem IS 'Why the load was refused, failed, or was published without effect.';
+COMMENT ON COLUMN pipeline.loads.row_count IS 'Rows in the file, its header not counted.';
 
-CREATE VIEW pipeline.current_loads AS
- SELECT DISTINCT ON (table_name,
-        CASE table_name
-            WHEN 'sales'::text THEN sale_month
-            ELSE NULL::date
-        END) load_id,
-    table_name,
-    sale_month,
-    sha256,
-    row_count,
-    last_date,
-    total,
-    started_at,
-    finished_at,
-    aggregated_at
-   FROM pipeline.file_loads
-  WHERE (outcome = 'published'::text)
-  ORDER BY table_name,
-        CASE table_name
-            WHEN 'sales'::text THEN sale_month
-            ELSE NULL::date
-        END, started_at DESC;
+COMMENT ON COLUMN pipeline.loads.last_date IS 'Latest day in the file; null where it has no days.';
 
-COMMENT ON VIEW pipeline.current_loads IS 'The loads whose rows are in public now: one a table, for sales one a month.';
+COMMENT ON COLUMN pipeline.loads.total IS 'Sum of the sales of the file; null for other files.';
 
-COMMENT ON COLUMN pipeline.current_loads.load_id IS 'The load.';
+COMMENT ON COLUMN pipeline.loads.staged_table IS 'Table that holds the rows until they are published.';
 
-COMMENT ON COLUMN pipeline.current_loads.table_name IS 'Table in public.';
+COMMENT ON COLUMN pipeline.loads.partition_name IS 'Partition, in schema partitions, that the rows are published into.';
 
-COMMENT ON COLUMN pipeline.current_loads.sale_month IS 'Month of the sales; of the stores the month whose run loaded them; null for the customer files.';
-
-COMMENT ON COLUMN pipeline.current_loads.sha256 IS 'SHA-256 of the CSV text: the version of the file.';
-
-COMMENT ON COLUMN pipeline.current_loads.row_count IS 'Rows in the file.';
-
-COMMENT ON COLUMN pipeline.current_loads.last_date IS 'Latest day in the file; null where it has no days.';
-
-COMMENT ON COLUMN pipeline.current_loads.total IS 'Sum of the month''s sales, once the month is aggregated.';
-
-COMMENT ON COLUMN pipeline.current_loads.started_at IS 'When the server began to send the file.';
-
-COMMENT ON COLUMN pipeline.current_loads.finished_at IS 'When the load was published.';
-
-COMMENT ON COLUMN pipeline.current_loads.aggregated_at IS 'When the month was aggregated into monthly_sales.';
-
-CREATE FUNCTION pipeline.is_newest(load bigint) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN (NOT (EXISTS (SELECT FROM (pipeline.file_loads this JOIN pipeline.current_loads published ON (((this.table_name = published.table_name) AND ((this.table_name <> 'sales'::text) OR (this.sale_month = published.sale_month)) AND (this.started_at < published.started_at)))) WHERE (this.load_id = is_newest.load))));
-
-COMMENT ON FUNCTION pipeline.is_newest(load bigint) IS 'Whether no later load of the same table (and month) was published.';
-
-CREATE FUNCTION pipeline.lock_month(sale_month date) RETURNS void
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN pg_advisory_xact_lock(hashtext('pipeline.lock_month'::text), (sale_month - '2000-01-01'::date));
-
-COMMENT ON FUNCTION pipeline.lock_month(sale_month date) IS 'Until the transaction ends, lets nobody else replace this month; other months do not wait.';
-
-CREATE FUNCTION pipeline.lock_staged_month(sale_month date) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-    declare
-        staged constant text := 'staging.' || quote_ident('sales_' || to_char(sale_month, 'YYYY_MM'));
-    begin
-        perform pg_advisory_xact_lock(hashtext('pipeline.begin_staging'), sale_month - date '2000-01-01');
-        if to_regclass(staged) is not null then
-            execute format('lock table %s in access exclusive mode', staged);
-        end if;
-    end
-    $$;
-
-COMMENT ON FUNCTION pipeline.lock_staged_month(sale_month date) IS 'Until the transaction ends, lets nobody else stage this month of sales.';
-
-CREATE FUNCTION pipeline.mark_published(load bigint) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-        begin
-            update pipeline.file_loads
-            set
-                outcome = 'published',
-                problem = case
-                    when not pipeline.is_newest(load) then 'not used: a newer file was published before this one'
-                end,
-                finished_at = clock_timestamp()
-            where load_id = load;
-        end
-        $$;
-
-COMMENT ON FUNCTION pipeline.mark_published(load bigint) IS 'Notes that this transaction publishes the load.';
-
-CREATE FUNCTION pipeline.prepare_month(sale_month date) RETURNS void
+CREATE FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) RETURNS pipeline.loads
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-    declare
-        suffix constant text := to_char(sale_month, 'YYYY_MM');
-    begin
-        if extract(day from sale_month) <> 1 then
-            raise exception 'pipeline.prepare_month: % is not the first day of a month', sale_month;
-        end if;
+declare
+    this pipeline.loads;
+    columns text := format('like public.%I including all', begin_load.table_name);
+begin
+    perform pipeline.lock_file(begin_load.table_name, begin_load.sale_month);
 
-        -- Two runs must not both find the partition missing and both create it.
-        perform pg_advisory_xact_lock(hashtext('pipeline.prepare_month'));
+    update pipeline.loads
+    set outcome = 'failed', problem = 'The process that loaded the file was killed.', changed_at = clock_timestamp()
+    where
+        loads.table_name = begin_load.table_name
+        and loads.sale_month is not distinct from begin_load.sale_month
+        and loads.outcome = 'loading'
+        and not pipeline.is_running(loads.load_id);
 
-        if to_regclass('staging.stores_' || suffix) is null then
-            execute format('create table staging.%I (like staging.stores including all)', 'stores_' || suffix);
+    -- A run that starts again does not publish what it staged before.
+    update pipeline.loads
+    set outcome = 'superseded', changed_at = clock_timestamp()
+    where
+        loads.table_name = begin_load.table_name
+        and loads.sale_month is not distinct from begin_load.sale_month
+        and loads.dag_run = begin_load.dag_run
+        and loads.outcome in ('staged', 'checked');
+
+    perform pipeline.discard_staged(loads.load_id)
+    from pg_class
+    inner join pipeline.loads
+        on pg_class.relname = loads.table_name || '_' || loads.load_id
+    where
+        pg_class.relnamespace = 'staging'::regnamespace
+        and (
+            loads.outcome in ('waiting', 'failed', 'published', 'superseded')
+            or (
+                loads.outcome = 'rejected'
+                and loads.table_name = begin_load.table_name
+                and loads.sale_month is not distinct from begin_load.sale_month
+            )
+        );
+
+    insert into pipeline.loads (table_name, sale_month, address, dag_run)
+    values (begin_load.table_name, begin_load.sale_month, begin_load.address, begin_load.dag_run)
+    returning * into this;
+
+    if this.sale_month is not null then
+        columns := columns || format(
+            ', constraint "the date is in the month of the file" check (date >= %L and date < %L)',
+            this.sale_month, (this.sale_month + interval '1 month')::date
+        );
+        -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
+        if to_regclass('partitions.' || this.partition_name) is null then
+            execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
             execute format(
-                'alter table staging.%I alter column sale_month set default %L', 'stores_' || suffix, sale_month
-            );
-            execute format(
-                'alter table staging.stores attach partition staging.%I for values in (%L)',
-                'stores_' || suffix, sale_month
+                'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
+                this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
             );
         end if;
-    end
-    $$;
+    elsif (select relkind <> 'p' from pg_class where oid = format('public.%I', this.table_name)::regclass) then
+        columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
+    end if;
+    execute format('create table %s (%s)', this.staged_table, columns);
+    execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
 
-COMMENT ON FUNCTION pipeline.prepare_month(sale_month date) IS 'Makes the partition of staging.stores for one month, unless it exists.';
+    perform set_config('application_name', 'load ' || this.load_id, false);
+    return this;
+end
+$$;
 
-CREATE FUNCTION pipeline.refuse(message text) RETURNS void
+COMMENT ON FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) IS 'Records that an attempt begins, creates its staged table, and removes what earlier attempts left.';
+
+CREATE FUNCTION pipeline.check_load(load bigint, problem text, last_date date, total numeric) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-        begin
-            raise exception using message = message, errcode = 'check_violation';
-        end
-        $$;
+begin
+    update pipeline.loads
+    set
+        outcome = case when check_load.problem is null then 'checked' else 'rejected' end,
+        problem = check_load.problem || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
+        last_date = check_load.last_date,
+        total = check_load.total,
+        changed_at = clock_timestamp()
+    where load_id = load and outcome in ('staged', 'checked', 'rejected');
+end
+$$;
 
-COMMENT ON FUNCTION pipeline.refuse(message text) IS 'Fails the transaction with this message: what was found, why it stops the load, what to do.';
+COMMENT ON FUNCTION pipeline.check_load(load bigint, problem text, last_date date, total numeric) IS 'Records the verdict of a check: without a problem the load is checked, with one it is rejected.';
+
+CREATE FUNCTION pipeline.discard_staged(load bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    staged constant text := (select staged_table from pipeline.loads where load_id = load);
+begin
+    if to_regclass(staged) is not null then
+        execute 'lock table ' || staged || ' in access exclusive mode nowait';
+        execute 'drop table ' || staged;
+    end if;
+exception
+    when lock_not_available or undefined_table or dependent_objects_still_exist then
+        null; -- A session reads the table, has a view of it, or drops it. The next load tries again.
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
+
+CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN (EXISTS (SELECT FROM pg_stat_activity WHERE ((pg_stat_activity.datname = current_database()) AND (pg_stat_activity.application_name = ('load '::text || is_running.load)))));
+
+COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load.';
+
+CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN pg_advisory_xact_lock(hashtext(('pipeline.'::text || table_name)), COALESCE((sale_month - '2000-01-01'::date), 0));
+
+COMMENT ON FUNCTION pipeline.lock_file(table_name text, sale_month date) IS 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
+
+CREATE FUNCTION pipeline.open_staged(load bigint, view_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    this pipeline.loads;
+begin
+    select * into this from pipeline.loads where load_id = load;
+    begin
+        if to_regclass(this.staged_table) is not null then
+            execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            return;
+        end if;
+    exception
+        when undefined_table then
+            null; -- Another load has dropped it, because this one is superseded.
+    end;
+
+    select * into this from pipeline.loads where load_id = load;
+    if this.outcome is distinct from 'superseded' then
+        perform pipeline.reject(concat(
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
+            ' staging tasks on.'
+        ));
+    end if;
+    -- The rows of a superseded load are dropped, and its run goes on to its end. A month is checked with the published
+    -- stores instead of superseded ones; any other superseded load counts as empty, and changes nothing.
+    execute format(
+        'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
+        this.table_name = 'stores'
+    );
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+
+CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    this pipeline.loads;
+    previous pipeline.loads;
+    superseded bigint;
+begin
+    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
+    select * into this from pipeline.loads where load_id = load;
+
+    if this.outcome = 'published' then
+        return;
+    elsif this.outcome = 'superseded' then
+        perform pipeline.report(format(
+            '%s: load %s is superseded by a later load of the file, so it changes nothing.', this.address, load
+        ));
+        return;
+    elsif this.outcome is distinct from 'checked' then
+        perform pipeline.reject(concat(
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            ': ' || this.problem, '. Only a checked load can be published, and the tables stay as they were. Clear this',
+            ' run from its staging tasks on.'
+        ));
+    end if;
+
+    select * into previous
+    from pipeline.loads
+    where table_name = this.table_name and sale_month is not distinct from this.sale_month and outcome = 'published';
+
+    if previous.requested_at > this.requested_at then
+        update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
+        perform pipeline.discard_staged(load);
+        perform pipeline.publish_load(load);
+        return;
+    end if;
+
+    for superseded in
+        update pipeline.loads
+        set outcome = 'superseded', changed_at = clock_timestamp()
+        where
+            table_name = this.table_name
+            and sale_month is not distinct from this.sale_month
+            and outcome in ('staged', 'checked', 'published')
+            and requested_at < this.requested_at
+        returning load_id
+    loop
+        perform pipeline.discard_staged(superseded);
+    end loop;
+    update pipeline.loads
+    set outcome = 'published', published_at = clock_timestamp(), changed_at = clock_timestamp()
+    where load_id = load;
+
+    if previous.sha256 <> this.sha256 then
+        perform pipeline.report(concat(
+            this.address, ' has changed since load ', previous.load_id, ' of ', previous.requested_at,
+            ': rows ', previous.row_count, ' -> ', this.row_count,
+            ', total ' || previous.total || ' -> ' || this.total,
+            ', SHA-256 ', previous.sha256, ' -> ', this.sha256
+        ));
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.publish_load(load bigint) IS 'Makes a checked load the published one of its file, unless a file that was requested later is published. The rest of
+the transaction brings the tables to what the published loads hold.';
+
+CREATE FUNCTION pipeline.reject(message text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    raise exception using message = message, errcode = 'check_violation';
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.reject(message text) IS 'Fails the transaction with this message: what happened, why the load stops, what to do.';
+
+CREATE FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    patience constant text := current_setting('lock_timeout');
+    this record;
+    rule text;
+begin
+    -- Superseded loads and those whose rows are in the partition already have nothing to replace.
+    create temporary table replaced on commit drop as
+    select
+        loads.load_id,
+        loads.address,
+        loads.staged_table,
+        loads.partition_name as name,
+        format('public.%I', loads.table_name) as parent,
+        format('partitions.%I', loads.partition_name) as old,
+        pg_get_expr(pg_class.relpartbound, pg_class.oid) as bounds
+    from pipeline.loads
+    inner join pg_class
+        on loads.partition_name = pg_class.relname and pg_class.relnamespace = 'partitions'::regnamespace
+    where
+        loads.load_id = any(load_ids)
+        and loads.outcome = 'published'
+        and to_regclass(loads.staged_table) is not null;
+
+    -- These locks make no reader wait. Autovacuum gives way to them now, and not while readers wait.
+    for this in select * from pg_temp.replaced order by load_id loop
+        execute format('lock table only %s in share update exclusive mode', this.parent);
+        execute format('lock table %s in share update exclusive mode', this.old);
+    end loop;
+
+    begin
+        begin
+            perform set_config('lock_timeout', '3s', true);
+            for this in select * from pg_temp.replaced order by load_id loop
+                execute format('lock table %s in access exclusive mode', this.staged_table);
+            end loop;
+            for this in select * from pg_temp.replaced order by load_id loop
+                execute format('lock table only %s in access exclusive mode', this.parent);
+                -- Shorter than deadlock_timeout: a reader that holds the next table and waits for this one goes on.
+                perform set_config('lock_timeout', '300ms', true);
+            end loop;
+            for this in select * from pg_temp.replaced order by load_id loop
+                execute format('drop table %s', this.old);
+                execute format('revoke all on table %s from pipeline', this.staged_table);
+                execute format('alter table %s rename to %I', this.staged_table, this.name);
+                execute format('alter table staging.%I set schema partitions', this.name);
+                execute format('alter table %s attach partition %s %s', this.parent, this.old, this.bounds);
+                -- A rule that only the staged table had is implied by the partition's bounds now.
+                for rule in
+                    select conname
+                    from pg_constraint
+                    where conrelid = this.old::regclass and contype = 'c' and conislocal
+                loop
+                    execute format('alter table %s drop constraint %I', this.old, rule);
+                end loop;
+            end loop;
+        exception
+            when lock_not_available or deadlock_detected then
+                for this in select * from pg_temp.replaced order by load_id loop
+                    perform pipeline.report(format(
+                        'Other sessions use the tables and did not release them in time, so the rows of %s are deleted'
+                        ' and inserted. pg_stat_activity shows the sessions.', this.parent
+                    ));
+                    execute format('delete from %s', this.old);
+                    execute format(
+                        'insert into %1$s (%2$s) select %2$s from %3$s', this.old, (
+                            select string_agg(quote_ident(attname), ', ' order by attnum)
+                            from pg_attribute
+                            where attrelid = this.parent::regclass and attnum > 0 and not attisdropped
+                        ), this.staged_table
+                    );
+                    perform pipeline.discard_staged(this.load_id);
+                end loop;
+        end;
+    exception
+        when datatype_mismatch or undefined_column then
+            perform pipeline.reject(concat(
+                this.address, ': ', sqlerrm, '. ', this.parent, ' has changed since the file was staged, so it stays as',
+                ' it was. Clear this run from its staging tasks on.'
+            ));
+    end;
+    perform set_config('lock_timeout', patience, true);
+    drop table pg_temp.replaced;
+end
+$_$;
+
+COMMENT ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) IS 'Replaces the rows of the published loads'' partitions by their staged rows, all at once: by attaching the staged
+tables, or, if sessions use a table for longer than 3 seconds, by deleting and inserting.';
 
 CREATE FUNCTION pipeline.report(message text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-        begin
-            raise notice using message = message;
-        end
-        $$;
+begin
+    raise notice using message = message;
+end
+$$;
 
-COMMENT ON FUNCTION pipeline.report(message text) IS 'Writes this message into the log of the task.';
+COMMENT ON FUNCTION pipeline.report(message text) IS 'Writes this message to the log of the task.';
 
-CREATE FUNCTION pipeline.report_change(load bigint) RETURNS void
+CREATE FUNCTION pipeline.request_file(load bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
-        declare
-            this pipeline.file_loads;
-            before pipeline.file_loads;
-        begin
-            select * into this from pipeline.file_loads where load_id = load;
-            if this.problem is not null then
-                perform pipeline.report(concat(this.address, ': ', this.problem, '; the table keeps that one'));
-                return;
-            end if;
-            select * into before
-            from pipeline.file_loads
-            where
-                outcome = 'published'
-                and problem is null
-                and table_name = this.table_name
-                and (table_name <> 'sales' or sale_month = this.sale_month)
-                and started_at < this.started_at
-            order by started_at desc
-            limit 1;
-            if before.sha256 <> this.sha256 then
-                perform pipeline.report(concat(
-                    this.address, ' has changed since it was loaded at ', before.started_at,
-                    ': rows ', before.row_count, ' -> ', this.row_count,
-                    ', total ' || before.total || ' -> ' || this.total,
-                    ', SHA-256 ', before.sha256, ' -> ', this.sha256
-                ));
-            end if;
-        end
-        $$;
+begin
+    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
+    update pipeline.loads set requested_at = clock_timestamp() where load_id = load;
+end
+$$;
 
-COMMENT ON FUNCTION pipeline.report_change(load bigint) IS 'Writes into the log of the task how the file differs from the one that was loaded before.';
+COMMENT ON FUNCTION pipeline.request_file(load bigint) IS 'Locks the file and records the time of the request. The transaction ends when the server has begun to answer, so that
+a later request never gets an older file.';
 
-CREATE FUNCTION pipeline.require_checked(load bigint, staged_rows bigint) RETURNS void
-    LANGUAGE plpgsql
+CREATE FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) RETURNS void
+    LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-        declare
-            this pipeline.file_loads;
-            is_staged boolean;
-            message text;
-        begin
-            select * into this from pipeline.file_loads where load_id = load;
-            -- Numbers are given while staging is locked, so the greatest one is what staging holds.
-            is_staged := load = (
-                select max(load_id)
-                from pipeline.file_loads
-                where
-                    table_name = this.table_name
-                    and sale_month is not distinct from this.sale_month
-                    and row_count is not null
-            );
-            if is_staged and this.outcome in ('checked', 'published') and this.row_count = staged_rows then
-                return;
-            end if;
-            message := case
-                when this.outcome is null then
-                    'load ' || coalesce(load::text, 'null') || ' is not in pipeline.file_loads'
-                when this.outcome = 'refused' then
-                    'the load was refused: ' || this.problem
-                when this.outcome = 'replaced' or not is_staged then
-                    'another run has staged this file since, and publishes it'
-                when this.outcome = 'staged' then
-                    'the load has not been checked'
-                else
-                    'the file had ' || this.row_count || ' rows, but staging holds ' || staged_rows
-                    || ' (a load that was published before is no longer staged)'
-            end;
-            raise exception using
-                errcode = 'check_violation',
-                message = concat(
-                    this.address, ': ', message, '. Only a checked load that is still staged can be published, so the',
-                    ' tables stay as they were. Clear this run from its staging tasks on.'
-                );
-        end
-        $$;
+    BEGIN ATOMIC
+ SELECT pipeline.reject(concat(string_agg(concat(loads.address, ': ', loads.problem), '; '::text ORDER BY loads.address), '. Nothing was published, and the tables stay as they were. When the file is corrected, clear this run.')) AS reject
+    FROM pipeline.loads
+   WHERE ((loads.load_id = ANY (require_checked.load_ids)) AND (loads.outcome = 'rejected'::text))
+  HAVING (count(*) > 0);
+END;
 
-COMMENT ON FUNCTION pipeline.require_checked(load bigint, staged_rows bigint) IS 'Fails the transaction unless this load was found good and is what staging holds, all its rows.';
+COMMENT ON FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) IS 'Fails with all verdicts at once if one of the loads is rejected.';
 
-CREATE FUNCTION pipeline.seal_staged_month(load bigint) RETURNS void
+CREATE FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET default_statistics_target TO '10'
     AS $$
-    declare
-        month constant date := (select sale_month from pipeline.file_loads where load_id = load);
-        staged constant text := 'staging.' || quote_ident('sales_' || to_char(month, 'YYYY_MM'));
-    begin
-        perform pg_advisory_xact_lock(hashtext('pipeline.begin_staging'), month - date '2000-01-01');
-        if
-            exists (select from pipeline.file_loads where load_id = load and outcome = 'checked')
-            and exists (select from pg_inherits where inhrelid = to_regclass(staged))
-        then
-            execute format('alter table %s no inherit staging.sales', staged);
-        end if;
-    end
-    $$;
+declare
+    staged text;
+begin
+    update pipeline.loads
+    set
+        outcome = 'staged',
+        etag = stage_load.etag,
+        last_modified = stage_load.last_modified,
+        bytes = stage_load.bytes,
+        sha256 = stage_load.sha256,
+        row_count = stage_load.row_count,
+        changed_at = clock_timestamp()
+    where load_id = load and outcome = 'loading'
+    returning staged_table into staged;
+    if staged is null then
+        raise exception 'Load % is not loading any more, so it is not staged. Clear this run.', load;
+    end if;
+    -- The next steps come before autovacuum, and would sort where they should hash. A small sample is enough.
+    execute 'analyze ' || staged;
+end
+$$;
 
-COMMENT ON FUNCTION pipeline.seal_staged_month(load bigint) IS 'Takes the staged month of a load that was found good out of staging.sales: it waits to be published.';
+COMMENT ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) IS 'Records, in the transaction of the COPY, that all rows of the file are staged.';
+
+CREATE FUNCTION pipeline.stop_load(load bigint, outcome text, problem text, waits_until timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    update pipeline.loads
+    set
+        outcome = stop_load.outcome,
+        problem = stop_load.problem,
+        waits_until = stop_load.waits_until,
+        changed_at = clock_timestamp()
+    where load_id = load and loads.outcome = 'loading';
+    perform pipeline.discard_staged(load);
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.stop_load(load bigint, outcome text, problem text, waits_until timestamp with time zone) IS 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
 CREATE TABLE public.customer_activity (
     idx integer NOT NULL,
     valid_from date NOT NULL,
     valid_to date,
     scd_a double precision,
-    scd_b integer
-);
+    scd_b integer,
+    CONSTRAINT "the dates are finite" CHECK ((isfinite(valid_from) AND isfinite(valid_to)))
+)
+PARTITION BY RANGE (idx);
 
 COMMENT ON TABLE public.customer_activity IS 'Activity of each client with the days on which it was valid, exactly as in customer_activity.csv.';
 
@@ -492,7 +527,7 @@ COMMENT ON COLUMN public.customer_activity.idx IS 'Client: customer_profiles.idx
 
 COMMENT ON COLUMN public.customer_activity.valid_from IS 'First day on which the row is valid.';
 
-COMMENT ON COLUMN public.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the row that is current.';
+COMMENT ON COLUMN public.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the current row.';
 
 COMMENT ON COLUMN public.customer_activity.scd_a IS 'Slowly changing attribute a.';
 
@@ -503,7 +538,8 @@ CREATE TABLE public.customer_profiles (
     attr_a integer,
     attr_b text,
     attr_c text
-);
+)
+PARTITION BY RANGE (idx);
 
 COMMENT ON TABLE public.customer_profiles IS 'Profile of each client, exactly as in customer_profiles.csv.';
 
@@ -518,10 +554,11 @@ COMMENT ON COLUMN public.customer_profiles.attr_c IS 'Profile attribute c, up to
 CREATE TABLE public.labels (
     idx integer NOT NULL,
     label integer NOT NULL,
-    CONSTRAINT labels_label_check CHECK ((label = ANY (ARRAY[0, 1])))
-);
+    CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
+)
+PARTITION BY RANGE (idx);
 
-COMMENT ON TABLE public.labels IS 'What the model learns to predict, exactly as in labels.csv.';
+COMMENT ON TABLE public.labels IS 'The label that a model learns to predict, exactly as in labels.csv.';
 
 COMMENT ON COLUMN public.labels.idx IS 'Client: customer_profiles.idx.';
 
@@ -577,7 +614,56 @@ CREATE FUNCTION public.feature_store_as_of(day date) RETURNS TABLE(idx integer, 
       JOIN labelled ON ((profiles.idx = labelled.idx)));
 END;
 
-COMMENT ON FUNCTION public.feature_store_as_of(day date) IS 'The feature store as it would have been built on that day: each client with the activity that was its latest then. Clients whose first activity began later are left out. Profiles and labels have no days: they are today''s. For today it equals feature_store.';
+COMMENT ON FUNCTION public.feature_store_as_of(day date) IS 'The feature store as it would have been built on that day: each client with the activity that was its latest then.
+Clients whose first activity began later are left out. Profiles and labels have no days: they are today''s. For today
+it equals feature_store.';
+
+CREATE TABLE partitions.customer_activity (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    scd_a double precision,
+    scd_b integer,
+    CONSTRAINT "the dates are finite" CHECK ((isfinite(valid_from) AND isfinite(valid_to)))
+);
+
+CREATE TABLE partitions.customer_profiles (
+    idx integer NOT NULL,
+    attr_a integer,
+    attr_b text,
+    attr_c text
+);
+
+CREATE TABLE partitions.labels (
+    idx integer NOT NULL,
+    label integer NOT NULL,
+    CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
+);
+
+CREATE TABLE public.sales (
+    idx integer NOT NULL,
+    value numeric NOT NULL,
+    date date NOT NULL,
+    store_idx integer NOT NULL
+)
+PARTITION BY RANGE (date);
+
+COMMENT ON TABLE public.sales IS 'Daily sales, exactly as in the monthly files. One partition per month: name the dates to read only their months.';
+
+COMMENT ON COLUMN public.sales.idx IS 'Index of the sale, as in the file.';
+
+COMMENT ON COLUMN public.sales.value IS 'Amount sold that day, exact; negative for a refund.';
+
+COMMENT ON COLUMN public.sales.date IS 'Day of the sale.';
+
+COMMENT ON COLUMN public.sales.store_idx IS 'Store of the sale: stores.idx.';
+
+CREATE TABLE partitions.sales_before_all_months (
+    idx integer CONSTRAINT sales_idx_not_null NOT NULL,
+    value numeric CONSTRAINT sales_value_not_null NOT NULL,
+    date date CONSTRAINT sales_date_not_null NOT NULL,
+    store_idx integer CONSTRAINT sales_store_idx_not_null NOT NULL
+);
 
 CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -587,7 +673,7 @@ CREATE TABLE pipeline.feature_store_builds (
     labels_load bigint
 );
 
-COMMENT ON TABLE pipeline.feature_store_builds IS 'Every rebuild of the feature store, and the loads it took.';
+COMMENT ON TABLE pipeline.feature_store_builds IS 'Every rebuild of the feature store, and its loads.';
 
 COMMENT ON COLUMN pipeline.feature_store_builds.built_at IS 'When.';
 
@@ -599,8 +685,8 @@ COMMENT ON COLUMN pipeline.feature_store_builds.activity_load IS 'Load of custom
 
 COMMENT ON COLUMN pipeline.feature_store_builds.labels_load IS 'Load of labels.';
 
-ALTER TABLE pipeline.file_loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY (
-    SEQUENCE NAME pipeline.file_loads_load_id_seq
+ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pipeline.loads_load_id_seq
     START WITH 1
     INCREMENT BY 1
     NO MINVALUE
@@ -617,19 +703,68 @@ CREATE TABLE pipeline.sales_by_store (
     total numeric NOT NULL
 );
 
-COMMENT ON TABLE pipeline.sales_by_store IS 'What each load of a sales file holds, by store; kept until the month is loaded anew.';
+COMMENT ON TABLE pipeline.sales_by_store IS 'What each load of a sales file holds, by store; kept until a newer load of the month is published.';
 
-COMMENT ON COLUMN pipeline.sales_by_store.load_id IS 'The load: file_loads.load_id.';
+COMMENT ON COLUMN pipeline.sales_by_store.load_id IS 'The load: loads.load_id.';
 
 COMMENT ON COLUMN pipeline.sales_by_store.store_idx IS 'Store of the sales.';
 
 COMMENT ON COLUMN pipeline.sales_by_store.row_count IS 'Number of sales.';
 
-COMMENT ON COLUMN pipeline.sales_by_store.first_sale IS 'Least idx of the sales, to find them in the file.';
+COMMENT ON COLUMN pipeline.sales_by_store.first_sale IS 'Smallest idx of the sales, to find them in the file.';
 
 COMMENT ON COLUMN pipeline.sales_by_store.last_date IS 'Latest day of the sales.';
 
 COMMENT ON COLUMN pipeline.sales_by_store.total IS 'Exact sum of the sales.';
+
+CREATE VIEW pipeline.published_sales_by_store AS
+ SELECT loads.sale_month,
+    sales_by_store.store_idx,
+    sales_by_store.row_count,
+    sales_by_store.first_sale,
+    sales_by_store.total
+   FROM (pipeline.sales_by_store
+     JOIN pipeline.loads ON ((sales_by_store.load_id = loads.load_id)))
+  WHERE (loads.outcome = 'published'::text);
+
+COMMENT ON VIEW pipeline.published_sales_by_store IS 'The sums of the published file of each month, by store.';
+
+COMMENT ON COLUMN pipeline.published_sales_by_store.sale_month IS 'First day of the month.';
+
+COMMENT ON COLUMN pipeline.published_sales_by_store.store_idx IS 'Store of the sales.';
+
+COMMENT ON COLUMN pipeline.published_sales_by_store.row_count IS 'Number of sales.';
+
+COMMENT ON COLUMN pipeline.published_sales_by_store.first_sale IS 'Smallest idx of the sales.';
+
+COMMENT ON COLUMN pipeline.published_sales_by_store.total IS 'Exact sum of the sales.';
+
+CREATE TABLE pipeline.stores_by_load (
+    load_id bigint NOT NULL,
+    idx integer NOT NULL,
+    location text NOT NULL
+);
+
+COMMENT ON TABLE pipeline.stores_by_load IS 'The stores of each load of stores.csv; kept until a newer load is published.';
+
+COMMENT ON COLUMN pipeline.stores_by_load.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.stores_by_load.idx IS 'Store.';
+
+COMMENT ON COLUMN pipeline.stores_by_load.location IS 'Where the store is.';
+
+CREATE VIEW pipeline.published_stores AS
+ SELECT stores_by_load.idx,
+    stores_by_load.location
+   FROM (pipeline.stores_by_load
+     JOIN pipeline.loads ON ((stores_by_load.load_id = loads.load_id)))
+  WHERE (loads.outcome = 'published'::text);
+
+COMMENT ON VIEW pipeline.published_stores IS 'The stores of the published stores.csv.';
+
+COMMENT ON COLUMN pipeline.published_stores.idx IS 'Store.';
+
+COMMENT ON COLUMN pipeline.published_stores.location IS 'Where the store is.';
 
 CREATE TABLE public.monthly_sales (
     store_idx integer NOT NULL,
@@ -643,7 +778,7 @@ COMMENT ON TABLE public.monthly_sales IS 'Sum of the sales of each store and mon
 
 COMMENT ON COLUMN public.monthly_sales.store_idx IS 'Store: stores.idx.';
 
-COMMENT ON COLUMN public.monthly_sales.location IS 'Where the store was, when the month was last aggregated.';
+COMMENT ON COLUMN public.monthly_sales.location IS 'Where the store was when the month was last published.';
 
 COMMENT ON COLUMN public.monthly_sales.sale_month IS 'First day of the month.';
 
@@ -661,94 +796,71 @@ COMMENT ON COLUMN public.stores.idx IS 'Store.';
 COMMENT ON COLUMN public.stores.location IS 'Where the store is.';
 
 CREATE VIEW public.data_freshness AS
- WITH newest_load AS (
-         SELECT DISTINCT ON (current_loads.table_name) current_loads.table_name,
-            current_loads.sha256
-           FROM pipeline.current_loads
-          ORDER BY current_loads.table_name, current_loads.sale_month DESC NULLS LAST
-        ), loaded AS (
-         SELECT current_loads.table_name,
-            max(current_loads.finished_at) AS loaded_at,
-            newest_load.sha256,
-            max(current_loads.last_date) AS up_to,
-            (sum(current_loads.row_count))::bigint AS row_count
-           FROM (pipeline.current_loads
-             JOIN newest_load ON ((current_loads.table_name = newest_load.table_name)))
-          GROUP BY current_loads.table_name, newest_load.sha256
-        ), newest_aggregated AS (
-         SELECT DISTINCT ON (file_loads.sale_month) file_loads.sale_month,
-            file_loads.aggregated_at,
-            file_loads.sha256,
-            file_loads.last_date
-           FROM pipeline.file_loads
-          WHERE ((file_loads.table_name = 'sales'::text) AND (file_loads.aggregated_at IS NOT NULL))
-          ORDER BY file_loads.sale_month, file_loads.aggregated_at DESC
-        ), aggregated AS (
-         SELECT max(newest_aggregated.aggregated_at) AS loaded_at,
-            (array_agg(newest_aggregated.sha256 ORDER BY newest_aggregated.sale_month DESC))[1] AS sha256,
-            max(newest_aggregated.last_date) AS up_to
-           FROM newest_aggregated
-        ), built AS (
+ WITH published AS (
+         SELECT loads.table_name,
+            max(loads.published_at) AS loaded_at,
+            (array_agg(loads.sha256 ORDER BY loads.sale_month DESC NULLS LAST))[1] AS file_version,
+            max(loads.last_date) AS up_to,
+            (sum(loads.row_count))::bigint AS row_count
+           FROM pipeline.loads
+          WHERE (loads.outcome = 'published'::text)
+          GROUP BY loads.table_name
+        ), newest_build AS (
          SELECT feature_store_builds.built_at,
             feature_store_builds.row_count,
             activity.last_date,
-            concat_ws(' '::text, profiles.sha256, activity.sha256, labels.sha256) AS versions
+            concat_ws(' '::text, profiles.sha256, activity.sha256, labels.sha256) AS file_version
            FROM (((pipeline.feature_store_builds
-             LEFT JOIN pipeline.file_loads profiles ON ((feature_store_builds.profiles_load = profiles.load_id)))
-             LEFT JOIN pipeline.file_loads activity ON ((feature_store_builds.activity_load = activity.load_id)))
-             LEFT JOIN pipeline.file_loads labels ON ((feature_store_builds.labels_load = labels.load_id)))
+             LEFT JOIN pipeline.loads profiles ON ((feature_store_builds.profiles_load = profiles.load_id)))
+             LEFT JOIN pipeline.loads activity ON ((feature_store_builds.activity_load = activity.load_id)))
+             LEFT JOIN pipeline.loads labels ON ((feature_store_builds.labels_load = labels.load_id)))
           ORDER BY feature_store_builds.built_at DESC
          LIMIT 1
         ), known(table_name, loaded_at, file_version, up_to, row_count) AS (
-         SELECT loaded.table_name,
-            loaded.loaded_at,
-            loaded.sha256,
-            loaded.up_to,
-            loaded.row_count
-           FROM loaded
-          WHERE (loaded.table_name <> 'stores'::text)
+         SELECT published.table_name,
+            published.loaded_at,
+            published.file_version,
+            published.up_to,
+                CASE
+                    WHEN (published.table_name = 'stores'::text) THEN ( SELECT count(*) AS count
+                       FROM public.stores)
+                    ELSE published.row_count
+                END AS row_count
+           FROM published
         UNION ALL
-         SELECT loaded.table_name,
-            loaded.loaded_at,
-            loaded.sha256,
-            loaded.up_to,
+         SELECT 'monthly_sales'::text AS table_name,
+            published.loaded_at,
+            published.file_version,
+            published.up_to,
             ( SELECT count(*) AS count
-                   FROM public.stores) AS count
-           FROM loaded
-          WHERE (loaded.table_name = 'stores'::text)
+                   FROM public.monthly_sales) AS row_count
+           FROM published
+          WHERE (published.table_name = 'sales'::text)
         UNION ALL
-         SELECT 'monthly_sales'::text,
-            aggregated.loaded_at,
-            aggregated.sha256,
-            aggregated.up_to,
-            ( SELECT count(*) AS count
-                   FROM public.monthly_sales) AS count
-           FROM aggregated
-          WHERE (aggregated.loaded_at IS NOT NULL)
-        UNION ALL
-         SELECT 'feature_store'::text,
-            built.built_at,
-            built.versions,
-            built.last_date,
-            built.row_count
-           FROM built
+         SELECT 'feature_store'::text AS table_name,
+            newest_build.built_at AS loaded_at,
+            newest_build.file_version,
+            newest_build.last_date AS up_to,
+            newest_build.row_count
+           FROM newest_build
         )
  SELECT every_table.table_name,
     known.loaded_at,
     known.file_version,
     known.up_to,
     known.row_count
-   FROM (( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_store'::text)) every_table(place, table_name)
+   FROM (( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_store'::text)) every_table("position", table_name)
      LEFT JOIN known ON ((every_table.table_name = known.table_name)))
-  ORDER BY every_table.place;
+  ORDER BY every_table."position";
 
 COMMENT ON VIEW public.data_freshness IS 'How fresh each table is: when it was last loaded, from which files, up to which day, with how many rows.';
 
 COMMENT ON COLUMN public.data_freshness.table_name IS 'Table in public.';
 
-COMMENT ON COLUMN public.data_freshness.loaded_at IS 'When its rows last changed by a load; null before the first.';
+COMMENT ON COLUMN public.data_freshness.loaded_at IS 'When a load last published its rows; null before the first.';
 
-COMMENT ON COLUMN public.data_freshness.file_version IS 'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the feature store of the profiles, the activity and the labels.';
+COMMENT ON COLUMN public.data_freshness.file_version IS 'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the feature store of the profiles, the
+activity and the labels.';
 
 COMMENT ON COLUMN public.data_freshness.up_to IS 'Latest day in the data; null where it has no days.';
 
@@ -777,23 +889,79 @@ COMMENT ON COLUMN public.feature_store.scd_b IS 'customer_activity.scd_b of the 
 
 COMMENT ON COLUMN public.feature_store.label IS 'labels.label';
 
-CREATE TABLE public.sales (
-    idx integer NOT NULL,
-    value numeric NOT NULL,
-    date date NOT NULL,
-    store_idx integer NOT NULL
-)
-PARTITION BY RANGE (date);
+CREATE VIEW public.month_status AS
+ WITH newest_attempt AS (
+         SELECT DISTINCT ON (loads.sale_month) loads.sale_month,
+            loads.dag_run,
+            loads.load_id,
+            loads.outcome,
+            loads.problem,
+            loads.waits_until,
+            loads.changed_at
+           FROM pipeline.loads
+          WHERE (loads.table_name = 'sales'::text)
+          ORDER BY loads.sale_month, loads.load_id DESC
+        ), newest_stores AS (
+         SELECT DISTINCT ON (newest_attempt.sale_month) newest_attempt.sale_month,
+            loads.load_id,
+            loads.outcome,
+            loads.problem,
+            loads.changed_at
+           FROM (newest_attempt
+             JOIN pipeline.loads ON (((newest_attempt.dag_run = loads.dag_run) AND (newest_attempt.load_id < loads.load_id))))
+          WHERE (loads.table_name = 'stores'::text)
+          ORDER BY newest_attempt.sale_month, loads.load_id DESC
+        ), attempt AS (
+         SELECT newest_attempt.sale_month,
+            COALESCE(newest_stores.changed_at, newest_attempt.changed_at) AS changed_at,
+            COALESCE(newest_attempt.problem, newest_stores.problem) AS problem,
+                CASE
+                    WHEN (('rejected'::text = newest_attempt.outcome) OR ('rejected'::text = newest_stores.outcome)) THEN 'rejected'::text
+                    WHEN (('failed'::text = newest_attempt.outcome) OR ('failed'::text = newest_stores.outcome)) THEN 'failed'::text
+                    WHEN (newest_attempt.waits_until > now()) THEN 'waiting'::text
+                    WHEN (newest_attempt.outcome = 'waiting'::text) THEN 'failed'::text
+                    WHEN (newest_attempt.outcome = ANY (ARRAY['published'::text, 'superseded'::text])) THEN 'loaded'::text
+                    WHEN ((newest_attempt.outcome = 'loading'::text) AND (NOT pipeline.is_running(newest_attempt.load_id))) THEN 'failed'::text
+                    WHEN ((newest_stores.outcome = 'loading'::text) AND (NOT pipeline.is_running(newest_stores.load_id))) THEN 'failed'::text
+                    ELSE 'loading'::text
+                END AS state
+           FROM (newest_attempt
+             LEFT JOIN newest_stores ON ((newest_attempt.sale_month = newest_stores.sale_month)))
+        )
+ SELECT attempt.sale_month,
+    attempt.state,
+    published.row_count,
+    published.total,
+    published.published_at AS loaded_at,
+    published.sha256 AS file_version,
+    attempt.changed_at AS newest_attempt_at,
+        CASE
+            WHEN (attempt.state = 'failed'::text) THEN COALESCE(attempt.problem, 'The process that loaded the file was killed.'::text)
+            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'rejected'::text])) THEN attempt.problem
+            ELSE NULL::text
+        END AS problem
+   FROM (attempt
+     LEFT JOIN pipeline.loads published ON (((attempt.sale_month = published.sale_month) AND (published.outcome = 'published'::text))))
+  ORDER BY attempt.sale_month;
 
-COMMENT ON TABLE public.sales IS 'Daily sales, exactly as in the monthly sales files. One partition a month: name the dates to read few.';
+COMMENT ON VIEW public.month_status IS 'Each month of sales that was ever attempted: how its newest attempt stands, and what is loaded.';
 
-COMMENT ON COLUMN public.sales.idx IS 'Index of the sale, as in the file.';
+COMMENT ON COLUMN public.month_status.sale_month IS 'First day of the month.';
 
-COMMENT ON COLUMN public.sales.value IS 'Amount sold that day, exact; negative for a refund.';
+COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, loading, waiting for a late file, rejected, or failed. Whatever it is, the rows
+of the last good load stay.';
 
-COMMENT ON COLUMN public.sales.date IS 'Day of the sale.';
+COMMENT ON COLUMN public.month_status.row_count IS 'Sales that are loaded; null if the month never was.';
 
-COMMENT ON COLUMN public.sales.store_idx IS 'Store of the sale: stores.idx.';
+COMMENT ON COLUMN public.month_status.total IS 'Sum of the sales that are loaded.';
+
+COMMENT ON COLUMN public.month_status.loaded_at IS 'When they were published.';
+
+COMMENT ON COLUMN public.month_status.file_version IS 'SHA-256 of their file.';
+
+COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest attempt came to its state.';
+
+COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, rejected or failed.';
 
 CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,
@@ -821,94 +989,25 @@ COMMENT ON COLUMN staging.clients.label IS 'labels.label; null without one.';
 
 COMMENT ON COLUMN staging.clients.has_activity IS 'Whether there is an activity at all.';
 
-CREATE TABLE staging.customer_activity (
-    idx integer NOT NULL,
-    valid_from date NOT NULL,
-    valid_to date,
-    scd_a double precision,
-    scd_b integer
-);
+ALTER TABLE ONLY public.customer_activity ATTACH PARTITION partitions.customer_activity FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
-COMMENT ON TABLE staging.customer_activity IS 'The newest customer_activity.csv, not yet published.';
+ALTER TABLE ONLY public.customer_profiles ATTACH PARTITION partitions.customer_profiles FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
-COMMENT ON COLUMN staging.customer_activity.idx IS 'Client.';
+ALTER TABLE ONLY public.labels ATTACH PARTITION partitions.labels FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
-COMMENT ON COLUMN staging.customer_activity.valid_from IS 'First day on which the row is valid.';
-
-COMMENT ON COLUMN staging.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the row that is current.';
-
-COMMENT ON COLUMN staging.customer_activity.scd_a IS 'Slowly changing attribute a.';
-
-COMMENT ON COLUMN staging.customer_activity.scd_b IS 'Slowly changing attribute b, a whole number.';
-
-CREATE TABLE staging.customer_profiles (
-    idx integer NOT NULL,
-    attr_a integer,
-    attr_b text,
-    attr_c text
-);
-
-COMMENT ON TABLE staging.customer_profiles IS 'The newest customer_profiles.csv, not yet published.';
-
-COMMENT ON COLUMN staging.customer_profiles.idx IS 'Client.';
-
-COMMENT ON COLUMN staging.customer_profiles.attr_a IS 'Profile attribute a, a whole number.';
-
-COMMENT ON COLUMN staging.customer_profiles.attr_b IS 'Profile attribute b, one letter.';
-
-COMMENT ON COLUMN staging.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
-
-CREATE TABLE staging.labels (
-    idx integer NOT NULL,
-    label integer NOT NULL
-);
-
-COMMENT ON TABLE staging.labels IS 'The newest labels.csv, not yet published.';
-
-COMMENT ON COLUMN staging.labels.idx IS 'Client.';
-
-COMMENT ON COLUMN staging.labels.label IS 'The label, 0 or 1.';
-
-CREATE TABLE staging.sales (
-    idx integer NOT NULL,
-    value numeric NOT NULL,
-    date date NOT NULL,
-    store_idx integer NOT NULL
-);
-
-COMMENT ON TABLE staging.sales IS 'Sales files that were not yet found good, each month in a child of its own.';
-
-COMMENT ON COLUMN staging.sales.idx IS 'Index of the sale, as in the file.';
-
-COMMENT ON COLUMN staging.sales.value IS 'Amount sold that day, exact; negative for a refund.';
-
-COMMENT ON COLUMN staging.sales.date IS 'Day of the sale.';
-
-COMMENT ON COLUMN staging.sales.store_idx IS 'Store of the sale: stores.idx.';
-
-CREATE TABLE staging.stores (
-    idx integer NOT NULL,
-    location text NOT NULL,
-    sale_month date NOT NULL
-)
-PARTITION BY LIST (sale_month);
-
-COMMENT ON TABLE staging.stores IS 'The stores.csv that each month loaded last.';
-
-COMMENT ON COLUMN staging.stores.idx IS 'Store.';
-
-COMMENT ON COLUMN staging.stores.location IS 'Where the store is.';
-
-COMMENT ON COLUMN staging.stores.sale_month IS 'Month that the file was loaded for: the default of the month''s partition, never in the file.';
+ALTER TABLE ONLY public.sales ATTACH PARTITION partitions.sales_before_all_months FOR VALUES FROM (MINVALUE) TO ('0001-01-01');
 
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_pkey PRIMARY KEY (built_at);
 
-ALTER TABLE ONLY pipeline.file_loads
-    ADD CONSTRAINT file_loads_pkey PRIMARY KEY (load_id);
+ALTER TABLE ONLY pipeline.loads
+    ADD CONSTRAINT loads_pkey PRIMARY KEY (load_id);
 
 ALTER TABLE ONLY pipeline.sales_by_store
     ADD CONSTRAINT sales_by_store_pkey PRIMARY KEY (load_id, store_idx);
+
+ALTER TABLE ONLY pipeline.stores_by_load
+    ADD CONSTRAINT stores_by_load_pkey PRIMARY KEY (load_id, idx);
 
 ALTER TABLE ONLY public.feature_store
     ADD CONSTRAINT feature_store_pkey PRIMARY KEY (idx);
@@ -919,18 +1018,18 @@ ALTER TABLE ONLY public.monthly_sales
 ALTER TABLE ONLY public.stores
     ADD CONSTRAINT stores_pkey PRIMARY KEY (idx);
 
-CREATE INDEX file_loads_published ON pipeline.file_loads USING btree (table_name, sale_month, started_at) WHERE (outcome = 'published'::text);
+CREATE INDEX loads_of_file ON pipeline.loads USING btree (table_name, sale_month);
 
-CREATE UNIQUE INDEX file_loads_waiting ON pipeline.file_loads USING btree (table_name, COALESCE(sale_month, '-infinity'::date)) WHERE (outcome = ANY (ARRAY['staged'::text, 'checked'::text]));
-
-ALTER TABLE ONLY pipeline.feature_store_builds
-    ADD CONSTRAINT feature_store_builds_activity_load_fkey FOREIGN KEY (activity_load) REFERENCES pipeline.file_loads(load_id);
+CREATE UNIQUE INDEX loads_published ON pipeline.loads USING btree (table_name, sale_month) NULLS NOT DISTINCT WHERE (outcome = 'published'::text);
 
 ALTER TABLE ONLY pipeline.feature_store_builds
-    ADD CONSTRAINT feature_store_builds_labels_load_fkey FOREIGN KEY (labels_load) REFERENCES pipeline.file_loads(load_id);
+    ADD CONSTRAINT feature_store_builds_activity_load_fkey FOREIGN KEY (activity_load) REFERENCES pipeline.loads(load_id);
 
 ALTER TABLE ONLY pipeline.feature_store_builds
-    ADD CONSTRAINT feature_store_builds_profiles_load_fkey FOREIGN KEY (profiles_load) REFERENCES pipeline.file_loads(load_id);
+    ADD CONSTRAINT feature_store_builds_labels_load_fkey FOREIGN KEY (labels_load) REFERENCES pipeline.loads(load_id);
+
+ALTER TABLE ONLY pipeline.feature_store_builds
+    ADD CONSTRAINT feature_store_builds_profiles_load_fkey FOREIGN KEY (profiles_load) REFERENCES pipeline.loads(load_id);
 
 REVOKE CONNECT,TEMPORARY ON DATABASE companydata FROM PUBLIC;
 GRANT CONNECT ON DATABASE companydata TO PUBLIC;
@@ -941,93 +1040,89 @@ GRANT CONNECT,TEMPORARY ON DATABASE companydata TO pipeline;
 GRANT USAGE ON SCHEMA pipeline TO pipeline;
 
 GRANT USAGE ON SCHEMA public TO ds_user_role;
-GRANT ALL ON SCHEMA public TO mle_user_role;
 GRANT USAGE ON SCHEMA public TO pipeline;
+GRANT ALL ON SCHEMA public TO mle_user_role;
 
 GRANT USAGE ON SCHEMA staging TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.begin_staging(table_name text, sale_month date) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.begin_staging(table_name text, sale_month date) TO pipeline;
+GRANT SELECT ON TABLE pipeline.loads TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.delete_month_of_sales(sale_month date) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.delete_month_of_sales(sale_month date) TO pipeline;
+GRANT UPDATE(outcome) ON TABLE pipeline.loads TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.end_staging(table_name text, sale_month date) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.end_staging(table_name text, sale_month date) TO pipeline;
+GRANT UPDATE(problem) ON TABLE pipeline.loads TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.insert_month_of_sales(sale_month date) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.insert_month_of_sales(sale_month date) TO pipeline;
+GRANT UPDATE(waits_until) ON TABLE pipeline.loads TO pipeline;
 
-GRANT SELECT,INSERT ON TABLE pipeline.file_loads TO pipeline;
+GRANT UPDATE(requested_at) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(last_date) ON TABLE pipeline.file_loads TO pipeline;
+GRANT UPDATE(published_at) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(total) ON TABLE pipeline.file_loads TO pipeline;
+GRANT UPDATE(changed_at) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(aggregated_at) ON TABLE pipeline.file_loads TO pipeline;
+GRANT UPDATE(last_date) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(finished_at) ON TABLE pipeline.file_loads TO pipeline;
+GRANT UPDATE(total) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(outcome) ON TABLE pipeline.file_loads TO pipeline;
+REVOKE ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) TO pipeline;
 
-GRANT UPDATE(problem) ON TABLE pipeline.file_loads TO pipeline;
+REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
 
-GRANT SELECT ON TABLE pipeline.current_loads TO pipeline;
+REVOKE ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.prepare_month(sale_month date) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.prepare_month(sale_month date) TO pipeline;
-
-REVOKE ALL ON FUNCTION pipeline.seal_staged_month(load bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.seal_staged_month(load bigint) TO pipeline;
+REVOKE ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) TO pipeline;
 
 GRANT SELECT ON TABLE public.customer_activity TO ds_user_role;
 GRANT ALL ON TABLE public.customer_activity TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.customer_activity TO pipeline;
+GRANT SELECT ON TABLE public.customer_activity TO pipeline;
 
 GRANT SELECT ON TABLE public.customer_profiles TO ds_user_role;
 GRANT ALL ON TABLE public.customer_profiles TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.customer_profiles TO pipeline;
+GRANT SELECT ON TABLE public.customer_profiles TO pipeline;
 
 GRANT SELECT ON TABLE public.labels TO ds_user_role;
 GRANT ALL ON TABLE public.labels TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.labels TO pipeline;
+GRANT SELECT ON TABLE public.labels TO pipeline;
 
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
+
+GRANT SELECT ON TABLE public.sales TO ds_user_role;
+GRANT ALL ON TABLE public.sales TO mle_user_role;
+GRANT SELECT ON TABLE public.sales TO pipeline;
 
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
 GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
 
+GRANT SELECT ON TABLE pipeline.published_sales_by_store TO pipeline;
+
+GRANT SELECT,INSERT,DELETE ON TABLE pipeline.stores_by_load TO pipeline;
+
+GRANT SELECT ON TABLE pipeline.published_stores TO pipeline;
+
 GRANT SELECT ON TABLE public.monthly_sales TO ds_user_role;
 GRANT ALL ON TABLE public.monthly_sales TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.monthly_sales TO pipeline;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.monthly_sales TO pipeline;
 
 GRANT SELECT ON TABLE public.stores TO ds_user_role;
 GRANT ALL ON TABLE public.stores TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.stores TO pipeline;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
 
 GRANT SELECT ON TABLE public.data_freshness TO ds_user_role;
 GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
 
 GRANT SELECT ON TABLE public.feature_store TO ds_user_role;
 GRANT ALL ON TABLE public.feature_store TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.feature_store TO pipeline;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 
-GRANT SELECT ON TABLE public.sales TO ds_user_role;
-GRANT ALL ON TABLE public.sales TO mle_user_role;
+GRANT SELECT ON TABLE public.month_status TO ds_user_role;
+GRANT ALL ON TABLE public.month_status TO mle_user_role;
 
 GRANT SELECT,INSERT,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
-
-GRANT SELECT,INSERT,TRUNCATE ON TABLE staging.customer_activity TO pipeline;
-
-GRANT SELECT,INSERT,TRUNCATE ON TABLE staging.customer_profiles TO pipeline;
-
-GRANT SELECT,INSERT,TRUNCATE ON TABLE staging.labels TO pipeline;
-
-GRANT SELECT,INSERT,TRUNCATE ON TABLE staging.sales TO pipeline;
-
-GRANT SELECT,INSERT,TRUNCATE ON TABLE staging.stores TO pipeline;
 
 ALTER DEFAULT PRIVILEGES FOR ROLE admin IN SCHEMA public GRANT ALL ON SEQUENCES TO mle_user_role;
 
@@ -1049,5 +1144,3 @@ ALTER DEFAULT PRIVILEGES FOR ROLE mle_user IN SCHEMA public GRANT ALL ON TABLES 
 
 ALTER DEFAULT PRIVILEGES FOR ROLE mle_user_role IN SCHEMA public GRANT ALL ON TABLES TO mle_user_role;
 ALTER DEFAULT PRIVILEGES FOR ROLE mle_user_role IN SCHEMA public GRANT SELECT ON TABLES TO ds_user_role;
-
-ALTER DEFAULT PRIVILEGES FOR ROLE admin IN SCHEMA staging GRANT SELECT,INSERT,TRUNCATE ON TABLES TO pipeline;

@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / ".embedded"
 LOGS = RUN / "logs"
 
-PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 0015
+PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 0001
 UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
 SAMPLE_MONTHS = 12
 

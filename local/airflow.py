@@ -24,7 +24,7 @@ class Api:
     """A logged-in client.
 
     Raises:
-        requests.RequestException: from every method, when the server does not answer or refuses.
+        requests.RequestException: from every method, when the server does not answer, or answers with an error.
     """
 
     def __init__(self, url: str, user: str, password: str) -> None:

@@ -10,7 +10,8 @@ if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; the
 fi
 
 python=
-for candidate in python3.14 python3.13 python3.12 python3.11 python3; do
+# The version of the container image first.
+for candidate in python3.13 python3.12 python3.11 python3.14 python3; do
     if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' >/dev/null 2>&1; then
         python=$candidate
         break

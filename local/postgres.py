@@ -233,7 +233,7 @@ def _account() -> pwd.struct_passwd:
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             return pwd.getpwnam(name)
-    raise ClusterError("PostgreSQL refuses to run as root, and there is neither an account postgres nor nobody.")
+    raise ClusterError("PostgreSQL does not run as root, and there is neither an account postgres nor nobody.")
 
 
 def _run_as() -> dict[str, Any]:

@@ -18,7 +18,7 @@ SCHEMA = ROOT / "docs" / "schema.sql"
 DICTIONARY = ROOT / "docs" / "data_dictionary.md"
 
 SCHEMA_HEAD = """\
--- What `alembic upgrade head` makes, as pg_dump of PostgreSQL 18 writes it. `make docs` renews this file: read its
+-- What `alembic upgrade head` creates, as pg_dump of PostgreSQL 18 writes it. `make docs` renews this file: read its
 -- diff, do not edit it.
 
 """
@@ -26,10 +26,11 @@ SCHEMA_HEAD = """\
 DICTIONARY_HEAD = """\
 # Data dictionary
 
-`make docs` writes this page from the comments in the database: to change a sentence, change the comment in a migration.
+`make docs` writes this page from the comments in the database. To change a sentence, change its
+comment in a migration.
 
-A solid line in a diagram is a foreign key. A dotted one is enforced by no key: the column's comment ends in the column
-to which it refers, as in "Store of the sale: stores.idx."
+A solid line in a diagram is a foreign key. A dotted line is a reference without a foreign key. It is
+taken from the end of the column's comment, for example "Store of the sale: stores.idx."
 """
 
 # Everything but PostgreSQL's own schemas and the one of Alembic's version table.

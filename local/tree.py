@@ -1,4 +1,4 @@
-"""Copies of the project, for whoever starts it apart from the one that is worked on."""
+"""Copies of the project, to be started apart from the working tree."""
 
 import shutil
 import subprocess

@@ -1,130 +1,364 @@
-"""The server, the connection or the loading process dies at any moment: the old month stays, the retry is right."""
+"""The connection, the loading process or the server is lost at a named point: readers see a whole month, a retry works.
+
+What is cut off before its commit leaves the old version; what has committed stays.
+"""
 
 import multiprocessing
 import os
-import random
 import shutil
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import Database, Files, RunDag, month_after, new_database
-from steps import build_feature_store, csv_text, load_customers, load_month
+import steps
+from conftest import Database, Files, RunDag, drop_database, month_after, new_database
+from misbehaviour import MisbehavingHandler, misbehaving
+from pauses import WAIT_SECONDS, Pause, fallback_point, pausing, wait_for_copy, wait_until_nothing_is_left
+from steps import CUSTOMERS, FEATURES, Run, build_feature_store, csv_text, load_customers, load_month
+from steps import SALES as SALES_DAG
 
+from company_data import retries, source
+from company_data.settings import CONNECTION_OPTIONS
 from local.postgres import Cluster
 
 MONTH = "2024-02-01"
+PARTITION = "sales_2024_02"
 SALES = f"sales/{MONTH}/sales.csv"
-ROWS = 30_000
-MOMENTS = 12
-SEED = 20240202
+ROWS = 500
+
+# Where a load of a month can be cut off, and the outcome of its newest load of sales then. A load that had not
+# begun leaves none, and the ledger shows the load before it.
+POINTS = {
+    "load begun": "published",
+    "file requested": "failed",
+    "load staged": "failed",
+    "load checked": "staged",
+    "load published": "checked",
+    "delete public.stores": "checked",
+    "insert public.stores": "checked",
+    "delete public.monthly_sales": "checked",
+    "insert public.monthly_sales": "checked",
+    "old partition dropped": "checked",
+    "partition attached": "checked",
+    "before commit": "checked",
+}
+STATES = {"published": "loaded", "failed": "failed", "staged": "loading", "checked": "loading"}
+KILLED = "The process that loaded the file was killed."
 
 
-def write_version(files: Files, version: int) -> None:
-    """A month in which every sale has the version as its value."""
-    files.write("stores.csv", "idx,location\n1,Porto\n")
-    files.write(SALES, csv_text("idx,value,date,store_idx", [(n, version, MONTH, 1) for n in range(ROWS)]))
+@pytest.fixture(autouse=True)
+def dags() -> None:
+    """The DAGs, read before threads run them: Airflow reads files of DAGs in the main thread alone."""
+    for dag_id in (SALES_DAG, CUSTOMERS, FEATURES):
+        steps.dag(dag_id)
 
 
-def version_of(database: Database) -> tuple[object, object]:
-    """The versions that sales and monthly_sales show, each of which must be whole."""
+def write_version(files: Files, version: int, rows: int = ROWS) -> None:
+    """A month in which every sale has the version as its value, and the store has it in its location."""
+    files.write("stores.csv", f"idx,location\n1,Porto {version}\n")
+    files.write(SALES, csv_text("idx,value,date,store_idx", [(n, version, MONTH, 1) for n in range(rows)]))
+
+
+def version_of(database: Database, rows: int = ROWS) -> int:
+    """The version that readers see in all tables; fails where they see a part or a mixture."""
     [(count, least, most)] = database.run("select count(*), min(value), max(value) from sales", "ds_user")
-    assert (count, least) == (ROWS, most)
-    [(total,)] = database.run("select sum(value) from monthly_sales", "ds_user")
-    assert total % ROWS == 0
-    return int(least), int(total) // ROWS
+    assert (count, least) == (rows, most)
+    version = int(least)
+    stores = database.run("select idx, location from stores", "ds_user")
+    assert stores == [(1, f"Porto {version}")]
+    monthly = database.run("select store_idx, location, sale_month::text, value from monthly_sales", "ds_user")
+    assert monthly == [(1, f"Porto {version}", MONTH, version * rows)]
+    return version
 
 
-def wait_until_nothing_is_left(database: Database) -> None:
-    """No session, and so no lock and no transaction, of a load that died stays for more than seconds."""
-    deadline = time.monotonic() + 20
-    while left := database.run("select pid, state, query from pg_stat_activity where usename = 'pipeline'"):
-        assert time.monotonic() < deadline, left
-        time.sleep(0.05)
-    assert database.run("select * from pg_locks where locktype = 'advisory'") == []
+def newest_load(database: Database) -> tuple[str, str | None]:
+    """Outcome and problem of the newest load of sales."""
+    [row] = database.run("""
+        select outcome, problem from pipeline.loads where table_name = 'sales' order by load_id desc limit 1
+    """)
+    return row[0], row[1]
+
+
+def status(database: Database) -> tuple[str, str | None]:
+    """State and problem of the month, as a reader sees them."""
+    [row] = database.run("select state, problem from month_status", "ds_user")
+    return row[0], row[1]
+
+
+class Attempts:
+    """One run of the month, whose tasks are tried again as Airflow does: those that have ended are not."""
+
+    def __init__(self, database: Database) -> None:
+        self.run = Run(database, SALES_DAG, MONTH)
+        self.ended: list[str] = []
+
+    def go_on(self, until: str | None = None) -> None:
+        """Run the tasks that have not ended, all or those before the named one."""
+        for task in self.run.tasks:
+            if task == until:
+                return
+            if task not in self.ended:
+                self.run.run(task)
+                self.ended.append(task)
+
+    def clear(self) -> None:
+        """Let all tasks run again, as clearing the run does."""
+        self.ended.clear()
+
+
+def assert_all_is_as_if_nothing_had_been_cut_off(database: Database, version: int, rows: int = ROWS) -> None:
+    """The month and the ledger are whole, and nothing is left in staging."""
+    assert version_of(database, rows) == version
+    assert newest_load(database) == ("published", None)
+    assert status(database) == ("loaded", None)
+    assert database.run("select count(*) from pipeline.loads where outcome = 'loading'") == [(0,)]
+    assert staged_tables(database) == []
+    wait_until_nothing_is_left(database)
+
+
+def staged_tables(database: Database) -> list[str]:
+    """Tables that loads have left in schema staging."""
+    rows = database.run("""
+        select relname from pg_class
+        where relnamespace = 'staging'::regnamespace and relkind = 'r' and relname ~ '_[0-9]+$'
+    """)
+    return [name for (name,) in rows]
+
+
+def terminate(database: Database, pid: int) -> None:
+    assert database.run(f"select pg_terminate_backend({pid})") == [(True,)]
 
 
 @contextmanager
-def at_a_random_moment(chance: random.Random, within: float, act: Callable[[], object]) -> Iterator[None]:
-    """Do something from another thread while the block runs."""
-    timer = threading.Timer(chance.random() * within, act)
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.join()
+def stalling_bucket(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Files, Callable[[], AbstractContextManager[None]]]]:
+    """A bucket, and a context in which the next request of the month's file stalls after half of it."""
+    with misbehaving(folder) as (bucket, answers, _):
+        monkeypatch.setattr(source, "CHUNK_BYTES", 1024)  # so that the copy begins before the file stalls
+        monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
+        monkeypatch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
+        files = Files(folder, bucket)
 
+        @contextmanager
+        def stall_copy() -> Iterator[None]:
+            released = threading.Event()
+            half = (folder / SALES).stat().st_size // 2
 
-def seconds_of_a_load(database: Database) -> float:
-    start = time.monotonic()
-    load_month(database, MONTH)
-    return time.monotonic() - start
+            def answer(handler: MisbehavingHandler) -> None:
+                content = handler.content()
+                handler.head(Content_Length=len(content))
+                handler.wfile.write(content[:half])
+                handler.wfile.flush()
+                released.wait(WAIT_SECONDS)
+                with suppress(OSError):
+                    handler.wfile.write(content[half:])
 
-
-def end_sessions(database: Database) -> int:
-    """End all sessions of loads; returns how many there were."""
-    return len(database.run("select pg_terminate_backend(pid) from pg_stat_activity where usename = 'pipeline'"))
-
-
-def test_a_connection_that_drops_at_any_moment_leaves_a_whole_month(database: Database, files: Files) -> None:
-    chance = random.Random(SEED)  # noqa: S311 - no secret
-    write_version(files, 1)
-    seconds = seconds_of_a_load(database)
-    dropped = 0
-    for version in range(2, 2 + MOMENTS):
-        write_version(files, version)
-        with at_a_random_moment(chance, seconds, lambda: end_sessions(database)):
+            answers[SALES] = [answer]
             try:
-                load_month(database, MONTH)
-            except psycopg.OperationalError:
-                dropped += 1
-        wait_until_nothing_is_left(database)
-        sales, aggregate = version_of(database)
-        assert {sales, aggregate} <= {version - 1, version}
-        load_month(database, MONTH)
-        assert version_of(database) == (version, version)
-        assert database.run("select count(*) from staging.sales") == [(0,)]
-    assert dropped > MOMENTS / 3
+                yield
+            finally:
+                released.set()
+
+        yield files, stall_copy
 
 
-def test_a_loading_process_that_is_killed_at_any_moment_leaves_a_whole_month(database: Database, files: Files) -> None:
-    chance = random.Random(SEED)  # noqa: S311 - no secret
-    fork = multiprocessing.get_context("fork")
+def drop_once(database: Database, pause: Pause) -> None:
+    """Drop the connection that comes to the point; later ones pass."""
+    terminate(database, pause.wait())
+    pause.release()
+
+
+def crash_once(database: Database, pause: Pause) -> None:
+    """Crash the server when a session has come to the point, and start it."""
+    pause.wait()
+    crash_and_start(database.cluster)
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_a_connection_that_drops_leaves_the_old_month_and_the_retry_works(
+    database: Database, files: Files, point: str
+) -> None:
     write_version(files, 1)
-    seconds = seconds_of_a_load(database)
-    killed = 0
-    for version in range(2, 2 + MOMENTS):
-        write_version(files, version)
-        process = fork.Process(target=load_month, args=(database, MONTH))
-        process.start()
-        process.join(chance.random() * seconds)
-        if process.pid and process.is_alive():
-            os.kill(process.pid, signal.SIGKILL)
-        process.join(30)
-        killed += process.exitcode == -signal.SIGKILL
+    load_month(database, MONTH)
+    write_version(files, 2)
+    attempts = Attempts(database)
+    with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(attempts.go_on)
+        terminate(database, pause.wait(load))
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            load.result(timeout=60)
         wait_until_nothing_is_left(database)
-        sales, aggregate = version_of(database)
-        assert {sales, aggregate} <= {version - 1, version}
+    assert version_of(database) == 1
+    outcome, problem = newest_load(database)
+    assert outcome == POINTS[point]
+    assert status(database) == (STATES[outcome], problem)
+    if outcome == "failed":
+        assert "terminating connection due to administrator command" in str(problem)
+    attempts.go_on()
+    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
+
+
+@pytest.mark.parametrize("point", ["load staged", "load checked", "before commit"])
+def test_a_run_that_was_cut_off_is_cleared_and_starts_again(database: Database, files: Files, point: str) -> None:
+    write_version(files, 1)
+    load_month(database, MONTH)
+    attempts = Attempts(database)
+    with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(attempts.go_on)
+        terminate(database, pause.wait(load))
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            load.result(timeout=60)
+        wait_until_nothing_is_left(database)
+    write_version(files, 2)
+    attempts.clear()
+    attempts.go_on()
+    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
+
+
+def test_a_month_that_a_new_run_loads_supersedes_what_was_cut_off(database: Database, files: Files) -> None:
+    write_version(files, 1)
+    with pausing(database, "before commit") as pause, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(load_month, database, MONTH)
+        terminate(database, pause.wait(load))
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            load.result(timeout=60)
+        wait_until_nothing_is_left(database)
+    assert database.run("select count(*) from sales") == [(0,)]
+    assert database.run("select count(*) from monthly_sales") == [(0,)]
+    assert database.run("select count(*) from stores") == [(0,)]
+    write_version(files, 2)
+    load_month(database, MONTH)
+    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
+    outcomes = database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id")
+    assert outcomes == [("superseded",), ("published",)]
+
+
+@pytest.mark.parametrize("point", ["load begun", "partition attached"])
+def test_a_first_load_that_is_cut_off_while_it_begins_leaves_no_trace(
+    database: Database, files: Files, point: str
+) -> None:
+    write_version(files, 1)
+    attempts = Attempts(database)
+    with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+        load = pool.submit(attempts.go_on)
+        terminate(database, pause.wait(load))
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            load.result(timeout=60)
+        wait_until_nothing_is_left(database)
+    assert database.run("select count(*) from pipeline.loads") == [(0,)]
+    assert database.run("select to_regclass('partitions.sales_2024_02')") == [(None,)]
+    assert staged_tables(database) == []
+    attempts.go_on()
+    assert_all_is_as_if_nothing_had_been_cut_off(database, 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("event", ["delete", "insert"])
+def test_a_connection_that_drops_while_rows_are_deleted_and_inserted_leaves_the_old_month(
+    database: Database, files: Files, event: str
+) -> None:
+    write_version(files, 1)
+    load_month(database, MONTH)
+    write_version(files, 2)
+    attempts = Attempts(database)
+    with pausing(database, fallback_point(PARTITION, event)) as pause:
+        # A reader that stays in its transaction is why the partition is not replaced.
+        with database.connect("ds_user") as reader, reader.transaction(), ThreadPoolExecutor(1) as pool:
+            reader.execute("select count(*) from sales")
+            load = pool.submit(attempts.go_on)
+            terminate(database, pause.wait(load))
+            with pytest.raises(psycopg.errors.AdminShutdown):
+                load.result(timeout=60)
+            wait_until_nothing_is_left(database)
+        assert version_of(database) == 1
+    attempts.go_on()
+    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
+
+
+def test_a_connection_that_drops_during_the_copy_leaves_the_old_month(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with stalling_bucket(tmp_path, monkeypatch) as (files, stall_copy):
+        write_version(files, 1)
         load_month(database, MONTH)
-        assert version_of(database) == (version, version)
-    assert killed > MOMENTS / 3
+        write_version(files, 2)
+        attempts = Attempts(database)
+        with ThreadPoolExecutor(1) as pool, stall_copy():
+            load = pool.submit(attempts.go_on)
+            terminate(database, wait_for_copy(database, load))
+            wait_until_nothing_is_left(database)
+        with pytest.raises(psycopg.OperationalError):
+            load.result(timeout=60)
+        assert version_of(database) == 1
+        outcome, problem = newest_load(database)
+        assert (outcome, status(database)) == ("failed", ("failed", problem))
+        attempts.go_on()
+        assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
+
+
+@pytest.mark.parametrize(
+    ("point", "task"),
+    [
+        ("file requested", "stage_sales"),
+        ("load staged", "stage_sales"),
+        ("insert public.monthly_sales", "publish_month"),
+        ("before commit", "publish_month"),
+    ],
+)
+def test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_works(
+    database: Database, files: Files, monkeypatch: pytest.MonkeyPatch, point: str, task: str
+) -> None:
+    # The server notices sooner than by default that a client is gone.
+    monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c client_connection_check_interval=100ms")
+    write_version(files, 1)
+    load_month(database, MONTH)
+    write_version(files, 2)
+    attempts = Attempts(database)
+    attempts.go_on(until=task)
+    with pausing(database, point) as pause:
+        process = multiprocessing.get_context("fork").Process(target=attempts.go_on)
+        process.start()
+        pause.wait()
+        assert status(database) == ("loading", None)
+        process.kill()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
+        wait_until_nothing_is_left(database)
+    assert version_of(database) == 1
+    assert status(database) == (("failed", KILLED) if task == "stage_sales" else ("loading", None))
+    attempts.go_on()
+    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
+    killed = database.run(f"select outcome from pipeline.loads where problem = '{KILLED}'")
+    assert killed == ([("failed",)] if task == "stage_sales" else [])
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[Database]:
+    """A migrated database on a server that may be stopped and that keeps what it has committed."""
+    with Cluster.temporary({"synchronous_commit": "on"}) as cluster:
+        template = new_database(cluster, "migrated")
+        assert template.alembic("upgrade", "head").returncode == 0
+        yield template
 
 
 @pytest.fixture
-def own_cluster() -> Iterator[Database]:
-    """A migrated database on a server of the test's own, which may be stopped, and keeps what it has committed."""
-    with Cluster.temporary({"synchronous_commit": "on"}) as cluster, pytest.MonkeyPatch.context() as patch:
-        database = new_database(cluster, "companydata")
-        assert database.alembic("upgrade", "head").returncode == 0
+def own_database(own_server: Database) -> Iterator[Database]:
+    """A migrated database on the server that may be stopped."""
+    database = new_database(own_server.cluster, "companydata", own_server.name)
+    database.run("grant connect, temporary on database companydata to pipeline")
+    database.run("grant connect on database companydata to ds_user_role")
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
         yield database
+    drop_database(database)
 
 
 def crash_and_start(cluster: Cluster) -> None:
@@ -132,148 +366,171 @@ def crash_and_start(cluster: Cluster) -> None:
     cluster.start()
 
 
-def test_a_server_that_crashes_at_any_moment_leaves_a_whole_month(own_cluster: Database, files: Files) -> None:
-    chance = random.Random(SEED)  # noqa: S311 - no secret
+@pytest.mark.slow
+@pytest.mark.xdist_group("server that may be stopped")
+@pytest.mark.parametrize("point", ["load staged", "insert public.monthly_sales", "before commit"])
+def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works(
+    own_database: Database, files: Files, point: str
+) -> None:
     write_version(files, 1)
-    seconds = seconds_of_a_load(own_cluster)
-    crashed = 0
-    for version in range(2, 7):
+    load_month(own_database, MONTH)
+    write_version(files, 2)
+    attempts = Attempts(own_database)
+    with pausing(own_database, point) as pause:
+        with ThreadPoolExecutor(1) as pool:
+            load = pool.submit(attempts.go_on)
+            pause.wait(load)
+            own_database.cluster.stop("immediate")
+            with pytest.raises(psycopg.OperationalError):
+                load.result(timeout=60)
+        own_database.cluster.start()
+    assert version_of(own_database) == 1
+    assert status(own_database) == (("failed", KILLED) if point == "load staged" else ("loading", None))
+    attempts.go_on()
+    assert_all_is_as_if_nothing_had_been_cut_off(own_database, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("server that may be stopped")
+def test_a_month_that_has_committed_outlives_a_crash_of_the_server(own_database: Database, files: Files) -> None:
+    for version in (1, 2):
         write_version(files, version)
-        with at_a_random_moment(chance, seconds, lambda: crash_and_start(own_cluster.cluster)):
-            try:
-                load_month(own_cluster, MONTH)
-            except psycopg.OperationalError:
-                crashed += 1
-        sales, aggregate = version_of(own_cluster)
-        assert {sales, aggregate} <= {version - 1, version}
-        load_month(own_cluster, MONTH)
-        assert version_of(own_cluster) == (version, version)
-    assert crashed > 1
+        load_month(own_database, MONTH)
+        crash_and_start(own_database.cluster)
+        assert_all_is_as_if_nothing_had_been_cut_off(own_database, version)
 
 
-def test_airflow_brings_a_month_to_its_end_through_dropped_connections(
+@pytest.mark.slow
+def test_airflow_brings_a_month_to_its_end_through_a_dropped_connection(
     database: Database, files: Files, run_dag: RunDag, no_pauses: None
 ) -> None:
     write_version(files, 1)
-    finished = threading.Event()
-    dropped = [0]
-
-    def drop_connections() -> None:
-        while not finished.wait(0.1) and dropped[0] < 6:
-            dropped[0] += end_sessions(database)
-
-    saboteur = threading.Thread(target=drop_connections)
-    saboteur.start()
-    assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=9) == "success"
-    finished.set()
-    saboteur.join()
-    assert dropped[0] > 0
-    assert version_of(database) == (1, 1)
-    assert database.run("select count(*) from staging.sales") == [(0,)]
+    with pausing(database, "before commit") as pause, ThreadPoolExecutor(1) as pool:
+        dropped = pool.submit(drop_once, database, pause)
+        assert run_dag(SALES_DAG, month_after("2024-02"), retries=9) == "success"
+        dropped.result(timeout=60)
+    assert_all_is_as_if_nothing_had_been_cut_off(database, 1)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("server that may be stopped")
 def test_airflow_brings_a_month_to_its_end_through_a_crash_of_the_server(
-    own_cluster: Database, files: Files, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+    own_database: Database, files: Files, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from company_data import retries
-
-    monkeypatch.setattr(
-        retries, "PAUSES", dict.fromkeys(retries.PAUSES, (timedelta(seconds=0.5), timedelta(seconds=2)))
-    )
-    chance = random.Random(SEED)  # noqa: S311 - no secret
+    # All retries together take longer than a start of the server may.
+    pauses = (timedelta(seconds=1), timedelta(seconds=15))
+    monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, pauses))
     write_version(files, 1)
-    crashed = threading.Event()
-
-    def crash() -> None:
-        crash_and_start(own_cluster.cluster)
-        crashed.set()
-
-    with at_a_random_moment(chance, 1, crash):
-        assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=9) == "success"
-        assert crashed.is_set()
-    assert version_of(own_cluster) == (1, 1)
+    with pausing(own_database, "insert public.monthly_sales") as pause, ThreadPoolExecutor(1) as pool:
+        crashed = pool.submit(crash_once, own_database, pause)
+        assert run_dag(SALES_DAG, month_after("2024-02"), retries=9) == "success"
+        crashed.result(timeout=60)
+    assert_all_is_as_if_nothing_had_been_cut_off(own_database, 1)
 
 
 @pytest.fixture
-def small_disk(own_cluster: Database) -> Iterator[Path]:
-    """A file system of 16 MB, on which the partitions of own_cluster are made."""
-    disk = own_cluster.cluster.home / "small_disk"
+def small_disk(own_database: Database) -> Iterator[Path]:
+    """A file system of 16 MB, on which the staged tables and the partitions of own_database are made."""
+    cluster = own_database.cluster
+    disk = cluster.home / "small_disk"
     disk.mkdir()
     subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)], check=True)
     try:
         space = disk / "tablespace"
         space.mkdir()
-        shutil.chown(space, own_cluster.cluster.data.owner(), own_cluster.cluster.data.group())
-        own_cluster.run(f"create tablespace small location '{space}'")
-        own_cluster.run("alter database companydata set default_tablespace = small")
+        shutil.chown(space, cluster.data.owner(), cluster.data.group())
+        own_database.run(f"create tablespace small location '{space}'")
+        own_database.run("alter database companydata set default_tablespace = small")
         yield disk
     finally:
-        own_cluster.cluster.stop()
+        drop_database(own_database)
+        Database(cluster, "postgres").run("drop tablespace if exists small")
         subprocess.run(["/bin/umount", str(disk)], check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("server that may be stopped")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small file system that this test fills")
-def test_a_full_disk_leaves_a_whole_month_and_the_retry_works_once_there_is_room(
-    own_cluster: Database, small_disk: Path, files: Files
+def test_a_full_disk_leaves_the_old_month_and_the_retry_works_once_there_is_room(
+    own_database: Database, small_disk: Path, files: Files
 ) -> None:
-    write_version(files, 1)
-    load_month(own_cluster, MONTH)
-    full = 0
-    # A version takes some 1.4 MB, and for a moment the one before it as much.
-    for version, kilobytes in enumerate(range(500, 4_000, 500), start=2):
-        write_version(files, version)
-        own_cluster.run("vacuum full sales")
-        free = shutil.disk_usage(small_disk).free
-        (small_disk / "filler").write_bytes(b"x" * max(free - kilobytes * 1024, 0))
-        try:
-            load_month(own_cluster, MONTH)
-        except psycopg.errors.DiskFull:
-            full += 1
-        sales, aggregate = version_of(own_cluster)
-        assert {sales, aggregate} <= {version - 1, version}
-        (small_disk / "filler").unlink()
-        load_month(own_cluster, MONTH)
-        assert version_of(own_cluster) == (version, version)
-    assert 0 < full < 7
+    rows = 30_000  # some 1.4 MB
+    filler = small_disk / "filler"
+
+    def fill() -> None:
+        filler.write_bytes(b"x" * (shutil.disk_usage(small_disk).free - 500_000))
+
+    write_version(files, 1, rows)
+    load_month(own_database, MONTH)
+    write_version(files, 2, rows)
+    attempts = Attempts(own_database)
+    fill()
+    with pytest.raises(psycopg.errors.DiskFull):
+        attempts.go_on()
+    assert version_of(own_database, rows) == 1
+    state, problem = status(own_database)
+    assert state == "failed"
+    assert "No space left on device" in str(problem)
+    filler.unlink()
+
+    # Again, while the rows are deleted and inserted because a reader stays in its transaction.
+    with pausing(own_database, fallback_point(PARTITION, "delete")) as pause:
+        with own_database.connect("ds_user") as reader, reader.transaction(), ThreadPoolExecutor(1) as pool:
+            reader.execute("select count(*) from sales")
+            load = pool.submit(attempts.go_on)
+            pause.wait(load)
+            fill()
+            pause.release()
+            with pytest.raises(psycopg.errors.DiskFull):
+                load.result(timeout=60)
+        assert version_of(own_database, rows) == 1
+        filler.unlink()
+    attempts.go_on()
+    assert_all_is_as_if_nothing_had_been_cut_off(own_database, 2, rows)
 
 
-def test_a_feature_store_whose_rebuild_is_cut_off_stays_whole(database: Database, files: Files) -> None:
-    chance = random.Random(SEED)  # noqa: S311 - no secret
+def write_customers(files: Files, version: int) -> None:
+    """Three clients, of whom one comes and one goes with every version."""
+    ids = [1, 2, 10 + version]
+    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", [(n, version, "A", "x") for n in ids]))
+    files.write(
+        "customer_activity.csv",
+        # The first client has no current row.
+        csv_text(
+            "idx,valid_from,valid_to,scd_a,scd_b",
+            [(n, "2020-01-01", "2020-02-01" if n == 1 else "", version, 1) for n in ids],
+        ),
+    )
+    files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in ids]))
 
-    def write_customers(version: int) -> None:
-        ids = range(20_000)
-        files.write(
-            "customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", [(n, version, "A", "x") for n in ids])
-        )
-        files.write(
-            "customer_activity.csv",
-            csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", version, 1) for n in ids]),
-        )
-        files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in ids]))
 
-    def seen(table: str) -> list[tuple[object, ...]]:
-        return database.run(f"select count(*), min(attr_a), max(attr_a) from {table}", "ds_user")
+@pytest.mark.parametrize(
+    "point",
+    [
+        "truncate staging.clients",
+        "insert staging.clients",
+        "update staging.clients",
+        "delete public.feature_store",
+        "insert public.feature_store",
+    ],
+)
+def test_a_feature_store_whose_rebuild_is_cut_off_stays_whole(database: Database, files: Files, point: str) -> None:
+    def seen() -> list[tuple[object, ...]]:
+        return database.run("select idx, attr_a, scd_a from feature_store order by idx", "ds_user")
 
-    write_customers(1)
-    start = time.monotonic()
+    write_customers(files, 1)
     load_customers(database)
     build_feature_store(database)
-    seconds = time.monotonic() - start
-    dropped, rebuilding = [0, 0], False
-    for version in range(2, 14):
-        write_customers(version)
-        with at_a_random_moment(chance, seconds, lambda: end_sessions(database)):
-            try:
-                load_customers(database)
-                rebuilding = True
-                build_feature_store(database)
-            except psycopg.OperationalError:
-                dropped[rebuilding] += 1
-        rebuilding = False
-        for table in ("customer_profiles", "feature_store"):
-            assert seen(table) in [[(20_000, v, v)] for v in (version - 1, version)]
+    write_customers(files, 2)
+    load_customers(database)
+    with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+        build = pool.submit(build_feature_store, database)
+        terminate(database, pause.wait(build))
+        with pytest.raises(psycopg.errors.AdminShutdown):
+            build.result(timeout=60)
         wait_until_nothing_is_left(database)
-        load_customers(database)
-        build_feature_store(database)
-        assert seen("feature_store") == [(20_000, version, version)]
-    assert min(dropped) > 0  # during loads and during rebuilds
+    assert seen() == [(idx, 1, 1.0) for idx in (1, 2, 11)]
+    assert database.run("select count(*) from staging.clients") == [(0,)]
+    build_feature_store(database)
+    assert seen() == [(idx, 2, 2.0) for idx in (1, 2, 12)]
+    assert database.run("select count(*) from pipeline.feature_store_builds") == [(2,)]

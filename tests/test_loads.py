@@ -208,10 +208,49 @@ def test_of_two_loads_the_one_that_requested_the_file_later_is_published(databas
     february.write(SALES, ONE_SALE)
     newer.run()
     reports = older.run("check_month", "publish_month")
-    assert any("load 1 is superseded; a load that requested the file later is published." in line for line in reports)
+    assert any("load 1 is superseded by a later load of the file, so it changes nothing." in line for line in reports)
     assert database.run("select count(*) from sales") == [(1,)]
     assert database.run("select value from monthly_sales") == [(5,)]
     assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+
+
+@pytest.fixture
+def months(files: Files) -> Files:
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    for month in ("2024-01-01", MONTH, "2024-03-01"):
+        files.write(f"sales/{month}/sales.csv", HEADER + f"1,5,{month},1\n")
+    return files
+
+
+def test_a_month_is_checked_with_the_newest_stores_when_its_own_are_superseded(
+    database: Database, months: Files
+) -> None:
+    slow = Run(database, SALES_DAG, "2024-01-01")
+    slow.run("stage_sales", "stage_stores")
+    load_month(database, MONTH)
+    load_month(database, "2024-03-01")
+    # The second of the two loads has dropped what the first one superseded.
+    assert outcomes(database)[2] == "superseded"
+    assert staged(database) == {"sales_1"}
+    slow.run("check_month", "publish_month")
+    assert database.run("select sale_month::text, value from monthly_sales where sale_month = '2024-01-01'") == [
+        ("2024-01-01", 5)
+    ]
+
+
+def test_a_check_of_superseded_stores_does_not_stop_the_loads_of_other_months(
+    database: Database, months: Files
+) -> None:
+    slow = Run(database, SALES_DAG, "2024-01-01")
+    slow.run("stage_sales", "stage_stores")
+    with database.connect("pipeline") as checking:
+        checking.execute("select pipeline.open_staged(2, 'staged_stores')")
+        load_month(database, MONTH)
+        load_month(database, "2024-03-01")
+        assert checking.execute("select idx from staged_stores").fetchall() == [(1,)]
+    wait_until(lambda: database.run("select from pg_class where relname = 'staged_stores'") == [])
+    load_month(database, MONTH)
+    assert staged(database) == {"sales_1"}
 
 
 def test_each_file_has_at_most_one_published_load(database: Database, february: Files) -> None:
@@ -223,23 +262,44 @@ def test_each_file_has_at_most_one_published_load(database: Database, february: 
         """)
 
 
-def test_the_functions_are_sound(database: Database) -> None:
-    """plpgsql_check where the server has it; the tests of this file execute each function in any case."""
+def test_the_loads_of_this_test_execute_every_function(database: Database, february: Files) -> None:
+    """PL/pgSQL finds a wrong name or type only when it executes a function; plpgsql_check finds it before."""
+    database.run(f"alter database {database.name} set track_functions = 'pl'")
+    load_month(database, MONTH)
+    february.write("stores.csv", "idx,location\n2,Faro\n")
+    with pytest.raises(psycopg.errors.CheckViolation):
+        load_month(database, MONTH)
+    february.write("stores.csv", "no,header\n")
+    with pytest.raises(FileRejected):
+        load_month(database, MONTH)
+    # A session writes its statistics when it ends.
+    wait_until(
+        lambda: (
+            database.run("""
+            select proname
+            from pg_proc
+            inner join pg_language on prolang = pg_language.oid and lanname = 'plpgsql'
+            where
+                pronamespace = 'pipeline'::regnamespace
+                and pg_proc.oid not in (select funcid from pg_stat_user_functions)
+        """)
+            == []
+        )
+    )
+
+
+def test_plpgsql_check_finds_no_error(database: Database) -> None:
     if not database.run("select from pg_available_extensions where name = 'plpgsql_check'"):
         pytest.skip("the server has no plpgsql_check")
     database.run("create extension plpgsql_check")
-    assert (
-        database.run("""
-            select proname, message
-            from pg_proc
-            cross join lateral plpgsql_check_function_tb(pg_proc.oid, fatal_errors := false) as found
-            where
-                pronamespace = 'pipeline'::regnamespace
-                and prolang = (select oid from pg_language where lanname = 'plpgsql')
-                and level = 'error'
-        """)
-        == []
-    )
+    found = database.run("""
+        select proname, message
+        from pg_proc
+        inner join pg_language on prolang = pg_language.oid and lanname = 'plpgsql'
+        cross join lateral plpgsql_check_function_tb(pg_proc.oid, fatal_errors := false) as found
+        where pronamespace = 'pipeline'::regnamespace and level = 'error'
+    """)
+    assert found == []
 
 
 def test_the_log_says_how_a_changed_file_differs(

@@ -182,12 +182,13 @@ def test_what_the_pipeline_makes_belongs_to_admin_and_is_read_by_ds_and_mle(data
     for user in ("ds_user", "mle_user"):
         assert database.run("select count(*) from sales", user=user) == [(1,)]
     assert database.run("select count(*) from pg_class where relowner = 'pipeline'::regrole") == [(0,)]
-    # A partition is exactly what sales is: nothing of its staging stays on it; nobody but its owner has privileges.
+    # A partition is like sales: nothing of its staging stays on it, and only its owner has privileges.
     assert database.run("""
         select
             relnamespace::regnamespace::text, relname, relpersistence::text, relchecks, relowner::regrole::text,
             relacl = acldefault('r', relowner)
         from pg_class join pg_inherits on inhrelid = pg_class.oid where inhparent = 'public.sales'::regclass
+        and relname ~ '2024'
     """) == [("partitions", "sales_2024_02", "p", 0, "admin", True)]
     database.run("update sales set value = 2", user="mle_user")
     database.run("drop table partitions.sales_2024_02", user="admin")
@@ -203,3 +204,17 @@ def test_every_table_and_column_has_a_comment(database: Database) -> None:
           and (col_description(attrelid, attnum) is null or obj_description(attrelid, 'pg_class') is null)
     """)
     assert silent == []
+
+
+@pytest.mark.parametrize("table", ["sales", "customer_profiles", "customer_activity", "labels"])
+def test_mle_user_puts_no_row_trigger_on_a_table_that_a_function_of_admin_writes(
+    database: Database, table: str
+) -> None:
+    database.run(
+        "create function public.mine() returns trigger language plpgsql as $$ begin return new; end $$", "mle_user"
+    )
+    with pytest.raises(InsufficientPrivilege):
+        database.run(
+            f"create trigger mine before insert or delete on {table} for each row execute function public.mine()",
+            "mle_user",
+        )

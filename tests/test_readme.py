@@ -1,4 +1,4 @@
-"""Every command in the documents is run as it is written, or the reason why not stands here."""
+"""The documents: every command is run as it is written, or a reason is given here; links, names, settings, language."""
 
 import os
 import re
@@ -23,8 +23,9 @@ DOCUMENTS = sorted(
 )
 
 # Documents whose commands belong together or need given rows, and the test that runs them.
+WALK = "docs/change_something.md"
 TESTED_ELSEWHERE = {
-    "docs/change_something.md": "tests/test_walk.py",
+    WALK: "tests/test_walk.py",
     "sql/README.md": "tests/test_sql_steps.py",
 }
 
@@ -143,7 +144,7 @@ def by_compose(command: str, _: FaultySystem) -> None:
 
 
 def repeated_keys(node: yaml.Node | None) -> list[str]:
-    """Keys that a mapping has twice: Compose refuses them, and Python's reader takes the last one without a word."""
+    """Keys that a mapping has twice: Compose rejects them, and Python's reader silently takes the last one."""
     if isinstance(node, yaml.SequenceNode):
         return [key for item in node.value for key in repeated_keys(item)]
     if not isinstance(node, yaml.MappingNode):
@@ -163,7 +164,7 @@ def has_compose() -> bool:
 HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
-    r"make (bench|examples|test-ui|audit|lock)\b": dry,
+    r"make (test-fast|bench|examples|test-ui|audit|lock)\b": dry,
     r"(\w+=\S+ )*make (up|status)$": on_the_system,
     r"psql ": on_the_system,
     r"\.venv/bin/": on_the_system,
@@ -180,7 +181,7 @@ def test_a_command_of_the_documents_runs_as_it_is_written(document: str, command
 
 def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:
     for block in ALL_BLOCKS:
-        if block.language == "sql":
+        if block.language == "sql" and block.document != WALK:
             # What is under sql/ speaks of the ledger, which is closed to readers.
             user = "pipeline" if block.document == "sql/README.md" else "ds_user"
             password = system.passwords[f"{user.upper()}_PASSWORD"]
@@ -194,13 +195,91 @@ def test_every_block_is_run_or_is_no_command() -> None:
         if elsewhere := TESTED_ELSEWHERE.get(block.document):
             assert Path(block.document).name in (ROOT / elsewhere).read_text()
         else:
-            assert block.language in ("sh", "sql", "mermaid"), f"how is this block of {block.document} tested?"
+            sample_output = block.document == "README.md" and block.language == "text"
+            assert sample_output or block.language in ("sh", "sql", "mermaid"), f"how is {block} tested?"
+
+
+def test_the_sample_output_in_the_readme_has_the_lines_that_make_up_prints(system: FaultySystem) -> None:
+    def first_words(text: str) -> set[str]:
+        return {re.sub(r"\d+", "0", line.split()[0]) for line in text.splitlines() if line.strip()}
+
+    [sample] = [block.text for block in ALL_BLOCKS if block.document == "README.md" and block.language == "text"]
+    assert first_words(sample) <= first_words(system.output)
+    headings = {line for line in sample.splitlines() if line.startswith(("table ", "month "))}
+    assert len(headings) == 2
+    assert headings <= set(system.output.splitlines())
 
 
 def test_every_make_target_that_the_documents_name_is_there() -> None:
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
     for file in DOCUMENTS:
         assert set(re.findall(r"`(?:\w+=\S+ )*make ([\w-]+)", file.read_text())) <= targets, file
+
+
+def test_every_file_that_the_documents_name_is_there() -> None:
+    for file in DOCUMENTS:
+        if str(file.relative_to(ROOT)) == WALK:  # it names files that it adds
+            continue
+        for name in re.findall(
+            r"`((?:alembic|dags|docs|examples|local|plugins|sql|tests)/[\w./]+\.\w+)`", file.read_text()
+        ):
+            assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
+
+
+def test_every_setting_is_in_the_page_of_settings() -> None:
+    found = set(re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M))
+    found |= set(re.findall(r"^(\w+)$", (ROOT / "airflow.env").read_text(), re.M))
+    for file in ("dags/company_data/settings.py", "alembic/env.py"):
+        found |= set(re.findall(r'environ\.get\("(\w+)"', (ROOT / file).read_text()))
+    assert len(found) > 20
+    assert found <= set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    assert len(text.split()) <= 1100
+
+
+# Its sentences are the comments in the migrations.
+GENERATED = ROOT / "docs/data_dictionary.md"
+
+
+@pytest.mark.parametrize("folder", [".", "docs"])
+def test_lines_of_prose_have_at_most_100_characters(folder: str) -> None:
+    for file in set((ROOT / folder).glob("*.md")) - {GENERATED}:
+        prose = BLOCK.sub("", file.read_text())
+        long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith(("|", "!["))]
+        assert long == [], file.relative_to(ROOT)
+
+
+# Words for which the field has a usual one.
+UNUSUAL = {
+    r"anew|again and again": "again, repeatedly",
+    r"refus(?:e|ed|es|al|ing)": "reject, rejected",
+    r"mend(?:ed|s|ing)?": "fix, correct",
+    r"whoever": "a role, a session, a user",
+    r"(?:is|are|be) told": "notify, notification",
+    r"months? (?:is|are) red|red months?": "a month has failed",
+    r"(?:passing|lasting) faults?": "transient, permanent",
+    r"no UTF-8": "invalid UTF-8",
+    r"locks? that (?:is|are) not given": "lock timeout",
+    r"packed": "compressed",
+    r"the floor": "the lower bound",
+    r"mighty": "privileged",
+    r"one \w+ an? (?:client|month|store|file|step)": "one row per client, per month",
+}
+
+
+def test_the_documents_use_the_terms_of_the_field() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}, line {number}: {match[0]!r} (write: {usual})"
+        for file in DOCUMENTS
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        for unusual, usual in UNUSUAL.items()
+        if (match := re.search(rf"\b(?:{unusual})\b", line, re.I))
+    ]
+    assert found == []
 
 
 def test_every_link_between_the_documents_leads_somewhere() -> None:

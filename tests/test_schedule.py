@@ -34,21 +34,24 @@ def read_dag() -> Any:
 
 
 @pytest.fixture
-def sales_dag(airflow: None) -> Iterator[Any]:
-    """The DAG; its runs are deleted before and after the test."""
+def sales_dag(airflow: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The DAG. Runs and versions of all DAGs are deleted before and after the test."""
     from airflow.models.backfill import Backfill, BackfillDagRun
+    from airflow.models.dag_version import DagVersion
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import delete
 
-    def delete_runs() -> None:
+    def delete_all() -> None:
         with create_session() as session:
-            for table in (BackfillDagRun, DagRun, Backfill):
+            for table in (BackfillDagRun, DagRun, Backfill, DagVersion):
                 session.execute(delete(table))
 
-    delete_runs()
+    # Seconds for which Airflow keeps a DAG in its database although its file has changed.
+    monkeypatch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")
+    delete_all()
     yield read_dag()
-    delete_runs()
+    delete_all()
 
 
 @pytest.fixture

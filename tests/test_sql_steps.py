@@ -1,97 +1,194 @@
 """Each file under sql/: given rows, the file as its task runs it and as psql does, expected rows.
 
-A case is a folder tests/cases/<workflow>/<step>/<case>, read by the class below:
+A case is a file tests/cases/<workflow>/<file>/<case>.yaml, read by the class below:
 
-    given/<schema>.<table>.csv      rows that are there before; staging.* are staged as the loader stages them
-    expected/<schema>.<table>.csv   rows after, of the columns in its header, sorted by them from the left
-    case.json                       parameters of the step; what it reports, or the error that refuses
+    what         the case in one sentence
+    given        loads: the ledger, in the order in which the loads begin, so that the first is load 1;
+                 and tables: rows that other tables hold before
+    parameters   the parameters of the SQL file
+    expected     tables: rows after, of the columns in the header, sorted by them from the left;
+                 reports: what the file reports; rejected: the message it fails with
 
-A value left empty is null, and "" is the empty text. Tables of public without expected rows must stay as they were.
+Tables are CSV: a value left empty is null, and "" is the empty text. Tables of public that are not expected must not
+change.
 """
 
-import json
+import hashlib
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
+import yaml
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from conftest import ROOT, Database
 from psycopg import sql
-from steps import COMMITS_EACH_STATEMENT, SQL, build_feature_store, run_on
+from steps import CUSTOMERS, FEATURES, SALES, SQL, build_feature_store, connect, dag, run_sql
 
 CASES = ROOT / "tests" / "cases"
 README = SQL / "README.md"
 
-# What the ledger asks for and a case leaves out.
-LEDGER_DEFAULTS = """
-    alter table pipeline.file_loads
-        alter column dag_run set default 'case',
-        alter column started_at set default clock_timestamp()
+# As check_month.sql keeps them.
+KEEP_SALES = """
+    insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, total)
+    select {load}, store_idx, count(*), min(idx), max(date), sum(value) from {staged} group by store_idx
 """
+KEEP_STORES = """
+    insert into pipeline.stores_by_load (load_id, idx, location)
+    select distinct {load}::bigint, idx, location from {staged}
+"""
+
+# The report of a change of the ledger, which the second run of a file does not change again.
+CHANGES = re.compile(r" has changed since load ")
+
+
+def sql_tasks() -> dict[str, SQLExecuteQueryOperator]:
+    """The tasks that run SQL, by its text."""
+    return {
+        str(task.sql): task
+        for dag_id in (SALES, CUSTOMERS, FEATURES)
+        for task in dag(dag_id).tasks
+        if isinstance(task, SQLExecuteQueryOperator)
+    }
 
 
 @dataclass(frozen=True)
 class Case:
-    """One folder of given and expected rows."""
+    """One file of given and expected rows."""
 
-    folder: Path
+    path: Path
 
     @property
-    def file(self) -> str:
-        """The SQL file, as the DAGs name it."""
-        return f"{self.folder.parent.relative_to(CASES)}.sql"
+    def name(self) -> str:
+        return str(self.path.relative_to(CASES).with_suffix(""))
+
+    @property
+    def file(self) -> Path:
+        """The SQL file."""
+        return SQL / self.path.parent.relative_to(CASES).with_suffix(".sql")
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What case.json says, if there is one."""
-        file = self.folder / "case.json"
-        return json.loads(file.read_text()) if file.exists() else {}
+        settings: dict[str, Any] = yaml.safe_load(self.path.read_text())
+        return settings
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether the task of the file commits each statement by itself."""
+        return bool(sql_tasks()[self.file.read_text()].autocommit)
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """The step's parameters, which are psql's variables."""
-        parameters: dict[str, Any] = self.settings.get("parameters", {})
-        return parameters
+        """The parameters of the file, which are psql's variables."""
+        return {name: str(value) for name, value in self.settings.get("parameters", {}).items()}
 
-    def rows(self, kind: str) -> dict[str, str]:
-        """The CSV texts below given or expected, by table."""
-        return {file.stem: file.read_text() for file in sorted((self.folder / kind).glob("*.csv"))}
+    @property
+    def rejected(self) -> str | None:
+        """The message that the file fails with."""
+        message: str | None = self.settings["expected"].get("rejected")
+        return message
+
+    @property
+    def reports(self) -> list[str]:
+        """What the file reports."""
+        reports: list[str] = self.settings["expected"].get("reports", [])
+        return reports
 
     def arrange(self, database: Database) -> None:
-        """Bring the given rows to where they belong."""
-        given = self.rows("given")
+        """Create the given loads and rows."""
+        given: dict[str, Any] = self.settings.get("given", {})
+        loads = given.get("loads", [])
+        with connect(database) as pipeline:
+            for number, load in enumerate(loads, 1):
+                create_load(pipeline, number, **load)
+            outcomes = pipeline.execute("select outcome from pipeline.loads order by load_id").fetchall()
+        assert [outcome for (outcome,) in outcomes] == [load["outcome"] for load in loads]
         with database.connect() as admin:
-            admin.execute(LEDGER_DEFAULTS)
-            for month in sorted(set(re.findall(r"\b(\d{4}-\d{2})-\d{2}\b", given.get("public.sales", "")))):
-                make_partition(admin, f"{month}-01")
             for table, text in given.items():
-                if not table.startswith("staging."):
+                if table != "loads":
                     copy_in(admin, table, text)
-        with database.connect("pipeline") as pipeline:
-            for table, text in given.items():
-                if table.startswith("staging."):
-                    stage(pipeline, table, text)
-            # As at the end of check_sales.sql.
-            pipeline.execute("""
-                select pipeline.seal_staged_month(load_id)
-                from pipeline.file_loads
-                where table_name = 'sales' and outcome = 'checked'
-            """)
 
     def check(self, database: Database, before: dict[str, str]) -> None:
-        """Compare every expected table, and with what was before those of public that must be untouched."""
-        expected = self.rows("expected")
+        """Compare every expected table, and that the other tables of public have not changed."""
+        expected = {table: text for table, text in self.settings["expected"].items() if "." in table}
         with database.connect() as admin:
             for table, text in expected.items():
                 assert f"{table}\n{copy_out(admin, table, header(text))}" == f"{table}\n{text}"
         for table, text in contents(database).items():
             if table not in expected:
                 assert f"{table}\n{text}" == f"{table}\n{before[table]}"
+
+
+def create_load(
+    pipeline: psycopg.Connection[Any],
+    number: int,
+    file: str,
+    outcome: str,
+    rows: str = "",
+    month: object = None,
+    problem: str | None = None,
+    requested_at: object = None,
+    sha256: str | None = None,
+) -> None:
+    """Create a load in the ledger, and take it to its outcome as the workflows do.
+
+    Args:
+        pipeline: a connection as the tasks open it.
+        number: the number that the load must have.
+        file: the table that the file is for.
+        outcome: how far the load has come. A superseded load is checked here; a later load supersedes it.
+        rows: the file, as CSV.
+        month: for sales, the first day of the month.
+        problem: why the load is waiting, rejected or failed.
+        requested_at: when the file was requested, if not now.
+        sha256: the version of the file, if not the SHA-256 of its rows.
+    """
+    address = f"https://bucket/{f'sales/{month}/' if month else ''}{file}.csv"
+    [(load, staged)] = pipeline.execute(
+        "select load_id, staged_table from pipeline.begin_load(%s, %s::date, %s, %s)",
+        [file, month and str(month), address, f"case {number}"],
+    ).fetchall()
+    assert load == number
+    pipeline.execute("select pipeline.request_file(%s::bigint)", [load])
+    if requested_at is not None:
+        pipeline.execute("update pipeline.loads set requested_at = %s where load_id = %s", [requested_at, load])
+    if outcome == "loading":
+        return
+    if not rows:
+        pipeline.execute("select pipeline.stop_load(%s::bigint, %s, %s)", [load, outcome, problem])
+        return
+
+    copy_in(pipeline, staged, rows)
+    version = sha256 or hashlib.sha256(rows.encode()).hexdigest()
+    pipeline.execute(
+        "select pipeline.stage_load(%s::bigint, null, null, %s::bigint, %s, %s::bigint)",
+        [load, len(rows.encode()), version, rows.count("\n") - 1],
+    )
+    if outcome == "staged":
+        return
+    total = None
+    source = sql.Identifier(*staged.split("."))
+    if file == "sales":
+        pipeline.execute(sql.SQL(KEEP_SALES).format(load=load, staged=source))
+        [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(value), 0) from {}").format(source)).fetchall()
+    elif file == "stores":
+        pipeline.execute(sql.SQL(KEEP_STORES).format(load=load, staged=source))
+    pipeline.execute("select pipeline.check_load(%s::bigint, %s, null, %s::numeric)", [load, problem, total])
+    if outcome == "published":
+        with pipeline.transaction():
+            pipeline.execute("select pipeline.publish_load(%s::bigint)", [load])
+            if file == "stores":
+                pipeline.execute("delete from public.stores")
+                pipeline.execute("insert into public.stores select idx, location from pipeline.published_stores")
+                pipeline.execute("select pipeline.discard_staged(%s::bigint)", [load])
+            else:
+                pipeline.execute("select pipeline.replace_partitions(%s::bigint)", [load])
 
 
 def contents(database: Database) -> dict[str, str]:
@@ -124,57 +221,42 @@ def copy_out(connection: psycopg.Connection[Any], table: str, columns: list[str]
         return b"".join(copy).decode()
 
 
-def make_partition(admin: psycopg.Connection[Any], month: str) -> None:
-    name = sql.Identifier("partitions", f"sales_{month[:7].replace('-', '_')}")
-    [(after,)] = admin.execute("select (%s::date + interval '1 month')::date", [month]).fetchall()
-    admin.execute(
-        sql.SQL("create table {} partition of public.sales for values from ({}) to ({})").format(name, month, after)
-    )
+ALL_CASES = [Case(path) for path in sorted(CASES.glob("*/*/*.yaml"))]
+each_case = pytest.mark.parametrize("case", ALL_CASES, ids=[case.name.replace("/", "-") for case in ALL_CASES])
 
 
-def stage(pipeline: psycopg.Connection[Any], table: str, text: str) -> None:
-    """Stage rows as the loader does; a month is told by the table's name, as in staging.sales_2024_02."""
-    name, year, number = re.fullmatch(r"staging\.(\w+?)(?:_(\d{4})_(\d{2}))?", table).groups()  # type: ignore[union-attr]
-    month = f"{year}-{number}-01" if year else None
-    with pipeline.transaction():
-        if month:
-            pipeline.execute("select pipeline.prepare_month(%s)", [month])
-        [(target,)] = pipeline.execute("select pipeline.begin_staging(%s, %s)", [name, month]).fetchall()
-        copy_in(pipeline, f"staging.{target}", text)
-        pipeline.execute("select pipeline.end_staging(%s, %s)", [name, month])
-
-
-ALL_CASES = [Case(folder) for folder in sorted(CASES.glob("*/*/*"))]
-each_case = pytest.mark.parametrize(
-    "case", ALL_CASES, ids=[str(case.folder.relative_to(CASES)).replace("/", "-") for case in ALL_CASES]
-)
-
-
-def test_every_sql_file_has_a_case_and_is_run_by_a_dag() -> None:
-    dags = "".join(file.read_text() for file in (ROOT / "dags").glob("*.py"))
-    files = {str(file.relative_to(SQL)) for file in SQL.rglob("*.sql")}
+def test_every_sql_file_has_a_case_and_is_used_by_a_task() -> None:
+    files = set(SQL.rglob("*.sql"))
     assert {case.file for case in ALL_CASES} == files
-    # A folder by another name would be read by nobody.
-    assert {entry.name for case in ALL_CASES for entry in case.folder.iterdir()} == {"given", "expected", "case.json"}
-    for name in files:
-        assert f'sql="{name}"' in dags or f"{{% include '{name}' %}}" in dags
+    assert {file.read_text() for file in files} == set(sql_tasks())
+    # A file of another name or in another folder would not be read.
+    assert {path for path in CASES.rglob("*") if path.is_file()} == {case.path for case in ALL_CASES}
+
+
+@pytest.mark.parametrize("file", sorted(SQL.rglob("*.sql")), ids=lambda file: file.stem)
+def test_the_task_of_a_file_binds_its_parameters(file: Path) -> None:
+    text = file.read_text()
+    assert set(sql_tasks()[text].parameters or {}) == set(parameters_of(text))
 
 
 @each_case
 def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
     case.arrange(database)
     before = contents(database)
-    for _ in ("once", "and twice"):
-        refusal = None
-        reports: list[str] = []
-        try:
-            reports = run_on(database, case.file, **case.parameters)
-        except psycopg.Error as error:
-            refusal = f"{type(error).__name__}: {error.diag.message_primary}"
-            if error.diag.message_detail:
-                refusal += f"\n{error.diag.message_detail}"
-        assert refusal == case.settings.get("refused")
-        assert reports == case.settings.get("reports", [])
+    text = case.file.read_text()
+    # A rejected run changes nothing, so the second run finds the same changes of the ledger.
+    again = [report for report in case.reports if case.rejected or not CHANGES.search(report)]
+    for reports in (case.reports, again):
+        reported: list[str] = []
+        rejected = None
+        with connect(database) as pipeline:
+            pipeline.add_notice_handler(lambda notice, to=reported: to.append(str(notice.message_primary)))  # type: ignore[misc]
+            try:
+                run_sql(pipeline, text, case.parameters, one_by_one=case.autocommit)
+            except psycopg.Error as error:
+                rejected = error.diag.message_primary
+        assert rejected == case.rejected
+        assert reported == reports
         case.check(database, before)
 
 
@@ -190,12 +272,9 @@ def test_case_by_the_line_of_the_readme_in_psql(database: Database, case: Case) 
         text=True,
         check=False,
     )
-    _, _, message = case.settings.get("refused", "").partition(": ")
-    assert done.returncode == (3 if message else 0), done.stderr
-    for line in message.splitlines():
-        assert line in done.stderr
-    reports = [line.split("NOTICE:  ")[1] for line in done.stderr.splitlines() if "NOTICE:  " in line]
-    assert reports == case.settings.get("reports", [])
+    assert done.returncode == (3 if case.rejected else 0), done.stderr
+    assert (case.rejected or "") in done.stderr
+    assert re.findall("NOTICE:  (.*)", done.stderr) == case.reports
     case.check(database, before)
 
 
@@ -203,40 +282,29 @@ def psql_line(database: Database, case: Case) -> str:
     """The line of sql/README.md, with the file, the address and the variables of a case in place of its example's."""
     [line] = re.findall(r"```sh\n(sed .*?)```", README.read_text(), re.DOTALL)
     for example, mine in {
-        "sql/sales/replace_month_of_monthly_sales.sql": f"sql/{case.file}",
+        "sql/sales/publish_month.sql": str(case.file.relative_to(ROOT)),
         "postgresql://pipeline:pipeline-laptop@localhost:5432/companydata": database.url("pipeline"),
-        "-v sale_month=2024-02-01": " ".join(f"-v {name}={value}" for name, value in case.parameters.items()),
+        "-v sale_month=2024-02-01 -v sales_load=1 -v stores_load=2": " ".join(
+            f"-v {name}={value}" for name, value in case.parameters.items()
+        ),
         # "without -1", says the paragraph above it
-        " -1 ": " " if case.file in COMMITS_EACH_STATEMENT else " -1 ",
+        " -1 ": " " if case.autocommit else " -1 ",
     }.items():
         assert line.count(example) == 1
         line = line.replace(example, mine)
     return str(line)
 
 
-def test_the_readme_names_the_variables_of_each_file() -> None:
+def parameters_of(text: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+
+
+def test_the_readme_names_the_parameters_of_each_file() -> None:
     named = {
-        file: re.findall(r"`(\w+)`", variables)
-        for file, variables in re.findall(r"\| `(\w+/\w+\.sql)` \| ([^|]*) \|", README.read_text())
+        file: set(re.findall(r"`(\w+)`", parameters))
+        for file, parameters in re.findall(r"\| `(\w+/\w+\.sql)` \| ([^|]*) \|", README.read_text())
     }
-    assert named == {
-        str(file.relative_to(SQL)): list(dict.fromkeys(re.findall(r"%\((\w+)\)s", file.read_text())))
-        for file in SQL.rglob("*.sql")
-    }
-
-
-def test_prepare_month_makes_the_partition_of_staged_stores_once(database: Database) -> None:
-    for month in ("2023-12-01", "2024-02-01", "2024-02-01"):
-        database.run(f"select pipeline.prepare_month('{month}')", "pipeline")
-    assert database.run("""
-        select inhrelid::regclass::text, pg_get_expr(relpartbound, oid)
-        from pg_inherits join pg_class on oid = inhrelid order by 1
-    """) == [
-        ("staging.stores_2023_12", "FOR VALUES IN ('2023-12-01')"),
-        ("staging.stores_2024_02", "FOR VALUES IN ('2024-02-01')"),
-    ]
-    with pytest.raises(psycopg.errors.RaiseException, match="2024-02-02 is not the first day of a month"):
-        database.run("select pipeline.prepare_month('2024-02-02')", "pipeline")
+    assert named == {str(file.relative_to(SQL)): set(parameters_of(file.read_text())) for file in SQL.rglob("*.sql")}
 
 
 def test_replace_feature_store_writes_only_what_has_changed(database: Database) -> None:
@@ -248,9 +316,8 @@ def test_replace_feature_store_writes_only_what_has_changed(database: Database) 
 
     database.run("update customer_profiles set attr_b = null where idx = 1")
     database.run("update customer_activity set scd_a = 0.5 where idx = 2")
-    database.run(
-        "update customer_activity set valid_to = '2020-02-01' where idx = 3"
-    )  # alike, but not current any more
+    # The same attributes, of an activity that is not current any more.
+    database.run("update customer_activity set valid_to = '2020-02-01' where idx = 3")
     database.run("update labels set label = 1 where idx = 4")
     database.run("delete from customer_profiles where idx = 5")
     database.run("delete from customer_activity where idx = 6")
@@ -276,6 +343,9 @@ def test_lint_fails_on_sql_in_another_style_and_excepts_no_file_and_no_rule() ->
     for statement, code in (("select idx from labels\n", 0), ("SELECT idx from labels\n", 1), ("selec idx\n", 1)):
         done = subprocess.run(command, cwd=ROOT, input=statement, capture_output=True, text=True, check=False)
         assert done.returncode == code, done.stdout
+    assert "sqlfluff lint --disable-progress-bar alembic/versions sql\n" in (ROOT / "Makefile").read_text()
     assert not [file for file in ROOT.glob("**/.sqlfluff*") if ".venv" not in file.parts]
-    assert not [file for file in SQL.rglob("*.sql") if "noqa" in file.read_text()]
-    assert "exclude_rules" not in (ROOT / "pyproject.toml").read_text()
+    files = [*SQL.rglob("*.sql"), *(ROOT / "alembic" / "versions").glob("*.sql")]
+    assert not [file for file in files if "noqa" in file.read_text()]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["sqlfluff"]["core"]
+    assert not settings.keys() & {"ignore", "rules", "exclude_rules", "warnings"}

@@ -22,10 +22,9 @@ STEP = re.compile(r"(?:`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
 
 
 def steps() -> Iterator[tuple[str, str, str]]:
-    """The page's blocks with their places; its two revisions get the next free numbers."""
-    newest = int(head())
-    text = PAGE.read_text().replace("0017", f"{newest + 2:04}").replace("0016", f"{newest + 1:04}")
-    text = text.replace('down_revision = "0015"', f'down_revision = "{newest:04}"')
+    """The page's blocks with their places; its revision gets the next free number."""
+    text = PAGE.read_text().replace("0010", f"{int(head()) + 1:04}")
+    text = text.replace('down_revision = "0009"', f'down_revision = "{head()}"')
     yield from STEP.findall(text)
 
 
@@ -37,7 +36,7 @@ def changed(system: FaultySystem) -> Iterator[FaultySystem]:
     for name, content in served.items():
         (system.bucket_folder / name).write_bytes(content)
     on_the_system(f".venv/bin/alembic downgrade {head()}", system)
-    for file in (system.folder / "alembic/versions").glob("*_attr_d*.py"):
+    for file in (system.folder / "alembic/versions").glob("*_attr_d.*"):
         file.unlink()
     copy_tree(system.folder)
     assert load_customers(system) == "published"
@@ -48,12 +47,12 @@ def test_a_column_is_added_from_the_file_to_the_feature_store_as_the_page_says(c
     features = "select attr_d from feature_store where attr_d is not null"
     before = rows(system, "select * from customer_profiles")
     (system.bucket_folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c,attr_d\n1,1,A,x,7\n")
-    assert 'has "attr_d", which staging.customer_profiles does not have' in load_customers(system)
+    assert 'has "attr_d", which the table does not have' in load_customers(system)
     (system.bucket_folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
 
     triggered = False
     for place, language, text in steps():
-        if language == "python":
+        if language in ("python", "sql"):
             (system.folder / place).write_text(text)
         elif language == "diff":
             apply(system, text)
@@ -93,7 +92,7 @@ def lint(system: FaultySystem) -> None:
     for tool in (
         "ruff check",
         "ruff format --check",
-        "sqlfluff lint --disable-progress-bar sql/customer sql/feature_store",
+        "sqlfluff lint --disable-progress-bar alembic/versions sql",
     ):
         on_the_system(f".venv/bin/python -m {tool}", system)
 
@@ -122,7 +121,7 @@ def load_customers(system: FaultySystem) -> str:
         assert api.session.delete(f"{runs}/{run}").ok  # `make up` would speak of it
     [(outcome, problem), *_] = rows(
         system,
-        "select outcome, problem from pipeline.file_loads where table_name = 'customer_profiles' order by load_id desc",
+        "select outcome, problem from pipeline.loads where table_name = 'customer_profiles' order by load_id desc",
     )
     return str(problem or outcome)
 

@@ -149,8 +149,8 @@ begin
         execute 'drop table ' || staged;
     end if;
 exception
-    when lock_not_available or undefined_table then
-        null; -- A session reads the table or drops it. The next load tries again.
+    when lock_not_available or undefined_table or dependent_objects_still_exist then
+        null; -- A session reads the table, has a view of it, or drops it. The next load tries again.
 end
 $$;
 
@@ -349,6 +349,7 @@ as $$
 declare
     this pipeline.loads;
     previous pipeline.loads;
+    superseded bigint;
 begin
     perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
     select * into this from pipeline.loads where load_id = load;
@@ -357,12 +358,12 @@ begin
         return;
     elsif this.outcome = 'superseded' then
         perform pipeline.report(format(
-            '%s: load %s is superseded; a load that requested the file later is published.', this.address, load
+            '%s: load %s is superseded by a later load of the file, so it changes nothing.', this.address, load
         ));
         return;
     elsif this.outcome is distinct from 'checked' then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
             ': ' || this.problem, '. Only a checked load can be published, and the tables stay as they were. Clear this',
             ' run from its staging tasks on.'
         ));
@@ -379,13 +380,18 @@ begin
         return;
     end if;
 
-    update pipeline.loads
-    set outcome = 'superseded', changed_at = clock_timestamp()
-    where
-        table_name = this.table_name
-        and sale_month is not distinct from this.sale_month
-        and outcome in ('staged', 'checked', 'published')
-        and requested_at < this.requested_at;
+    for superseded in
+        update pipeline.loads
+        set outcome = 'superseded', changed_at = clock_timestamp()
+        where
+            table_name = this.table_name
+            and sale_month is not distinct from this.sale_month
+            and outcome in ('staged', 'checked', 'published')
+            and requested_at < this.requested_at
+        returning load_id
+    loop
+        perform pipeline.discard_staged(superseded);
+    end loop;
     update pipeline.loads
     set outcome = 'published', published_at = clock_timestamp(), changed_at = clock_timestamp()
     where load_id = load;
@@ -414,17 +420,29 @@ declare
     this pipeline.loads;
 begin
     select * into this from pipeline.loads where load_id = load;
-    if to_regclass(this.staged_table) is null and this.outcome is distinct from 'superseded' then
+    begin
+        if to_regclass(this.staged_table) is not null then
+            execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            return;
+        end if;
+    exception
+        when undefined_table then
+            null; -- Another load has dropped it, because this one is superseded.
+    end;
+
+    select * into this from pipeline.loads where load_id = load;
+    if this.outcome is distinct from 'superseded' then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ', this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
+            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
             ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
             ' staging tasks on.'
         ));
     end if;
-    -- A superseded load has no rows any more; its run goes on to its end and changes nothing.
+    -- The rows of a superseded load are dropped, and its run goes on to its end. A month is checked with the published
+    -- stores instead of superseded ones; any other superseded load counts as empty, and changes nothing.
     execute format(
-        'create or replace temporary view %I as select * from %s', view_name,
-        coalesce(to_regclass(this.staged_table)::text, format('public.%I where false', this.table_name))
+        'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
+        this.table_name = 'stores'
     );
 end
 $$;

@@ -34,46 +34,51 @@ begin
     end loop;
 
     begin
-        perform set_config('lock_timeout', '3s', true);
-        for this in select * from pg_temp.replaced order by load_id loop
-            execute format('lock table %s in access exclusive mode', this.staged_table);
-        end loop;
-        for this in select * from pg_temp.replaced order by load_id loop
-            execute format('lock table only %s in access exclusive mode', this.parent);
-            -- Shorter than deadlock_timeout: a reader that holds the next table and waits for this one goes on.
-            perform set_config('lock_timeout', '300ms', true);
-        end loop;
-        for this in select * from pg_temp.replaced order by load_id loop
-            execute format('drop table %s', this.old);
-            execute format('revoke all on table %s from pipeline', this.staged_table);
-            execute format('alter table %s rename to %I', this.staged_table, this.name);
-            execute format('alter table staging.%I set schema partitions', this.name);
-            execute format('alter table %s attach partition %s %s', this.parent, this.old, this.bounds);
-            -- A rule that only the staged table had is implied by the partition's bounds now.
-            for rule in
-                select conname from pg_constraint where conrelid = this.old::regclass and contype = 'c' and conislocal
-            loop
-                execute format('alter table %s drop constraint %I', this.old, rule);
-            end loop;
-        end loop;
-    exception
-        when lock_not_available or deadlock_detected then
+        begin
+            perform set_config('lock_timeout', '3s', true);
             for this in select * from pg_temp.replaced order by load_id loop
-                perform pipeline.report(format(
-                    '%s: sessions use it for longer than 3 seconds, so its rows are deleted and inserted.'
-                    ' pg_stat_activity shows the sessions.', this.parent
-                ));
-                execute format('delete from %s', this.old);
-                execute format(
-                    'insert into %1$s (%2$s) select %2$s from %3$s', this.old, (
-                        select string_agg(quote_ident(attname), ', ' order by attnum)
-                        from pg_attribute
-                        where attrelid = this.parent::regclass and attnum > 0 and not attisdropped
-                    ), this.staged_table
-                );
-                perform pipeline.discard_staged(this.load_id);
+                execute format('lock table %s in access exclusive mode', this.staged_table);
             end loop;
-        when datatype_mismatch then
+            for this in select * from pg_temp.replaced order by load_id loop
+                execute format('lock table only %s in access exclusive mode', this.parent);
+                -- Shorter than deadlock_timeout: a reader that holds the next table and waits for this one goes on.
+                perform set_config('lock_timeout', '300ms', true);
+            end loop;
+            for this in select * from pg_temp.replaced order by load_id loop
+                execute format('drop table %s', this.old);
+                execute format('revoke all on table %s from pipeline', this.staged_table);
+                execute format('alter table %s rename to %I', this.staged_table, this.name);
+                execute format('alter table staging.%I set schema partitions', this.name);
+                execute format('alter table %s attach partition %s %s', this.parent, this.old, this.bounds);
+                -- A rule that only the staged table had is implied by the partition's bounds now.
+                for rule in
+                    select conname
+                    from pg_constraint
+                    where conrelid = this.old::regclass and contype = 'c' and conislocal
+                loop
+                    execute format('alter table %s drop constraint %I', this.old, rule);
+                end loop;
+            end loop;
+        exception
+            when lock_not_available or deadlock_detected then
+                for this in select * from pg_temp.replaced order by load_id loop
+                    perform pipeline.report(format(
+                        'Other sessions use the tables and did not release them in time, so the rows of %s are deleted'
+                        ' and inserted. pg_stat_activity shows the sessions.', this.parent
+                    ));
+                    execute format('delete from %s', this.old);
+                    execute format(
+                        'insert into %1$s (%2$s) select %2$s from %3$s', this.old, (
+                            select string_agg(quote_ident(attname), ', ' order by attnum)
+                            from pg_attribute
+                            where attrelid = this.parent::regclass and attnum > 0 and not attisdropped
+                        ), this.staged_table
+                    );
+                    perform pipeline.discard_staged(this.load_id);
+                end loop;
+        end;
+    exception
+        when datatype_mismatch or undefined_column then
             perform pipeline.reject(concat(
                 this.address, ': ', sqlerrm, '. ', this.parent, ' has changed since the file was staged, so it stays as',
                 ' it was. Clear this run from its staging tasks on.'

@@ -3,10 +3,14 @@
 -- Reads   customer_profiles, customer_activity, labels, pipeline.loads
 -- Writes  feature_store: the rows of the clients that have changed; pipeline.feature_store_builds: which loads it was
 --         built from; staging.clients, which is empty before and after
--- Twice?  Yes. The difference is written in one transaction; a second run waits for the lock and finds none.
+-- Twice?  Yes. The difference is written in one transaction; a second run waits for the lock, finds none, and adds a
+--         row to feature_store_builds.
 
--- All statements see the customer data of one moment, so that the report below speaks of the rows above it.
+-- All statements see the customer tables and the ledger of one moment. It comes after the lock: a file that is being
+-- published now is seen in both or in none.
 set transaction_isolation = 'repeatable read';
+
+lock table public.customer_profiles, public.customer_activity, public.labels in access share mode;
 
 -- The planner knows no statistics of staging.clients, and would choose nested loops.
 set local enable_nestloop = off;

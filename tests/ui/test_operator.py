@@ -65,7 +65,7 @@ def test_the_graph_shows_the_steps_of_a_month(page: Page, system: System) -> Non
     page.get_by_role("button", name="Show Grid").click()
 
 
-def test_a_broken_month_turns_red_and_its_log_says_why(page: Page, system: System) -> None:
+def test_a_broken_month_fails_and_its_log_says_why(page: Page, system: System) -> None:
     month = broken_month()
     rows = in_tables(system, month)
     spoil(system, month)
@@ -100,7 +100,7 @@ def test_the_repaired_month_is_cleared_by_clicks_and_turns_green(page: Page, sys
         assert in_tables(system, each) == in_file(system, each)
 
 
-def test_three_months_are_loaded_anew_by_the_form_for_backfills(page: Page, system: System) -> None:
+def test_three_months_are_loaded_again_by_the_form_for_backfills(page: Page, system: System) -> None:
     wanted = months(MONTHS)[1:4]
     for month in wanted:
         with file_of(system, month).open("a") as file:
