@@ -14,7 +14,7 @@ PARTS = ("table", "history", "customers", "features", "catchup", "plot")
 MAX_ROWS_OF_PEERS = 1_000_000
 
 
-def main() -> int:
+def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench", epilog="bench/README.md describes the parts.")
     add = parser.add_argument
@@ -51,10 +51,8 @@ def main() -> int:
                     if (results := RESULTS / f"{name}.json").exists():
                         call([options.peers_python, "-m", "bench.draw", name, str(results)])
     except (BenchError, ClusterError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -38,13 +38,11 @@ QUERY = """
     inner join (select distinct idx, label from public.labels) as labelled using (idx)
 """
 LITERAL = (*SCHEMA, "create table bench.feature_store (like public.feature_store including all)")
-INSERT = f"insert into bench.feature_store (idx, attr_a, attr_b, scd_a, scd_b, label) {QUERY}"
-DELETE_INSERT = ("begin", "delete from bench.feature_store", INSERT, "commit")
-EQUAL_ROWS = f"""
-    select count(*) as equal, (select count(*) from {{schema}}.feature_store) as clients
-    from {{schema}}.feature_store
-    inner join ({QUERY}) as wanted using (idx, attr_a, attr_b, scd_a, scd_b, label)
-"""
+DELETE_INSERT = ("begin", "delete from bench.feature_store", f"insert into bench.feature_store {QUERY}", "commit")
+EQUAL_ROWS = (
+    "select count(*) as equal, (select count(*) from {schema}.feature_store) as clients from {schema}.feature_store"
+    f" inner join ({QUERY}) as wanted using (idx, attr_a, attr_b, scd_a, scd_b, label)"
+)
 CHANGE = "update public.customer_activity set scd_a = scd_a + 1 where valid_to is null and idx % 100 = 7"
 VACUUM = "vacuum analyze"
 REBUILDS = {

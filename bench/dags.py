@@ -15,7 +15,6 @@ from typing import Any
 from bench.answer import answer
 
 AT_ONCE = "at once"
-
 DAGS: dict[str, Any] = {}  # global, so that the processes of tasks inherit it
 
 

@@ -6,8 +6,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib as mpl  # type: ignore[import-not-found]
-from matplotlib import pyplot as plt
+from matplotlib import pyplot as plt  # type: ignore[import-not-found]
 
 OURS, OTHER = "#1f6fb4", "#b9bec6"
 
@@ -40,8 +39,7 @@ def history(axes: Any, found: dict[str, Any]) -> str:
 
 def main(part: str, results: str) -> None:
     """Draw the picture of a part's results."""
-    mpl.use("agg")
-    mpl.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
+    plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     found = json.loads(Path(results).read_text())
     figure, axes = plt.subplots(figsize=(9, 4.5), dpi=100, layout="constrained")
     draw = {"table": ratios, "history": history}[part]

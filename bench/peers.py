@@ -9,14 +9,14 @@ from typing import Any
 from bench.answer import answer
 
 
-def polars(url: str, file: str) -> None:
+def polars_adbc(url: str, file: str) -> None:
     """Polars reads the file, ADBC writes it."""
     import polars as pl  # type: ignore[import-not-found]
 
     pl.read_csv(file, try_parse_dates=True).write_database("bench.sales", url, engine="adbc", if_table_exists="replace")
 
 
-def pandas(url: str, file: str) -> None:
+def pandas_to_sql(url: str, file: str) -> None:
     """Pandas reads the file, to_sql writes it; method="multi" takes three times as long."""
     import pandas as pd  # type: ignore[import-untyped]
     import sqlalchemy
@@ -27,7 +27,7 @@ def pandas(url: str, file: str) -> None:
     engine.dispose()
 
 
-def dlt_arrow(url: str, file: str) -> None:
+def dlt_arrow_adbc(url: str, file: str) -> None:
     """Dlt with Arrow tables, which it writes as Parquet and sends through ADBC; CSV takes nearly twice as long."""
     from pyarrow import Table, csv  # type: ignore[import-not-found]
 
@@ -39,7 +39,7 @@ def dlt_arrow(url: str, file: str) -> None:
     _run_dlt(url, read(), loader_file_format="parquet")
 
 
-def dlt_csv(url: str, file: str) -> None:
+def dlt_read_csv(url: str, file: str) -> None:
     """Dlt with its own reader of CSV files, as its documentation loads them: rows go through Python."""
     from dlt.sources.filesystem import filesystem, read_csv  # type: ignore[import-not-found]
 
@@ -55,21 +55,14 @@ def _run_dlt(url: str, rows: Any, **options: str) -> None:
         pipeline.run(rows, table_name="sales", write_disposition="replace", **options)
 
 
-PEERS = {
-    "polars + ADBC": polars,
-    "dlt with Arrow + ADBC": dlt_arrow,
-    "dlt with read_csv": dlt_csv,
-    "pandas to_sql": pandas,
-}
-
-
 def main(peer: str, url: str, file: str) -> None:
-    """Load the file into a new table, for each line of input."""
+    """Load the file into a new table with the function of that name, for each line of input."""
+    load = globals()[peer]
     with tempfile.NamedTemporaryFile("w", suffix=".csv") as small:
         small.write("idx,value,date,store_idx\n1,1.5,2024-02-01,1\n")
         small.flush()
-        PEERS[peer](url, small.name)  # imports everything; the table is replaced
-    answer(lambda _: PEERS[peer](url, file) or {})
+        load(url, small.name)  # imports everything; the table is replaced
+    answer(lambda _: load(url, file) or {})
 
 
 if __name__ == "__main__":

@@ -8,10 +8,14 @@ from statistics import median
 from bench.server import Answer, Ask, BenchError, Rows, Server
 
 MB = 1e6
-COLUMNS = {"wal_bytes": "WAL MB", "memory_bytes": "client MB", "database_bytes": "database MB"}
+COLUMNS = {
+    "cpu_seconds": ("CPU s", 1),
+    "wal_bytes": ("WAL MB", MB),
+    "memory_bytes": ("client MB", MB),
+    "database_bytes": ("database MB", MB),
+}
 # A checkpoint removes the files of dropped tables.
 SIZE = ("checkpoint", "select pg_database_size(current_database()) as database_bytes")
-
 Process = Callable[[], AbstractContextManager[Ask]]
 
 
@@ -47,15 +51,9 @@ def here(work: Ask) -> Process:
 
 
 def compare(groups: Sequence[Mapping[str, Contender]], rounds: int) -> list[Answer]:
-    """Run all contenders in each round, and print how they compare.
+    """Run all contenders, by their labels, in each round; print and return their figures.
 
-    Args:
-        groups: contenders by their labels. Those of a group follow each other, because one needs what the one before
-            leaves. The first of all is the yardstick.
-        rounds: how often each contender runs. Each round begins with another group.
-
-    Returns:
-        The answers, each with its contender and its ratio to the yardstick of the same round.
+    Those of a group follow each other: one needs what the one before leaves. Each round begins with another group.
     """
     runs: list[Answer] = []
     labels = [label for group in groups for label in group]
@@ -68,23 +66,17 @@ def compare(groups: Sequence[Mapping[str, Contender]], rounds: int) -> list[Answ
         for label in labels:
             ratio = answers[label]["seconds"] / answers[labels[0]]["seconds"]
             runs.append({"contender": label, "ratio": ratio, **answers[label]})
-    keys = [key for key in COLUMNS if any(key in run for run in runs)]
-    lines, tasks = [["median (range)", "seconds", "ratio", *(COLUMNS[key] for key in keys)]], []
+    lines, tasks = [["median (range)", "seconds", "ratio", *(heading for heading, _ in COLUMNS.values())]], []
     for label in labels:
         own = [run for run in runs if run["contender"] == label]
-        lines.append([label, spread([run["seconds"] for run in own], 3), spread([run["ratio"] for run in own])])
-        lines[-1] += [f"{median(run[key] for run in own) / MB:,.1f}" if key in own[0] else "" for key in keys]
+        seconds, ratios = (sorted(run[key] for run in own) for key in ("seconds", "ratio"))
+        lines.append([label, *(f"{median(v):.3f} ({v[0]:.3f}-{v[-1]:.3f})" for v in (seconds, ratios))])
+        for key, (_, unit) in COLUMNS.items():
+            lines[-1].append(f"{median(run[key] for run in own) / unit:,.1f}" if key in own[0] else "")
         if names := own[0].get("tasks"):
-            seconds = (f"{name} {median(run['tasks'][name] for run in own):.2f}" for name in names)
-            tasks.append(f"{label}: {', '.join(seconds)}")
+            medians = (f"{name} {median(run['tasks'][name] for run in own):.2f}" for name in names)
+            tasks.append(f"{label}: {', '.join(medians)}")
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    print()
-    for first, *others in lines:
-        print(first.ljust(widths[0]), *map(str.rjust, others, widths[1:]), sep="  ")
-    print("", *tasks, sep="\n", flush=True)
+    table = ["  ".join([first.ljust(widths[0]), *map(str.rjust, others, widths[1:])]) for first, *others in lines]
+    print("", *table, "", *tasks, sep="\n", flush=True)
     return runs
-
-
-def spread(values: Sequence[float], digits: int = 2) -> str:
-    """Median and range: 1.25 (1.20-1.31)."""
-    return f"{median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"

@@ -4,24 +4,20 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from bench.rounds import MB, Contender, Process, compare, here, spread
-from bench.server import OTHERS, ROOT, Answer, BenchError, Rows, Server, started
+from bench.rounds import MB, SIZE, Contender, Process, compare, here
+from bench.server import OTHERS, ROOT, Answer, Rows, Server, started
 
 DAG = "sales_load_and_aggregation"
 MONTH = "2024-02-01"
-PEERS = ("polars + ADBC", "dlt with Arrow + ADBC", "dlt with read_csv", "pandas to_sql")
+PEERS = ("polars_adbc", "dlt_arrow_adbc", "dlt_read_csv", "pandas_to_sql")
 EMPTY, AGAIN, PAIRS = "empty", 10, 20
-
 # The days are in random order, as in the sample bucket.
-SALES = """
-    select
-        idx,
-        case when idx % 50 = 0 then -1 else 1 end
-        * ((1 + abs(hashint8extended(idx, 1) % 500000)) / 100.0)::numeric(12, 2) as value,
-        date '{month}' + abs(hashint8extended(idx, 2) % 28)::integer as date,
-        1 + abs(hashint8extended(idx, 3) % 200) as store_idx
-    from generate_series(1, {rows}) as idx
-"""
+SALES = (
+    "select idx, case when idx % 50 = 0 then -1 else 1 end"
+    " * ((1 + abs(hashint8extended(idx, 1) % 500000)) / 100.0)::numeric(12, 2) as value,"
+    " date '{month}' + abs(hashint8extended(idx, 2) % 28)::integer as date,"
+    " 1 + abs(hashint8extended(idx, 3) % 200) as store_idx from generate_series(1, {rows}) as idx"
+)
 STORES = "select idx, 'city ' || idx as location from generate_series(1, 200) as idx"
 
 SCHEMA = ("drop schema if exists bench cascade", "create schema bench")
@@ -50,15 +46,9 @@ TOTALS_OF_STORES = f"""
         select sum(value) from {{schema}}.monthly_sales where sale_month = '{{month}}') as of_stores
     from {{schema}}.sales where {OF_MONTH}
 """
-SIZES = """
-    select pg_database_size(current_database()) as database, (
-        select sum(pg_total_relation_size(relid))::bigint from pg_partition_tree('public.sales')) as sales
-"""
 
 
-def run_table(
-    server: Server, rows: int, rounds: int, checkouts: Mapping[str, Path], peers_python: str | None
-) -> Answer:
+def run_table(server: Server, rows: int, rounds: int, checkouts: Mapping[str, Path], python: str | None) -> Answer:
     """Load a month with all contenders in turn."""
     path = write_month(server, MONTH, rows)
     print(f"{rows:,} rows, {(server.folder / path).stat().st_size / MB:.0f} MB, {rounds} rounds", flush=True)
@@ -74,14 +64,14 @@ def run_table(
     for name, checkout in checkouts.items():
         server.create_database(name, checkout)
         ours = partial(ours_of_month, server, name, partial(server.dags, name, checkout), MONTH, expected)
-        groups.append({f"{name}, first load": ours(is_first=True), f"{name}, same month again": ours(is_first=False)})
+        groups.append({f"{name}, first load": ours(first=True), f"{name}, same month again": ours(first=False)})
     process, check = here(partial(delete_insert, server)), TOTALS_OF_STORES.format(schema="bench", month=MONTH)
     literal = partial(Contender, server, OTHERS, process, MONTH, check=check, expected=expected)
     first, again = literal(prepare=LITERAL), literal(prepare=())
     groups.append({"delete-insert, first load": first, "delete-insert, same month again": again})
-    for peer in PEERS if peers_python else ():
+    for peer in PEERS if python else ():
         url = server.cluster.url(OTHERS) if peer.startswith("pandas") else server.url(OTHERS)
-        command = [str(peers_python), "-m", "bench.peers", peer, url, str(server.folder / path)]
+        command = [str(python), "-m", "bench.peers", peer, url, str(server.folder / path)]
         process = partial(started, command, {"RUNTIME__DLTHUB_TELEMETRY": "false"})
         groups.append({f"{peer}, no index": other(process, prepare=SCHEMA)})
     yardstick.run()  # creates the WAL files, which all later loads use again
@@ -91,7 +81,7 @@ def run_table(
 def run_history(server: Server, months: int, rows: int) -> Answer:
     """Load months one after the other, ours and delete-insert in turn; then compare single months of ours."""
     names = [f"{2014 + number // 12}-{number % 12 + 1:02}-01" for number in range(months)]
-    middle, some = names[months // 2], max(months // 12, 1)
+    middle = names[months // 2]
     server.create_database("ours", ROOT)
     server.create_database(EMPTY, ROOT)
     server.run(OTHERS, *LITERAL)
@@ -104,15 +94,12 @@ def run_history(server: Server, months: int, rows: int) -> Answer:
                 list(timeline.values())[which].append(server.measured(work[which])["seconds"])
             if number % 10 == 0:
                 print(month, *(f"{label}: {seconds[-1]:.2f} s" for label, seconds in timeline.items()), flush=True)
-        if server.run(OTHERS, "select count(*) from bench.sales") != [{"count": months * rows}]:
-            raise BenchError(f"Delete-insert has not loaded {months} months.")
-        # The vacuum is what autovacuum would do; a checkpoint removes the files of dropped tables.
-        before = server.run("ours", "vacuum analyze", "checkpoint", SIZES)[0]
+        before = server.run("ours", "vacuum analyze", *SIZE)[0]["database_bytes"]
         for _ in range(AGAIN):
             ours(f"{DAG} {middle}")
-        after = server.run("ours", "vacuum analyze", "checkpoint", SIZES)[0]
-        first = partial(ours_of_month, server, expected=totals(server, rows), is_first=True)
-        again = partial(first, is_first=False)
+        after = server.run("ours", "vacuum analyze", *SIZE)[0]["database_bytes"]
+        first = partial(ours_of_month, server, expected=totals(server, rows), first=True)
+        again = partial(first, first=False)
         groups = [
             {"month 1, in an empty database": first(EMPTY, here(in_empty), names[0])},
             {f"month {months}": first("ours", here(ours), names[-1])},
@@ -122,12 +109,9 @@ def run_history(server: Server, months: int, rows: int) -> Answer:
             },
         ]
         pairs = compare(groups, PAIRS)
-    for label, seconds in timeline.items():
-        print(f"{label}: first {some} months {spread(seconds[:some], 3)} s, last {spread(seconds[-some:], 3)} s")
-    for what, size in before.items():
-        growth = 100 * (after[what] - size) / (before["sales"] / months)
-        print(f"{what}: {size / MB:.1f} MB; {AGAIN} more loads of a month: {growth:+.2f} % of a month", flush=True)
-    return {"machine": server.machine, "rows": rows, "timeline": timeline, "pairs": pairs, "sizes": [before, after]}
+    growth = 100 * (after - before) / (before / months)
+    print(f"{AGAIN} more loads of the middle month: the database grows by {growth:.2f} % of a month", flush=True)
+    return {"machine": server.machine, "rows": rows, "timeline": timeline, "pairs": pairs, "growth": growth}
 
 
 def write_month(server: Server, month: str, rows: int) -> str:
@@ -142,7 +126,7 @@ def totals(server: Server, rows: int) -> Rows:
 
 
 def ours_of_month(
-    server: Server, database: str, process: Process, month: str, expected: Rows, is_first: bool
+    server: Server, database: str, process: Process, month: str, expected: Rows, first: bool
 ) -> Contender:
     """Our load of a month, after it was removed as if it had never been loaded, or once more."""
     remove = (
@@ -150,7 +134,7 @@ def ours_of_month(
         f"delete from public.monthly_sales where sale_month = '{month}'",
     )
     check = TOTALS_OF_STORES.format(schema="public", month=month)
-    return Contender(server, database, process, f"{DAG} {month}", remove if is_first else (), check, expected)
+    return Contender(server, database, process, f"{DAG} {month}", remove if first else (), check, expected)
 
 
 def delete_insert(server: Server, month: str) -> Answer:

@@ -1,6 +1,7 @@
 """The PostgreSQL and the bucket that everything is measured on, and the processes that are measured."""
 
 import contextlib
+import io
 import json
 import os
 import re
@@ -13,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import psutil
 import psycopg
 import requests
 from psycopg.rows import dict_row
 
 from bench.answer import READY
-from local.bucket import BucketHandler, serve
+from local.bucket import serve
 from local.postgres import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,13 +34,6 @@ Rows = list[dict[str, Any]]
 
 class BenchError(RuntimeError):
     """Something that is measured failed or gave a wrong result; the figures would mean nothing."""
-
-
-class QuietHandler(BucketHandler):
-    """Does not log requests."""
-
-    def log_message(self, *_: object) -> None:
-        """Log nothing."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +52,8 @@ class Server:
         with (
             Cluster.temporary(DURABLE) as cluster,
             tempfile.TemporaryDirectory(prefix="bench-") as folder,
-            serve(Path(folder), QuietHandler) as bucket,
+            serve(Path(folder)) as bucket,
+            contextlib.redirect_stderr(io.StringIO()),  # the bucket's log of requests
         ):
             # Older revisions of the loader read the second one.
             authority = dict.fromkeys(("SOURCE_CA_FILE", "REQUESTS_CA_BUNDLE"), str(bucket.ca_file))
@@ -119,10 +115,20 @@ class Server:
         """Do some work after a checkpoint; returns its answer with its seconds, where it has none, and its WAL."""
         self.run("postgres", "checkpoint")
         position = self.run("postgres", "select pg_current_wal_lsn() as start")[0]["start"]
-        begin = time.perf_counter()
+        cpu, begin = self._cpu_seconds(), time.perf_counter()
         answer = work()
-        answer = {"seconds": time.perf_counter() - begin, **answer}
+        answer = {"seconds": time.perf_counter() - begin, "cpu_seconds": self._cpu_seconds() - cpu, **answer}
         return answer | self.run("postgres", f"select (pg_current_wal_lsn() - '{position}')::bigint as wal_bytes")[0]
+
+    def _cpu_seconds(self) -> float:
+        postmaster = psutil.Process(int((self.cluster.data / "postmaster.pid").read_text().split()[0]))
+        while True:
+            ended = sum(postmaster.cpu_times()[2:4])
+            with contextlib.suppress(psutil.NoSuchProcess):
+                living = sum(sum(each.cpu_times()[:2]) for each in [postmaster, *postmaster.children()])
+                # A process that ends meanwhile would count twice or not at all.
+                if sum(postmaster.cpu_times()[2:4]) == ended:
+                    return float(living + ended)
 
 
 def call(command: Sequence[str], folder: Path = ROOT, **environment: str) -> str:
@@ -136,9 +142,11 @@ def call(command: Sequence[str], folder: Path = ROOT, **environment: str) -> str
 @contextlib.contextmanager
 def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Ask]:
     """A process that has done its imports; gives a function that sends it one line and waits for its answer."""
-    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipe = subprocess.PIPE
     with tempfile.TemporaryFile("w+") as log:
-        process: Any = subprocess.Popen(command, stderr=log, cwd=ROOT, env={**os.environ, **environment}, **pipes)
+        process: Any = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log, text=True, cwd=ROOT, env={**os.environ, **environment}
+        )
 
         def read() -> str:
             if line := process.stdout.readline():
