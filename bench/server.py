@@ -1,117 +1,164 @@
-"""The PostgreSQL that everything is measured on, and what a piece of work costs it."""
-
-from __future__ import annotations
+"""The PostgreSQL and the bucket that everything is measured on, and the processes that are measured."""
 
 import contextlib
+import io
+import json
 import os
+import re
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import psutil
 import psycopg
+import requests
+from psycopg.rows import dict_row
 
-from bench.processes import ROOT, Answer, BenchError
+from bench.answer import READY
+from local.bucket import serve
 from local.postgres import Cluster
 
+ROOT = Path(__file__).resolve().parents[1]
+OTHERS = "others"  # the database of all contenders but ours; migrated, so that their tables get the same columns
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
-# Ours in a migrated database; all others in another, so that the size of ours is its own. FRESH is migrated too, and
-# has no history.
-OURS, FRESH, OTHERS = "companydata", "fresh", "others"
+Answer = dict[str, Any]
+Ask = Callable[[str], Answer]
+Rows = list[dict[str, Any]]
+
+
+class BenchError(RuntimeError):
+    """Something that is measured failed or gave a wrong result; the figures would mean nothing."""
 
 
 @dataclass(frozen=True)
 class Server:
-    """A running cluster with its databases.
-
-    Attributes:
-        cluster: the cluster.
-        connection: as admin, to the database of the others.
-    """
+    """A durable PostgreSQL server and a bucket."""
 
     cluster: Cluster
-    connection: psycopg.Connection[Any]
+    folder: Path  # of the bucket
+    environment: Mapping[str, str]  # makes the loader read from the bucket
+    machine: str
 
-    def url(self, database: str, user: str = "admin") -> str:
-        """Address of a database, as libpq and most libraries read it."""
-        return self.cluster.url(database, user, user, "postgresql")
+    @classmethod
+    @contextlib.contextmanager
+    def started(cls) -> Iterator[Self]:
+        """A server with an empty bucket and the database of the others, removed at the end."""
+        with (
+            Cluster.temporary(DURABLE) as cluster,
+            tempfile.TemporaryDirectory(prefix="bench-") as folder,
+            serve(Path(folder)) as bucket,
+            contextlib.redirect_stderr(io.StringIO()),  # the bucket's log of requests
+        ):
+            # Older revisions of the loader read the second one.
+            authority = dict.fromkeys(("SOURCE_CA_FILE", "REQUESTS_CA_BUNDLE"), str(bucket.ca_file))
+            cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+            with psycopg.connect(cluster.url("postgres", driver="postgresql")) as connection:
+                postgresql = connection.info.parameter_status("server_version")
+            machine = f"{cpu[1] if cpu else 'unknown CPU'}, {os.cpu_count()} cores, PostgreSQL {postgresql}"
+            print(f"{machine}, load average {os.getloadavg()[0]:.2f}", flush=True)
+            server = cls(cluster, Path(folder), {"SOURCE_BASE_URL": bucket.url, **authority}, machine)
+            server.create_database(OTHERS, ROOT)
+            yield server
 
-    def connect(self, database: str, user: str = "admin") -> psycopg.Connection[Any]:
-        """A new connection."""
-        return psycopg.connect(self.url(database, user), autocommit=True)
+    def url(self, database: str, user: str = "admin", password: str = "admin") -> str:  # noqa: S107 - documented
+        """Address of a database."""
+        return self.cluster.url(database, user, password, "postgresql")
+
+    def run(self, database: str, *statements: str) -> Rows:
+        """Run statements as admin, and return the rows of the last."""
+        with psycopg.connect(self.url(database), autocommit=True, row_factory=dict_row) as connection:
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def create_database(self, name: str, checkout: Path) -> None:
+        """Create a database, or replace it by a new one, and migrate it to the head of a checkout."""
+        create = f"create database {name} template template0 owner admin"
+        self.run("postgres", f"drop database if exists {name} with (force)", create)
+        call([sys.executable, "-m", "alembic", "upgrade", "head"], checkout, DATABASE_URL=self.cluster.url(name))
+
+    def psql(self, database: str, *commands: str) -> Answer:
+        """Run commands with psql. The seconds are those that psql reports, without its start and its connection."""
+        program = str(self.cluster.programs / "psql")
+        options = [option for command in (r"\timing on", *commands) for option in ("-c", command)]
+        output = call([program, "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, self.url(database)])
+        return {"seconds": sum(float(time) for time in re.findall(r"Time: ([\d.]+) ms", output)) / 1000}
+
+    def copy_command(self, table: str, path: str) -> str:
+        """The psql command that copies a file of the bucket into a table."""
+        return rf"\copy {table} from '{self.folder / path}' (format csv, header true)"
+
+    def write_csv(self, path: str, query: str) -> str:
+        """Write the result of a query to a file of the bucket, unless the file exists; returns the path."""
+        file = self.folder / path
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self.psql(OTHERS, rf"\copy ({' '.join(query.split())}) to '{file}' (format csv, header true)")
+            # The bucket then knows the file's MD5, as S3 does.
+            address, authority = f"{self.environment['SOURCE_BASE_URL']}/{path}", self.environment["SOURCE_CA_FILE"]
+            requests.head(address, verify=authority, timeout=60).raise_for_status()
+        return path
+
+    def dags(self, database: str, checkout: Path) -> contextlib.AbstractContextManager[Ask]:
+        """A process that runs a checkout's DAGs on a database; see bench/dags.py."""
+        url = self.url(database, "pipeline", "pipeline-laptop")
+        environment = {**self.environment, "AIRFLOW_CONN_OPERATIONAL_DB": url, "PYTHONPATH": f"{checkout}/dags"}
+        return started([sys.executable, "-m", "bench.dags", str(checkout)], environment)
+
+    def measured(self, work: Callable[[], Answer]) -> Answer:
+        """Do some work after a checkpoint; returns its answer with its seconds, where it has none, and its WAL."""
+        self.run("postgres", "checkpoint")
+        position = self.run("postgres", "select pg_current_wal_lsn() as start")[0]["start"]
+        cpu, begin = self._cpu_seconds(), time.perf_counter()
+        answer = work()
+        answer = {"seconds": time.perf_counter() - begin, "cpu_seconds": self._cpu_seconds() - cpu, **answer}
+        return answer | self.run("postgres", f"select (pg_current_wal_lsn() - '{position}')::bigint as wal_bytes")[0]
+
+    def _cpu_seconds(self) -> float:
+        postmaster = psutil.Process(int((self.cluster.data / "postmaster.pid").read_text().split()[0]))
+        while True:
+            ended = sum(postmaster.cpu_times()[2:4])
+            with contextlib.suppress(psutil.NoSuchProcess):
+                living = sum(sum(each.cpu_times()[:2]) for each in [postmaster, *postmaster.children()])
+                # A process that ends meanwhile would count twice or not at all.
+                if sum(postmaster.cpu_times()[2:4]) == ended:
+                    return float(living + ended)
+
+
+def call(command: Sequence[str], folder: Path = ROOT, **environment: str) -> str:
+    """Run a command and return its output; raises BenchError with the output if it fails."""
+    done = subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout
+    raise BenchError(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
 
 
 @contextlib.contextmanager
-def started_server(settings: Mapping[str, str], migrated: Sequence[str] = (OURS,)) -> Iterator[Server]:
-    """A durable cluster with migrated databases and one for the others, gone at the end."""
-    with Cluster.temporary({**DURABLE, **settings}) as cluster:
-        with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
-            for database in (*migrated, OTHERS):
-                connection.execute(f"create database {database} template template0 owner admin".encode())
-        for database in migrated:
-            done = subprocess.run(
-                [sys.executable, "-m", "alembic", "upgrade", "head"],
-                env={**os.environ, "DATABASE_URL": cluster.url(database)},
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode != 0:
-                raise BenchError(f"alembic upgrade head failed:\n{done.stderr}")
-        with psycopg.connect(cluster.url(OTHERS, driver="postgresql"), autocommit=True) as connection:
-            yield Server(cluster, connection)
+def started(command: Sequence[str], environment: Mapping[str, str]) -> Iterator[Ask]:
+    """A process that has done its imports; gives a function that sends it one line and waits for its answer."""
+    pipe = subprocess.PIPE
+    with tempfile.TemporaryFile("w+") as log:
+        process: Any = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log, text=True, cwd=ROOT, env={**os.environ, **environment}
+        )
 
+        def read() -> str:
+            if line := process.stdout.readline():
+                return str(line).rstrip()
+            log.seek(0)
+            raise BenchError(f"{' '.join(command)} failed ({process.wait()}):\n{log.read()[-5_000:]}")
 
-def measured(server: Server, work: Callable[[], Answer]) -> Answer:
-    """The answer of some work, with what it cost the server.
+        def ask(line: str) -> Answer:
+            print(line, file=process.stdin, flush=True)
+            return dict(json.loads(read()))
 
-    A checkpoint goes before it, as in life: a month after the last load every page is written whole once more.
-    """
-    server.connection.execute("checkpoint")
-    sessions, cpu, wal = _sessions(server), cpu_seconds(server), _wal_position(server)
-    answer = work()
-    _wait_for_end_of_sessions(server, sessions)
-    return {**answer, "cpu_seconds": cpu_seconds(server) - cpu, "wal_bytes": _wal_position(server) - wal}
-
-
-def cpu_seconds(server: Server) -> float:
-    """CPU time of the server so far: of its living processes, and of those that have ended."""
-    postmaster = psutil.Process(int((server.cluster.data / "postmaster.pid").read_text().split()[0]))
-    for _ in range(100):
-        ended = _ended_seconds(postmaster)
-        with contextlib.suppress(psutil.NoSuchProcess):
-            own = [process.cpu_times() for process in [postmaster, *postmaster.children(recursive=True)]]
-            # A process that ended meanwhile would count twice or not at all.
-            if _ended_seconds(postmaster) == ended:
-                return ended + sum(times.user + times.system for times in own)
-    raise BenchError("the server's processes come and go too fast to add up their time.")
-
-
-def _sessions(server: Server) -> set[int]:
-    rows = server.connection.execute(
-        "select pid from pg_catalog.pg_stat_activity where backend_type = 'client backend'"
-    )
-    return {pid for (pid,) in rows.fetchall()}
-
-
-def _wait_for_end_of_sessions(server: Server, before: set[int]) -> None:
-    # Only a session that is gone has handed in its CPU time and its statistics.
-    for _ in range(1000):
-        if _sessions(server) <= before:
-            return
-        time.sleep(0.01)
-    raise BenchError("a session of the work that was measured does not end.")
-
-
-def _ended_seconds(postmaster: psutil.Process) -> float:
-    times = postmaster.cpu_times()
-    return float(times.children_user + times.children_system)
-
-
-def _wal_position(server: Server) -> int:
-    [(position,)] = server.connection.execute("select pg_current_wal_lsn() - '0/0'::pg_lsn").fetchall()
-    return int(position)
+        with process:
+            while read() != READY:  # imports print, too
+                pass
+            yield ask

@@ -170,6 +170,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
         yield running
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests on the whole system share one worker, and come first because they take longest."""
     items.sort(key=lambda item: "system" not in getattr(item, "fixturenames", ()))

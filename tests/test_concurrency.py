@@ -24,6 +24,7 @@ from misbehaviour import Answer, MisbehavingHandler, misbehaving
 from pauses import WAIT_SECONDS, pausing, wait_for_copy, wait_until_blocked
 from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
 
+from company_data import source
 from company_data.settings import CONNECTION_OPTIONS
 
 SEED = 20240204
@@ -120,7 +121,7 @@ def reading(database: Database, *queries: str) -> Iterator[list[set[tuple[Any, .
     """
     answers: list[set[tuple[Any, ...]]] = [set() for _ in queries]
     finished = threading.Event()
-    deadline = time.monotonic() + 2 * WAIT_SECONDS
+    deadline = time.monotonic() + 3 * WAIT_SECONDS
 
     def read(connection: psycopg.Connection[Any], query: str, found: set[tuple[Any, ...]]) -> None:
         while not finished.wait(0.002):
@@ -229,7 +230,7 @@ def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_fi
         order by sale_month, requested_at desc
     """)
     assert newest == [("published",)] * 3
-    # What was superseded while its run still used it is dropped by a later load.
+    # What a superseded run still used then is dropped by a later load.
     load_month(database, JANUARY)
     assert staged_tables(database) == []
     assert_tables_agree(database)
@@ -340,8 +341,9 @@ def test_the_file_of_a_month_is_locked_for_that_month_alone(database: Database, 
 
 
 def test_a_load_that_waits_for_its_download_holds_no_lock_that_a_reader_or_another_load_needs(
-    database: Database, misbehaving_files: FaultyFiles
+    database: Database, misbehaving_files: FaultyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(source, "READ_TIMEOUT", 2 * WAIT_SECONDS)
     files, answers = misbehaving_files
     write_months(files, 1)
     load_month(database, JANUARY)

@@ -1,4 +1,4 @@
-"""feature_store_as_of: the features as they stood on a day."""
+"""feature_store_as_of: the features of each client on a day."""
 
 import os
 import random
@@ -10,7 +10,7 @@ from conftest import Database, Rows
 from psycopg.errors import InsufficientPrivilege
 from steps import build_feature_store
 
-# Seeded, so that a failure can be repeated: RANDOM_SEED makes another search.
+# A failure prints the seed. RANDOM_SEED sets another one.
 SEED = int(os.environ.get("RANDOM_SEED", "20240204"))
 CLIENTS, DAYS = 300, 40
 
@@ -38,23 +38,23 @@ def clients(database: Database) -> Database:
 @pytest.mark.parametrize(
     ("day", "shown"),
     [
-        ("2020-01-09", None),  # before the first row: the client is not there yet
+        ("2020-01-09", None),  # before the first row
         ("2020-01-10", 1),  # valid_from itself
         ("2020-02-09", 1),
-        ("2020-02-10", 1),  # valid_to itself: nothing else has begun
+        ("2020-02-10", 1),  # valid_to itself: no other row has begun
         ("2020-02-11", 2),  # the next row begins the day after
         ("2020-03-01", 3),  # valid_to of one row, valid_from of the next
-        ("2020-04-01", 5),  # a row that ends where it begins gives way to the next
-        ("2020-05-02", 6),  # one day long, its end included
+        ("2020-04-01", 5),  # a row that ends on the day on which it begins: the next one counts
+        ("2020-05-02", 6),  # a row of one day
         ("2020-05-03", 7),
         ("2020-06-01", 7),  # valid_to, and no next row
-        ("2020-07-01", 7),  # between two rows the last one stays
+        ("2020-07-01", 7),  # between two rows: the earlier one
         ("2020-08-01", 8),
         ("infinity", 8),
         ("-infinity", None),
     ],
 )
-def test_a_client_is_shown_with_the_row_that_held_on_the_day(clients: Database, day: str, shown: int | None) -> None:
+def test_a_client_has_the_row_that_was_valid_on_the_day(clients: Database, day: str, shown: int | None) -> None:
     clients.run("""
         insert into customer_activity values
             (1, '2020-01-10', '2020-02-10', 0.5, 1),
@@ -69,12 +69,12 @@ def test_a_client_is_shown_with_the_row_that_held_on_the_day(clients: Database, 
     assert as_of(clients, f"'{day}'") == ([] if shown is None else [(1, 10, "A", 0.5, shown, 1)])
 
 
-def test_who_left_is_shown_as_last_and_who_is_incomplete_is_not_shown(clients: Database) -> None:
+def test_a_client_that_left_has_its_last_row_and_an_incomplete_client_has_none(clients: Database) -> None:
     clients.run("""
         insert into customer_activity values
             (1, '2020-01-01', '2020-02-01', 1.5, 11),  -- left
-            (2, '2020-01-01', '2020-12-01', 2.5, 22),  -- leaves later: on the day nobody knew
-            (3, '2021-01-01', null, 9.9, 99),          -- not there yet
+            (2, '2020-01-01', '2020-12-01', 2.5, 22),  -- ends after the day
+            (3, '2021-01-01', null, 9.9, 99),          -- begins after the day
             (4, '2020-01-01', null, null, 44),
             (5, '2020-01-01', null, 9.9, 99),          -- no label
             (6, '2020-01-01', null, 9.9, 99)           -- no profile
@@ -87,7 +87,7 @@ def test_who_left_is_shown_as_last_and_who_is_incomplete_is_not_shown(clients: D
     assert as_of(clients, "null") == []
 
 
-def test_of_rows_that_hold_at_once_it_chooses_as_the_feature_store_does(clients: Database) -> None:
+def test_of_rows_that_are_valid_at_once_it_chooses_as_the_feature_store_does(clients: Database) -> None:
     clients.run("""
         insert into customer_activity values
             (1, '2020-01-01', null, 9.9, 99),
@@ -95,7 +95,7 @@ def test_of_rows_that_hold_at_once_it_chooses_as_the_feature_store_does(clients:
             (2, '2020-01-01', '2020-03-01', 9.9, 99),
             (2, '2019-01-01', '2020-04-01', 2.5, 22),  -- ended last
             (3, '2020-01-01', null, null, 99),
-            (3, '2020-01-01', null, 3.5, 33),          -- alike in their days: a number before none, the greater one
+            (3, '2020-01-01', null, 3.5, 33),          -- the same days: the greatest number, nulls last
             (3, '2020-01-01', null, 3.5, 32)
     """)
     expected = [(1, 10, "A", 1.5, 11, 1), (2, 20, "A", 2.5, 22, 0), (3, 30, "A", 3.5, 33, 1)]
@@ -105,12 +105,12 @@ def test_of_rows_that_hold_at_once_it_chooses_as_the_feature_store_does(clients:
 
 
 def random_activity(numbers: random.Random, client: int, today: date) -> list[Activity]:
-    """Rows of one client in their order, without overlap, none of which begins or ends after today."""
+    """Rows of one client in order, without overlap. None begins or ends after today."""
     rows: list[Activity] = []
     start = today - timedelta(days=numbers.randint(0, 200))
     pause = numbers.choice([0, 1, 1, 30])
     for _ in range(numbers.randint(0, 4)):
-        # Rows that end where they begin, and where the next one begins: no file says which came first.
+        # Not a row that ends on the day on which it and the next one begin: a file does not say which came first.
         end = start + timedelta(days=numbers.choice([0 if pause else 1, 1, 2, 20, 60]))
         is_current = end > today or numbers.random() < 0.2
         scd_a = None if numbers.random() < 0.1 else numbers.random()
@@ -121,7 +121,7 @@ def random_activity(numbers: random.Random, client: int, today: date) -> list[Ac
     return rows
 
 
-def test_on_random_clean_data_each_day_is_as_a_model_has_it_and_today_is_the_feature_store(database: Database) -> None:
+def test_on_random_clean_data_each_day_equals_a_model_and_today_equals_the_feature_store(database: Database) -> None:
     numbers = random.Random(SEED)  # noqa: S311 - no secret
     [(today,)] = database.run("select current_date")
     profiles = [(c, c, "A", "x") for c in range(CLIENTS) if numbers.random() < 0.9]
@@ -129,7 +129,7 @@ def test_on_random_clean_data_each_day_is_as_a_model_has_it_and_today_is_the_fea
     activity = {c: random_activity(numbers, c, today) for c in range(CLIENTS)}
     rows = [row for of_client in activity.values() for row in of_client]
     for table, found in (("customer_profiles", profiles), ("customer_activity", rows), ("labels", labels)):
-        # Files may repeat a row, and are in no order.
+        # Files can repeat rows and have no order.
         found = [*found, *numbers.sample(found, 20)]
         insert(database, table, numbers.sample(found, len(found)))
 
@@ -153,7 +153,7 @@ def test_on_random_clean_data_each_day_is_as_a_model_has_it_and_today_is_the_fea
     assert as_of(database, "current_date") == expected(today) == found, f"RANDOM_SEED={SEED}"
 
 
-def test_on_random_data_of_any_kind_the_end_of_days_is_the_feature_store(database: Database) -> None:
+def test_on_random_overlapping_data_a_day_after_all_rows_equals_the_feature_store(database: Database) -> None:
     numbers = random.Random(SEED)  # noqa: S311 - no secret
     insert(database, "customer_profiles", [(c, c, "A", "x") for c in range(CLIENTS)])
     insert(database, "labels", [(c, c % 2) for c in range(CLIENTS)])
@@ -189,11 +189,11 @@ def test_it_has_the_columns_of_the_feature_store(database: Database) -> None:
 
 
 @pytest.mark.parametrize("user", ["ds_user", "mle_user", "admin"])
-def test_whoever_reads_the_tables_may_call_it(database: Database, user: str) -> None:
+def test_every_user_who_reads_the_tables_can_call_it(database: Database, user: str) -> None:
     assert as_of(database, "current_date", user) == []
 
 
-def test_it_gives_nobody_more_than_the_tables_do(database: Database) -> None:
+def test_it_does_not_bypass_the_privileges_on_the_tables(database: Database) -> None:
     database.run("create role stranger login password 'stranger'")
     try:
         with pytest.raises(InsufficientPrivilege, match="permission denied for table"):
@@ -205,4 +205,4 @@ def test_it_gives_nobody_more_than_the_tables_do(database: Database) -> None:
 def test_it_is_planned_as_part_of_the_query_that_calls_it(database: Database) -> None:
     plan = database.run("explain select * from feature_store_as_of('2024-01-01') where idx = 7")
     assert not any("Function Scan" in line for (line,) in plan)
-    assert sum("idx = 7" in line for (line,) in plan) >= 4  # nobody else's rows are sorted
+    assert sum("idx = 7" in line for (line,) in plan) >= 4  # pushed down into each table, before any sort

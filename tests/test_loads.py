@@ -229,7 +229,7 @@ def test_a_month_is_checked_with_the_newest_stores_when_its_own_are_superseded(
     slow.run("stage_sales", "stage_stores")
     load_month(database, MONTH)
     load_month(database, "2024-03-01")
-    # The second of the two loads has dropped what the first one superseded.
+    # The newer stores.csv is published, and the rows of the older one are dropped.
     assert outcomes(database)[2] == "superseded"
     assert staged(database) == {"sales_1"}
     slow.run("check_month", "publish_month")

@@ -5,7 +5,7 @@ import re
 import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import Database, Files
-from steps import SQL, connect, csv_text, load_month, stage_file
+from steps import SALES, Run, connect, csv_text, load_month
 
 MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
 ROWS = 20_000
@@ -23,8 +23,8 @@ def months(database: Database, files: Files) -> None:
 
 
 def tables_in(plan: list[tuple[str]]) -> set[str]:
-    """The months of sales that a plan reads."""
-    return set(re.findall(r" on (sales_\d{4}_\d\d)\b", "\n".join(line for (line,) in plan)))
+    """The months of sales that a plan reads, published or staged."""
+    return set(re.findall(r" on (sales_[\d_]+)\b", "\n".join(line for (line,) in plan)))
 
 
 def test_a_query_of_one_month_reads_one_partition(database: Database, months: None) -> None:
@@ -38,20 +38,19 @@ def test_a_query_of_one_month_reads_one_partition(database: Database, months: No
 
 
 def test_the_steps_of_a_load_read_their_month_alone(database: Database, months: None) -> None:
-    for month in MONTHS:
-        load = stage_file(database, f"sales/{month}/sales.csv", "sales", month)
-    parameters = {"sale_month": "2024-02-01", "sales_load": load, "stores_load": load}
+    run = Run(database, SALES, "2024-02-01")
+    run.run("stage_sales", "stage_stores")
     read = []
     with connect(database) as connection:
-        for file in sorted((SQL / "sales").glob("*.sql")):
-            for statement in DbApiHook.split_sql_string(file.read_text()):
-                if re.search(r"\b(staging|public)\.sales\b", statement):
-                    plan = connection.execute(f"explain {statement}", parameters).fetchall()
-                    read.append((file.name, tables_in(plan)))
-                if "create temporary table" in statement:
-                    connection.execute(statement, parameters)
-    # The pass over the month, and the search for what is no amount, which is made only when there is such a value.
-    assert read == [("check_sales.sql", {"sales_2024_02"}), ("check_sales.sql", {"sales_2024_02"})]
+        for task in ("check_month", "publish_month"):
+            for statement in DbApiHook.split_sql_string(run.dag.get_task(task).sql):
+                if re.search(r"\b(from|join) (staged_sales|public\.sales)\b", statement):
+                    plan = connection.execute(f"explain {statement}", run.parameters(task)).fetchall()
+                    read.append((task, tables_in(plan)))
+                connection.execute(statement, run.parameters(task))
+    # The pass over the month, and the search for values that are not amounts, which is made only if there are any.
+    staged = {f"sales_{run.loads['stage_sales']}"}
+    assert read == [("check_month", staged), ("check_month", staged)]
 
 
 def test_a_month_that_is_loaded_again_and_again_takes_no_more_room(database: Database, months: None) -> None:

@@ -349,6 +349,7 @@ as $$
 declare
     this pipeline.loads;
     previous pipeline.loads;
+    superseded bigint;
 begin
     perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
     select * into this from pipeline.loads where load_id = load;
@@ -379,13 +380,18 @@ begin
         return;
     end if;
 
-    update pipeline.loads
-    set outcome = 'superseded', changed_at = clock_timestamp()
-    where
-        table_name = this.table_name
-        and sale_month is not distinct from this.sale_month
-        and outcome in ('staged', 'checked', 'published')
-        and requested_at < this.requested_at;
+    for superseded in
+        update pipeline.loads
+        set outcome = 'superseded', changed_at = clock_timestamp()
+        where
+            table_name = this.table_name
+            and sale_month is not distinct from this.sale_month
+            and outcome in ('staged', 'checked', 'published')
+            and requested_at < this.requested_at
+        returning load_id
+    loop
+        perform pipeline.discard_staged(superseded);
+    end loop;
     update pipeline.loads
     set outcome = 'published', published_at = clock_timestamp(), changed_at = clock_timestamp()
     where load_id = load;

@@ -92,6 +92,24 @@ set
 from last_activity
 where clients.idx = last_activity.idx;
 
+-- check_customers.sql rejects such files, but rows can also be written by hand.
+select
+    pipeline.reject(concat(
+        'feature_store: ', count(*), ' clients have two different profiles or labels, the first of them: ', min(idx),
+        '. The table has one row per client, so it stays as it was. Correct customer_profiles or labels, then clear',
+        ' this run.'
+    ))
+from (
+    select idx
+    from staging.clients
+    where
+        has_activity
+        and label is not null
+    group by idx
+    having count(*) > 1
+) as ambiguous
+having count(*) > 0;
+
 -- feature_store, by difference: rows that did not change are not touched.
 delete from public.feature_store
 where not exists (
