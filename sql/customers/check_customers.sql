@@ -11,6 +11,9 @@ select pipeline.open_staged(%(activity_load)s::bigint, 'staged_activity');
 
 select pipeline.open_staged(%(labels_load)s::bigint, 'staged_labels');
 
+-- In a temporary table, because PostgreSQL reads in parallel for CREATE TABLE AS and not for a statement that calls
+-- check_load.
+create temporary table verdicts as
 with repeated_profiles as (
     select idx
     from staged_profiles
@@ -80,12 +83,20 @@ summary (table_name, last_date) as (
     from staged_activity
 )
 
-select pipeline.check_load(loads.load_id, problems.problem, summary.last_date, null)
+select
+    loads.load_id,
+    problems.problem,
+    summary.last_date
 from pipeline.loads
 left join problems
     on loads.table_name = problems.table_name
 left join summary
     on loads.table_name = summary.table_name
 where loads.load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
+
+select pipeline.check_load(load_id, problem, last_date, null)
+from verdicts;
+
+drop table verdicts;
 
 select pipeline.require_checked(%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
