@@ -173,6 +173,7 @@ def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadli
     file.write_text("idx,value,date,store_idx\n1,1,2000-01-01,1\n")
     # A new run, because one that was in time before has no deadline anymore.
     api = system.api()
+    wait_for(lambda: state_of(api, newest_month(system)) in ("success", "failed"), 240)
     gone = api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{newest_month(system)}")
     assert gone.ok, gone.text
     form = {"dag_id": SALES_DAG, "from_date": f"{newest}T00:00:00Z", "to_date": f"{newest}T00:00:00Z"}
