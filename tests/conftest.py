@@ -170,9 +170,12 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
         yield running
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests on the whole system share one worker, and come first because they take longest."""
+    """The tests on the whole system are one group, and come first because they take longest.
+
+    With pytest 9.2 and pytest-xdist 3.8 the group has no effect, and each worker starts a system: pytest-xdist adds the
+    group to an attribute from which pytest no longer takes the test's id.
+    """
     items.sort(key=lambda item: "system" not in getattr(item, "fixturenames", ()))
     for item in items:
         if "system" in getattr(item, "fixturenames", ()):
