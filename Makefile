@@ -18,10 +18,10 @@ clean: ## stop it and delete its data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local clean; else echo "nothing to delete here"; fi
 
 test: venv ## run the tests on all cores, each on an embedded PostgreSQL of its own
-	@$(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadgroup
+	@$(PYTHON) -m pytest -n logical --maxprocesses 8
 
 test-fast: venv ## run the tests that take no more than a minute together
-	@$(PYTHON) -m pytest -n logical --maxprocesses 8 --dist loadgroup -m "not slow"
+	@$(PYTHON) -m pytest -n logical --maxprocesses 8 -m "not slow"
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own

@@ -31,6 +31,7 @@ import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
 from system import FaultySystem, started_faulty  # noqa: E402
+from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from local.bucket import Bucket, serve  # noqa: E402
 from local.postgres import Cluster  # noqa: E402
@@ -170,17 +171,31 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
         yield running
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The tests on the whole system are one group, and come first because they take longest.
+# The files with tests on the whole system, which one worker runs.
+SYSTEM_FILES = ("tests/test_operation.py", "tests/test_readme.py", "tests/test_walk.py")
 
-    With pytest 9.2 and pytest-xdist 3.8 the group has no effect, and each worker starts a system: pytest-xdist adds the
-    group to an attribute from which pytest no longer takes the test's id.
+
+class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
+    """Gives the workers test by test, and all tests on the whole system to one worker, so that one system is started.
+
+    Not by --dist loadgroup: pytest-xdist 3.8 adds the group to an attribute that pytest 9.2 no longer reads.
     """
-    items.sort(key=lambda item: "system" not in getattr(item, "fixturenames", ()))
-    for item in items:
-        if "system" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("system"))
-            item.add_marker(pytest.mark.slow)
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "system" if nodeid.startswith(SYSTEM_FILES) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSystem:
+    return OneSystem(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The tests on the whole system come first, because they take longest."""
+    on_the_system = [item for item in items if "system" in getattr(item, "fixturenames", ())]
+    for item in on_the_system:
+        item.add_marker(pytest.mark.slow)
+        assert item.nodeid.startswith((*SYSTEM_FILES, "tests/ui/")), f"{item.nodeid}: add its file to SYSTEM_FILES"
+    items.sort(key=lambda item: not item.nodeid.startswith(SYSTEM_FILES))
 
 
 RunDag = Callable[..., str]
