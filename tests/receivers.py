@@ -12,7 +12,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, cast
 
-from local.bucket import Bucket, BucketHandler, serve
+from local.bucket import POLL_SECONDS, Bucket, BucketHandler, serve
 
 
 class MailServer(socketserver.ThreadingTCPServer):
@@ -62,7 +62,7 @@ class MailHandler(socketserver.StreamRequestHandler):
 @contextmanager
 def mail_server() -> Iterator[MailServer]:
     with MailServer() as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True)
         thread.start()
         try:
             yield server

@@ -37,7 +37,7 @@ from local.postgres import Cluster
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("RANDOM_SEED", "20240205"))
-EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "12"))
+EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "8"))
 STEPS = 50
 MAX_DOWNLOADS = 6  # at once
 
