@@ -185,11 +185,13 @@ class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
         return "system" if nodeid.startswith(SYSTEM_FILES) else nodeid
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One more than there are cores: tests also wait, for a lock, a pause or a server that starts."""
     return (os.cpu_count() or 1) + 1
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSystem:
     return OneSystem(config, log)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import time
@@ -64,9 +65,11 @@ def lend_packages(folder: Path) -> None:
 
 
 @contextmanager
-def started(folder: Path, settings: Mapping[str, str]) -> Iterator[System]:
-    """Copy the tree into a folder and start it there on free ports; it is stopped and deleted at the end."""
+def started(folder: Path, settings: Mapping[str, str], dags: Mapping[str, str] | None = None) -> Iterator[System]:
+    """Copy the tree into a folder and start it there on free ports, with more DAG files; it is deleted at the end."""
     copy_tree(folder)
+    for name, text in (dags or {}).items():
+        (folder / "dags" / name).write_text(text)
     lend_packages(folder)
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
@@ -129,9 +132,15 @@ def write_files(folder: Path) -> None:
     (folder / "labels.csv").write_text("idx,label\n1,0\n")
 
 
+def documented_dag() -> str:
+    """The DAG of another team, as docs/architecture.md shows it."""
+    [block] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/architecture.md").read_text(), re.M | re.S)
+    return str(block)
+
+
 @contextmanager
 def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
-    """Start a system on two months of a small bucket, with passwords of its own."""
+    """Start a system on two months of a small bucket, with passwords of its own and a DAG of another team."""
     write_files(bucket_folder)
     passwords = {
         name: f"secret-{secrets.token_hex(8)}"
@@ -153,7 +162,7 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
             "SALES_DEADLINE_HOURS": "0.005",
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
         }
-        with started(folder, settings) as running:
+        with started(folder, settings, {"report.py": documented_dag()}) as running:
             yield FaultySystem(
                 folder, running.environment, running.output, bucket_folder, answers, passwords, posted, mail
             )

@@ -27,6 +27,18 @@ def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     assert "sales 2 of 2 months" in system.output
 
 
+def test_the_dag_of_another_team_runs_when_monthly_sales_is_published(system: FaultySystem) -> None:
+    api = system.api()
+    wait_for(lambda: {run["state"] for run in api.runs("report")} == {"success"}, 120)
+    reported = []
+    for run in api.runs("report"):
+        log = get(system, f"dags/report/dagRuns/{quote(run['dag_run_id'])}/taskInstances/report/logs/1")["content"]
+        reported += [line["event"] for line in log if line.get("event", "").startswith("scheduled__")]
+    published = [run["dag_run_id"] for run in api.runs(SALES_DAG)]
+    assert set(reported) <= set(published)
+    assert reported
+
+
 def test_status_shows_the_months_of_the_run(system: FaultySystem) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "local", "status"],
