@@ -14,6 +14,7 @@ def execute_beside(revision: str, suffix: str = ".sql") -> None:
         revision: the revision's `__file__`.
         suffix: `.sql`, or `.downgrade.sql` where the way back takes more than one statement.
     """
-    statements = Path(revision).with_suffix(suffix).read_text()
+    # The last semicolon is Alembic's, where it prints the SQL.
+    statements = Path(revision).with_suffix(suffix).read_text().rstrip().removesuffix(";")
     # A colon before a word would be a bind parameter.
     op.execute(sa.text(re.sub(r"(?<![:\w]):(?=\w)", r"\:", statements)))
