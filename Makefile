@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status down clean test test-fast test-ui examples bench docs lint audit sbom lock venv
+.PHONY: help up status backup restore down clean test test-fast test-ui examples bench docs lint audit sbom lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -10,6 +10,12 @@ up: venv ## start PostgreSQL and Airflow here, run the three workflows, print wh
 
 status: venv ## print per table and per month what is loaded; fails unless every month is loaded or waits for a late file
 	@$(PYTHON) -m local status
+
+backup: venv ## copy the data into a new folder of backups/, or into BACKUP=folder, and verify it; loads may go on
+	@$(PYTHON) -m local backup $(if $(BACKUP),"$(BACKUP)")
+
+restore: venv ## go on with the newest of backups/, or with BACKUP=folder; keeps the data that was here beside it
+	@$(PYTHON) -m local restore $(if $(BACKUP),"$(BACKUP)")
 
 down: ## stop what make up started; keeps the data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local down; else echo "nothing was started here"; fi

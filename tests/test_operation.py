@@ -12,12 +12,15 @@ from typing import Any
 from urllib.parse import quote
 
 import psutil
+import psycopg
 from misbehaviour import redirect, stall
 from steps import SQL
-from system import SALES_DAG, FaultySystem, months, wait_for
+from system import SALES_DAG, FaultySystem, lend_packages, months, wait_for
 
 from local import processes
 from local.airflow import Api
+from local.postgres import free_port
+from local.tree import copy_tree
 
 
 def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
@@ -213,6 +216,50 @@ def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadli
     clear_newest_month(system)
     wait_for(lambda: state_of(api, run) == "success", 120)
     assert len(sent("failed")) == 1
+
+
+def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_that_was_there(
+    system: FaultySystem, tmp_path: Path
+) -> None:
+    def make(folder: Path, *arguments: str) -> str:
+        done = subprocess.run(
+            ["/usr/bin/env", "make", *arguments],
+            cwd=folder,
+            env={**system.environment, "OPERATIONAL_DB_PORT": str(free_port())},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    months_loaded = "select sale_month, value from monthly_sales order by 1"
+    with system.connect() as connection:
+        expected = connection.execute(months_loaded).fetchall()
+    assert "verified" in make(system.folder, "backup", f"BACKUP={tmp_path / 'the backup'}")
+
+    other = tmp_path / "other"
+    copy_tree(other)
+    lend_packages(other)
+    restored = FaultySystem(other, {}, "", system.bucket_folder, {}, {}, [], system.mail)
+    try:
+        make(other, "restore", f"BACKUP={tmp_path / 'the backup'}")
+        # The newest backup in backups/, without BACKUP.
+        make(other, "backup")
+        with restored.connect() as connection:
+            assert connection.execute(months_loaded).fetchall() == expected
+            connection.execute("drop table public.monthly_sales cascade")
+        assert "The data that was here before is in" in make(other, "restore")
+        with restored.connect() as connection:
+            assert connection.execute(months_loaded).fetchall() == expected
+        # Airflow's own database lets Airflow in, with the keys of the backup.
+        state = restored.state
+        address = f"postgresql://airflow:{state['airflow_password']}@127.0.0.1:{state['postgres_port']}/airflow"
+        with psycopg.connect(address) as airflow:
+            assert airflow.execute("select count(*) > 0 from dag_run").fetchone() == (True,)
+        assert state["fernet_key"] == system.state["fernet_key"]
+    finally:
+        make(other, "clean")
 
 
 def newest_month(system: FaultySystem) -> str:
