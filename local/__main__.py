@@ -344,6 +344,7 @@ def airflow_environment(state: State) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(RUN / "airflow" / "passwords.json"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+        "AIRFLOW_DATABASE_URL": database,
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(state.airflow_port),
         "AIRFLOW__API__BASE_URL": url,

@@ -6,17 +6,19 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psutil
 import psycopg
+import pytest
 from misbehaviour import redirect, stall
-from steps import SQL
+from steps import MAINTENANCE, SQL
 from system import SALES_DAG, FaultySystem, lend_packages, months, wait_for
 
+from company_data import maintenance
 from local import processes
 from local.airflow import Api
 from local.postgres import free_port
@@ -69,7 +71,7 @@ def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_besid
         assert sql == text.rstrip("\n")
         assert set(re.findall(r"%\((\w+)\)s", text)) <= set(parameters or {})
         shown.add(file)
-    assert shown == set(SQL.rglob("*.sql"))
+    assert shown | set(SQL.glob("maintenance/*.sql")) == set(SQL.rglob("*.sql"))
     months_shown = {parameters["sale_month"] for _, _, parameters in rendered if "sale_month" in (parameters or {})}
     assert months_shown == {str(month) for month in months(2)}
 
@@ -260,6 +262,39 @@ def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_
         assert state["fernet_key"] == system.state["fernet_key"]
     finally:
         make(other, "clean")
+
+
+def test_the_maintenance_cleans_up_and_reports_what_it_did(system: FaultySystem) -> None:
+    api = system.api()
+    runs = f"{api.url}/api/v2/dags/{MAINTENANCE}/dagRuns"
+    made = api.session.post(runs, json={"logical_date": None})
+    assert made.ok, made.text
+    run = made.json()["dag_run_id"]
+    wait_for(lambda: api.session.get(f"{runs}/{run}").json()["state"] in ("success", "failed"), 120)
+    assert api.failures(MAINTENANCE, run) == []
+    report = get(system, f"dags/{MAINTENANCE}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value")["value"]
+    airflow, logs, staging, sales = report.splitlines()
+    assert airflow == "Airflow's database: deleted nothing"
+    assert re.fullmatch(r"logs: deleted 0 files; \d+ are left, \d+ MB", logs)
+    assert re.fullmatch(r"\d+ staged tables are left, .*; the ledger has \d+ loads", staging)
+    assert re.fullmatch(r"statistics of sales: 2 months, \d+ rows", sales)
+
+
+def test_a_table_of_airflow_that_is_not_cleaned_fails_the_maintenance(
+    system: FaultySystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with system.connect("airflow") as connection:
+        connection.execute("create role cleaner login password 'cleaner'")
+        connection.execute("grant select on all tables in schema public to cleaner")
+        before = connection.execute("select count(*) from task_instance").fetchall()
+        address = f"postgresql+psycopg2://cleaner:cleaner@127.0.0.1:{system.state['postgres_port']}/airflow"
+        monkeypatch.setenv("AIRFLOW_DATABASE_URL", address)
+        monkeypatch.setattr(maintenance, "RUNS_KEPT", -timedelta(days=1))
+        with pytest.raises(RuntimeError, match=r"(?s)did not clean every table.*errors on the following tables"):
+            maintenance.clean_airflow_database.function()
+        assert connection.execute("select count(*) from task_instance").fetchall() == before
+        connection.execute("drop owned by cleaner")
+        connection.execute("drop role cleaner")
 
 
 def newest_month(system: FaultySystem) -> str:

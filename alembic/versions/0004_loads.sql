@@ -6,6 +6,7 @@
 --        └── stop_load: waiting, rejected, failed    └── rejected
 --
 -- published     Its rows are in public now. Each file has at most one such load.
+-- archived      Its rows are in schema archive: pipeline.archive_month took the month out of public.
 -- superseded    A file that was requested later was published, before or after this load was.
 -- waiting       The file of a month that has just ended is not there yet; Airflow tries again.
 -- rejected      The file, its server or a setting is wrong; the next try would find the same.
@@ -28,7 +29,9 @@ create table pipeline.loads (
     address text not null,
     dag_run text not null,
     outcome text not null default 'loading' check (
-        outcome in ('loading', 'waiting', 'staged', 'checked', 'published', 'superseded', 'rejected', 'failed')
+        outcome in (
+            'loading', 'waiting', 'staged', 'checked', 'published', 'archived', 'superseded', 'rejected', 'failed'
+        )
     ),
     problem text,
     waits_until timestamptz,
@@ -371,7 +374,10 @@ begin
 
     select * into previous
     from pipeline.loads
-    where table_name = this.table_name and sale_month is not distinct from this.sale_month and outcome = 'published';
+    where
+        table_name = this.table_name
+        and sale_month is not distinct from this.sale_month
+        and outcome in ('published', 'archived');
 
     if previous.requested_at > this.requested_at then
         update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
@@ -386,7 +392,7 @@ begin
         where
             table_name = this.table_name
             and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'published')
+            and outcome in ('staged', 'checked', 'published', 'archived')
             and requested_at < this.requested_at
         returning load_id
     loop
