@@ -349,7 +349,7 @@ DATE_STYLES = ("ISO, YMD", "ISO, DMY", "SQL, MDY", "German, DMY", "Postgres, MDY
 
 @pytest.mark.parametrize("table", ["customer_profiles", "customer_activity", "labels", "stores", "sales"])
 def test_a_value_that_is_spelt_otherwise_is_rejected_in_every_column(table: str, database: Database) -> None:
-    columns = dict(
+    columns: dict[str, str] = dict(
         database.run(f"""
             select attname, format_type(atttypid, atttypmod)
             from pg_attribute

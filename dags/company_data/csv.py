@@ -21,6 +21,8 @@ BYTE_ORDER_MARK = codecs.BOM_UTF8
 MAX_HEADER_BYTES = 1 << 16
 MAX_ROW_BYTES = 1 << 20
 MAX_BEFORE = 60
+MAX_SHAPES = 10_000
+DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 
 # Beginnings of files that are not CSV in UTF-8: what they are, and what to do.
 FORMATS = (
@@ -127,13 +129,16 @@ def check_rows(chunks: Iterable[bytes], columns: Mapping[str, str], line_end: by
     """
     if unknown := [f"{name} has type {type_name}" for name, type_name in columns.items() if type_name not in GRAMMARS]:
         raise rejected(path, 1, f"{', '.join(unknown)}, which dags/company_data/values.py does not describe")
-    row = b",".join(_pattern(GRAMMARS[type_name].pattern) for type_name in columns.values()) + line_end
-    rows = re.compile(rb"(?:%b)*" % row)
+    pattern = b",".join(_pattern(GRAMMARS[type_name].pattern) for type_name in columns.values())
+    row, rows = re.compile(pattern), re.compile(rb"(?:%b%b)*" % (pattern, line_end))
+    shapes: set[bytes] = set()
     line, held = 2, b""
     for chunk in _with_one_line_end(chunks, line_end):
         text = held + chunk
-        good = rows.match(text, 0, _end_of_text(text))
-        end = good.end() if good else 0
+        end_of_text = _end_of_text(text)
+        end = _end_of_known_shapes(text, end_of_text, row, line_end, shapes)
+        if not end and (good := rows.match(text, 0, end_of_text)):
+            end = good.end()
         if end:
             yield text[:end]
         line += text.count(line_end[-1:], 0, end)
@@ -150,6 +155,32 @@ def _pattern(value: bytes | None) -> bytes:
     if value is None:
         return rb'(?:[^",\r\n\0]*+|"[^"\0]*+(?:""[^"\0]*+)*")'
     return rb'(?:%b|"(?:%b)?"|)' % (value, value)
+
+
+def _end_of_known_shapes(
+    text: bytes, end_of_text: int, row: re.Pattern[bytes], line_end: bytes, shapes: set[bytes]
+) -> int:
+    """The end of the whole rows of the text, if a look at their shapes shows that all are right; otherwise 0.
+
+    Rows that differ only in their digits have one shape and are checked once, which is three times as fast as to check
+    every row. Digits matter in a time of day alone.
+
+    Args:
+        text: begins with a row.
+        end_of_text: as _end_of_text finds it.
+        row: matches a row.
+        line_end: as of check_rows.
+        shapes: those that are known to be right; the new ones are added.
+    """
+    lines, separator, _ = text.rpartition(line_end)
+    end = len(lines) + len(separator)
+    if not separator or end > end_of_text or b":" in lines:
+        return 0
+    new = set(lines.translate(DIGITS_TO_ZERO).split(line_end)) - shapes
+    if len(shapes) + len(new) > MAX_SHAPES or not all(map(row.fullmatch, new)):
+        return 0
+    shapes |= new
+    return end
 
 
 def _end_of_text(text: bytes) -> int:
