@@ -9,6 +9,7 @@ import csv
 import gzip
 import hashlib
 import io
+import itertools
 import lzma
 import os
 import random
@@ -17,14 +18,13 @@ import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from decimal import Decimal, InvalidOperation
-from itertools import pairwise
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import Database, Files, Rows
 from psycopg import sql
-from steps import connect, stage_file
+from steps import connect, csv_text, stage_file
 
 from company_data.errors import FileRejected, shown
 from company_data.staging import copy_file
@@ -74,6 +74,11 @@ def stage_sales(database: Database, files: Files, content: str | bytes) -> Rows:
         (HEADER + "x,1,2024-02-01,7\n1,1,2024-02-30,7\n", 'line 2, column idx: "x" is not an integer'),
         (HEADER + "1,1,2024-02-01,7\n" * 2 + ",1,2024-02-01,x\n", 'line 4, column store_idx: "x" is not an integer'),
         (HEADER + '1,"1\n\n",2024-02-01,7\n', r'line 2, column value: "1\n\n" is not a decimal number'),
+        (HEADER + ROW * 30_000 + "x,1,2024-02-01,7\n", 'line 30002, column idx: "x" is not an integer'),
+        (
+            HEADER + "1,1,2024-02-01 00:00:00,7\n1,1,2024-02-01 10:00:00,7\n",
+            'line 3, column date: "2024-02-01 10:00:00"',
+        ),
         (HEADER + "1" * 5000 + ",1,2024-02-01,7\n", f'value "{"1" * 193}… (found'),
         (HEADER + ROW + ROW + "1,1\n", 'line 4: missing data for column "date" (found "1,1")'),
         (HEADER + ROW + "\n" + ROW, 'line 3: missing data for column "value" (found "")'),
@@ -119,6 +124,28 @@ def test_a_bad_file_is_rejected_with_its_line_column_and_value(
     assert "clear this run" in message
     assert database.run("select relname from pg_class where relname = 'sales_1'") == []
     assert database.run("select to_regclass('public.sales') is not null") == [(True,)]
+
+
+def test_a_wrong_row_is_found_after_many_rows_that_all_look_different(database: Database, files: Files) -> None:
+    names = ["".join(name) for name in itertools.product("abcdefghijklm", repeat=4)]
+    files.write("stores.csv", csv_text("idx,location", list(enumerate(names))) + "1_0,Porto\n")
+    with pytest.raises(FileRejected, match=f'line {len(names) + 2}, column idx: "1_0" is not an integer'):
+        stage_file(database, "stores.csv", "stores")
+
+
+@pytest.mark.parametrize(
+    "day",
+    ["2024-02-29", "2024/02/29", "20240229", "2024-02-29T00:00:00", "2024-02-29 00:00:00", "2024-02-29 00:00:00.000"],
+)
+def test_each_way_to_write_a_date_is_the_same_day_whatever_the_date_style(day: str, database: Database) -> None:
+    with connect(database) as connection:
+        connection.execute(f"select pipeline.begin_load('sales', '{MONTH}', 'x', 'x')")
+        for style in DATE_STYLES:
+            connection.execute("select set_config('datestyle', %s, false)", [style])
+            text = f'{HEADER}1,1,{day},7\n2,1,"{day}",7\n'
+            copy_file(connection, sql.Identifier("staging", "sales_1"), iter([text.encode()]), SALES)
+            rows = connection.execute("select idx, date from staging.sales_1 order by idx").fetchall()
+            assert rows == [(1, date(2024, 2, 29)), (2, date(2024, 2, 29))]
 
 
 def archive(text: str) -> bytes:
@@ -304,7 +331,7 @@ def load(
     """The rows as they are staged, the text coming in pieces cut anywhere; or why the file is rejected."""
     content = text.encode()
     cuts = sorted(chance.sample(range(len(content) + 1), k=min(chance.randrange(4), len(content))))
-    pieces = [content[start:end] for start, end in pairwise([0, *cuts, len(content)])]
+    pieces = [content[start:end] for start, end in itertools.pairwise([0, *cuts, len(content)])]
     name, columns = table
     try:
         with connection.transaction():
