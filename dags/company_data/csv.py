@@ -26,8 +26,12 @@ DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 
 # Beginnings of files that are not CSV in UTF-8: what they are, and what to do.
 FORMATS = (
-    (rb"\x1f\x8b", "compressed with gzip", "Decompress it, or serve it with Content-Encoding: gzip"),
-    (rb"BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf", "compressed with bzip2, xz, zstd or 7z", "Decompress it"),
+    (rb"\x1f\x8b", "a file compressed with gzip", "Decompress it, or serve it with Content-Encoding: gzip"),
+    (
+        rb"BZh[1-9]|\xfd7zXZ|\x28\xb5\x2f\xfd|7z\xbc\xaf",
+        "a file compressed with bzip2, xz, zstd or 7z",
+        "Decompress it",
+    ),
     (rb"PK\x03\x04", "a zip archive or an Excel workbook", "Extract it, or save the sheet as CSV in UTF-8"),
     (rb"\xd0\xcf\x11\xe0", "an Excel workbook", "Save the sheet as CSV in UTF-8"),
     (rb"PAR1", "Parquet", "Export it as CSV in UTF-8"),
@@ -72,7 +76,7 @@ def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], bytes, 
             break
     for pattern, name, advice in FORMATS:
         if re.match(pattern, start):
-            raise rejected(path, 1, f'this is not CSV but {name}, and begins with "{shown(start)}". {advice}')
+            raise rejected(path, 1, f'this is not CSV but {name}, which begins with "{shown(start[:end])}". {advice}')
     record = start[:end].removeprefix(BYTE_ORDER_MARK)
     if not record.strip():
         raise rejected(path, 1, "there is no header, and columns are found by their names")
