@@ -522,8 +522,7 @@ CREATE TABLE public.customer_activity (
     valid_from date NOT NULL,
     valid_to date,
     scd_a double precision,
-    scd_b integer,
-    CONSTRAINT "the dates are finite" CHECK ((isfinite(valid_from) AND isfinite(valid_to)))
+    scd_b integer
 )
 PARTITION BY RANGE (idx);
 
@@ -629,8 +628,7 @@ CREATE TABLE partitions.customer_activity (
     valid_from date NOT NULL,
     valid_to date,
     scd_a double precision,
-    scd_b integer,
-    CONSTRAINT "the dates are finite" CHECK ((isfinite(valid_from) AND isfinite(valid_to)))
+    scd_b integer
 );
 
 CREATE TABLE partitions.customer_profiles (

@@ -21,8 +21,7 @@ create table public.customer_activity (
     valid_from date not null,
     valid_to date,
     scd_a double precision,
-    scd_b integer,
-    constraint "the dates are finite" check (isfinite(valid_from) and isfinite(valid_to))
+    scd_b integer
 ) partition by range (idx);
 
 comment on table public.customer_activity is

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import Any, NamedTuple
 
 import psycopg
@@ -16,17 +15,15 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from psycopg import sql
 
-from company_data.csv import TextCheck, match_columns, rejected, split_header, without_blank_end
-from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
+from company_data.csv import check_rows, match_columns, rejected, split_header
+from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_base_url
 from company_data.source import KEPT, RETRIED, open_file, without_credentials
 
 log = logging.getLogger(__name__)
 
-# Up to PostgreSQL 17 a line of \. ends a COPY of CSV too, and COPY ignores what follows.
-END_OF_COPY = re.compile(rb"[\r\n]\\\.[\r\n]")
-END_OF_COPY_IS_DATA = 180_000
+MAX_PROBLEM = 200
 
 
 class Load(NamedTuple):
@@ -151,8 +148,6 @@ def stop_load(hook: PostgresHook, load: Load, error: Exception) -> None:
 def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: Iterator[bytes], path: str) -> int:
     """Copy a file into its staged table, in the caller's transaction.
 
-    The header goes to COPY with the rest, so that the line numbers in PostgreSQL's messages are the file's.
-
     Args:
         connection: to the operational database.
         table: the table to copy into; it is emptied, so that COPY can freeze the rows.
@@ -163,14 +158,11 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
         The number of rows copied.
 
     Raises:
-        FileRejected: the text is no CSV, its header does not match the table, or a value does not parse.
+        FileRejected: the text is not CSV, its header does not match the table, or a value is not one of its type.
     """
     header, line_end, chunks = split_header(text, path)
     expected = file_columns(connection, table)
-    columns = match_columns(header, list(expected), path)
-    chunks = without_blank_end(TextCheck(path, columns, line_end).pass_on(chunks))
-    if connection.info.server_version < END_OF_COPY_IS_DATA:
-        chunks = _without_end_of_copy(chunks, path)
+    columns = {name: expected[name] for name in match_columns(header, list(expected), path)}
     connection.execute(sql.SQL("truncate {}").format(table))
     copy = sql.SQL(
         "copy {} ({}) from stdin with (format csv, header true, freeze true, encoding 'utf8', force_null ({}))"
@@ -178,21 +170,28 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
         table,
         sql.SQL(", ").join(map(sql.Identifier, columns)),
         # Programs that quote every value write a missing number as "", which only a text can be.
-        sql.SQL(", ").join(sql.Identifier(name) for name in columns if not expected[name]),
+        sql.SQL(", ").join(sql.Identifier(name) for name, type_name in columns.items() if type_name != "text"),
     )
+    wrong_row = None
     with connection.cursor() as cursor:
         try:
             with cursor.copy(copy) as stream:
-                for chunk in chunks:
-                    stream.write(chunk)
+                stream.write(line_end)  # for the header, so that the line numbers in COPY's messages are the file's
+                try:
+                    for rows in check_rows(chunks, columns, line_end, path):
+                        stream.write(rows)
+                except FileRejected as error:
+                    wrong_row = error  # COPY ends normally, and may reject an earlier row
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
             raise rejected_by_copy(error, path) from error
+        if wrong_row:
+            raise wrong_row
         return cursor.rowcount
 
 
 def rejected_by_copy(error: psycopg.Error, path: str) -> FileRejected:
     """PostgreSQL's error for a line of a file, in our words: its context names the line, and maybe the column."""
-    problem = error.diag.message_primary or str(error)
+    problem = shown(error.diag.message_primary or str(error), MAX_PROBLEM)
     if isinstance(error, psycopg.errors.CheckViolation):
         problem = f'the row breaks the rule "{error.diag.constraint_name}"'
     context = re.match(r'COPY \w+, line (\d+)(?:, column ("[^"]*"|[^:]+))?(?:: (.*))?$', error.diag.context or "", re.S)
@@ -200,15 +199,15 @@ def rejected_by_copy(error: psycopg.Error, path: str) -> FileRejected:
         return rejected(path, 1, f"{problem} ({error.diag.context or error.diag.message_detail})")
     line, column, value = context.groups()
     if value and value not in problem:
-        problem = f"{problem} (found {value})"
+        problem = f"{problem} (found {shown(value, MAX_PROBLEM)})"
     return rejected(path, int(line), problem, column or error.diag.column_name)
 
 
-def file_columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> dict[str, bool]:
-    """Columns that a file must have, and whether each is text: those of its staged table."""
+def file_columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> dict[str, str]:
+    """Columns that a file must have, with their types: those of its staged table."""
     rows = connection.execute(
         """
-        select attname, atttypid = 'text'::regtype
+        select attname, format_type(atttypid, atttypmod)
         from pg_catalog.pg_attribute
         where attrelid = %s::regclass and attnum > 0 and not attisdropped
         order by attnum
@@ -222,15 +221,3 @@ def end_of_month(first_day: str) -> datetime:
     """The moment, in UTC, at which the month that begins on this day (YYYY-MM-DD) ends."""
     first = datetime.fromisoformat(first_day).replace(tzinfo=UTC)
     return (first + timedelta(days=32)).replace(day=1)
-
-
-def _without_end_of_copy(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
-    line, tail = 0, b"\n"
-    for chunk in chain(chunks, [b""]):
-        text = tail + (chunk or b"\n")
-        if found := END_OF_COPY.search(text):
-            line += text.count(b"\n", 0, found.start() + 1) - tail.count(b"\n") + 1
-            raise rejected(path, line, r"the line is only \., which this version of PostgreSQL takes for the end")
-        line += chunk.count(b"\n")
-        tail = (tail + chunk)[-3:]
-        yield chunk
