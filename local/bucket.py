@@ -16,6 +16,8 @@ from pathlib import Path
 
 import trustme
 
+POLL_SECONDS = 0.02  # how long a stop waits
+
 
 class BucketHandler(http.server.SimpleHTTPRequestHandler):
     """Files with their length, date and ETag; a missing one is 404."""
@@ -86,7 +88,7 @@ def serve(directory: Path, handler: type[BucketHandler] = BucketHandler) -> Iter
         certificates = Path(folder)
         write_certificates(certificates, ["127.0.0.1", "localhost"])
         server = make_server(directory, certificates, "127.0.0.1", 0, handler)
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, args=(POLL_SECONDS,), daemon=True)
         thread.start()
         try:
             yield Bucket(f"https://127.0.0.1:{server.server_address[1]}", certificates / "ca.pem")

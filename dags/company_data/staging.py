@@ -18,9 +18,10 @@ from psycopg import sql
 
 from company_data.csv import TextCheck, match_columns, rejected, split_header, without_blank_end
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
+from company_data.http_client import without_secrets
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
-from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_base_url
-from company_data.source import KEPT, RETRIED, open_file, without_credentials
+from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_url
+from company_data.source import KEPT, RETRIED, open_file
 
 log = logging.getLogger(__name__)
 
@@ -82,8 +83,8 @@ def stage(
     Raises:
         FileRejected, SourceUnavailable, psycopg.Error: as of stage_csv.
     """
-    url = f"{source_base_url()}/{path}"
-    load = begin_load(connection, table, sale_month, without_credentials(url), dag_run)
+    url = source_url(path)
+    load = begin_load(connection, table, sale_month, without_secrets(url), dag_run)
     try:
         with ExitStack() as stack:
             # Only files that are named by their month can be late.
@@ -106,7 +107,7 @@ def stage(
                 )
     except AirflowTaskTimeout:
         error = SourceUnavailable(
-            f"{without_credentials(url)}: the file was not complete when the task's time limit was reached. "
+            f"{without_secrets(url)}: the file was not complete when the task's time limit was reached. "
             f"{KEPT} {RETRIED}"
         )
         stop_load(hook, load, error)
