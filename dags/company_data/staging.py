@@ -53,9 +53,17 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
         FileRejected: the file breaks the contract; a retry would find the same.
         SourceUnavailable: the network or the source failed, or the file may be late.
         psycopg.Error: the database failed.
+        ValueError: the connection operational_db is not one to PostgreSQL.
     """
     run = get_current_context()["dag_run"]
     hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
+    kind = hook.get_connection(CONNECTION_ID).conn_type
+    if kind != PostgresHook.conn_type:
+        # This task could connect, but the SQL tasks find their hook by the type.
+        raise ValueError(
+            f'the connection {CONNECTION_ID} has the type "{kind}", and only "postgres" is supported. Nothing was loaded. '
+            f"Begin AIRFLOW_CONN_OPERATIONAL_DB with postgresql://, without a driver, then clear this run."
+        )
     with hook.get_conn() as connection:
         connection.autocommit = True
         return stage(connection, path, table, sale_month, f"{run.dag_id} {run.run_id}", hook)
