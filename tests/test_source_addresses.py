@@ -60,7 +60,9 @@ def test_the_path_of_a_file_goes_before_the_query(base: str, url: str, monkeypat
         ("https://user@host?sig=x/y@z", "https://host"),
         ("https://us:er:w@rd@host:1/b@c#x", "https://host:1/b@c"),
         ("https://user:word@[::1]:8443/b", "https://[::1]:8443/b"),
-        ("https://user:wo/rd@host/b", "https://…"),
+        ("https://user:wo/rd@host/b", "…"),
+        ("user:word@host/b", "…"),
+        ("user:wo/rd@host/b", "…"),
         ("HTTPS://user:word@host/b", "HTTPS://host/b"),
     ],
 )
@@ -113,7 +115,9 @@ def test_the_query_is_sent_and_written_nowhere(
         assert secret not in row + caplog.text + failure
 
 
-@pytest.mark.parametrize("base", ["https://user:pa/ss@host", "https://user:pa#ss@host", "https://user:pa?ss@host"])
+@pytest.mark.parametrize(
+    "base", ["https://user:pa/ss@host", "https://user:pa#ss@host", "https://user:pa?ss@host", "user:pa/ss@host"]
+)
 def test_a_password_that_breaks_the_address_is_not_shown(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
     from company_data import source
 
@@ -344,4 +348,11 @@ def test_an_authority_file_that_cannot_be_used_is_named(faulty: FaultyFiles, mon
     empty.touch()
     monkeypatch.setenv("SOURCE_CA_FILE", str(empty))
     with pytest.raises(FileRejected, match=r"SOURCE_CA_FILE is .*cannot be used"):
+        faulty.fetch()
+    monkeypatch.delenv("SOURCE_CA_FILE")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(empty))
+    with pytest.raises(FileRejected, match=r"authorities cannot be used .*Correct REQUESTS_CA_BUNDLE"):
+        faulty.fetch()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    with pytest.raises(FileRejected, match=r"invalid path: /nowhere.pem.*Correct that file"):
         faulty.fetch()

@@ -74,9 +74,9 @@ def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
 
 def without_secrets(url: str) -> str:
     """The address without user, password, query and fragment, for logs and the ledger."""
-    address = re.sub(r"^(\w+://)[^/?#]*@", r"\1", re.split(r"[?#]", url)[0])
-    # What is neither host nor port is a password, in which a slash, ? or # is not escaped.
-    return re.sub(r"^(\w+://)(?!(\[[^/]*\]|[^/:]*)(:\d*)?(/|$)).*", r"\1…", address)
+    address = re.sub(r"^(\w+:/+)?[^/?#]*@", r"\1", re.split(r"[?#]", url)[0])
+    # What is neither host nor port may be a password, in which a slash, ? or # is not escaped.
+    return address if re.match(r"\w+://(\[[^/]*\]|[^/:]*)(:\d*)?(/|$)", address) else "…"
 
 
 def without_queries(text: str, response: requests.Response) -> str:
@@ -121,6 +121,11 @@ def explain(error: requests.RequestException) -> tuple[str, str | None]:
             return _explain_certificate("the server's", cause, proxy)
         if isinstance(cause, ssl.SSLError) and cause.reason in NOT_TLS:
             return "the server does not speak TLS on this port", "Correct the port in SOURCE_BASE_URL, or the server."
+        if isinstance(cause, ssl.SSLError) and cause.library in ("PEM", "X509"):
+            return (
+                f"the file of trusted authorities cannot be used ({reason(error)})",
+                "Correct REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, or set SOURCE_CA_FILE.",
+            )
     return f"no answer ({reason(error)})", None
 
 

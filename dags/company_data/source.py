@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import gzip
 import hashlib
 import ssl
@@ -83,7 +82,7 @@ class Download:
     """A file that is being read.
 
     Attributes:
-        address: where it is, without credentials.
+        address: where it is, without secrets.
         etag: the server's ETag, without quotes.
         last_modified: when the server says that the file was changed.
         bytes: length of the text read so far, decompressed if it is sent compressed.
@@ -176,7 +175,7 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
 
     Raises:
         FileRejected: the address, its certificate or the answer is such that a retry would find the same.
-        FileNotYetAvailable: 404, and the file may be late.
+        FileNotYetAvailable: 404 or 403, and the file may be late.
         SourceUnavailable: the network or the server failed.
     """
     address = without_secrets(url)
@@ -199,11 +198,11 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
         except requests.RequestException as error:
             problem, advice = explain(error)
             if advice:
-                raise FileRejected(f"{address}: {problem}. {KEPT} {advice}") from None
+                raise FileRejected(f"{address}: {problem}. {KEPT} {advice} Then clear this run.") from None
             raise SourceUnavailable(f"{address}: {problem}. {KEPT} {RETRIED}") from None
         except ValueError:
             problem, advice = INVALID_ADDRESS
-            raise FileRejected(f"{address}: {problem}. {KEPT} {advice}") from None
+            raise FileRejected(f"{address}: {problem}. {KEPT} {advice} Then clear this run.") from None
         except OSError as error:  # REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, which requests reads without SOURCE_CA_FILE
             raise FileRejected(f"{address}: {error}. {KEPT} Correct that file, or set SOURCE_CA_FILE.") from None
         with response:
@@ -269,7 +268,7 @@ def _decoded(checksum: str, length: int) -> bytes | None:
     """A checksum in base64; none if it is not of this length, as that of an upload in parts, which ends in -PARTS."""
     try:
         value = base64.b64decode(checksum.strip(), validate=True)
-    except binascii.Error:
+    except ValueError:
         return None
     return value if len(value) == length else None
 
