@@ -5,7 +5,8 @@ other month is read or written. It also refreshes `stores`.
 
 **Fires** at the start of each month (UTC) for the month that has ended, and catches up from `SALES_FIRST_MONTH`: the
 run of 1 February loads January. Months may run side by side, in any order, any number of times. To load a month
-again, clear its run, or use a backfill or **Trigger**, which loads the last whole month before its logical date.
+again, clear its run, or use a backfill or **Trigger**, which loads the last whole month before its logical date. The
+dates of both forms are UTC: with another offset they select other months.
 
 If a task fails, the tables stay as they were: stores, the month of `sales` and the month of `monthly_sales` change
 together in `publish_month`.
@@ -58,7 +59,7 @@ from company_data.staging import stage_csv
 
 with DAG(
     dag_id="sales_load_and_aggregation",
-    description="The previous month's sales file into sales, and its sum by store into monthly_sales",
+    description="The previous month's sales file into sales, and its sum by store into monthly_sales; dates are UTC",
     doc_md=__doc__,
     schedule=MonthlyTimetable(first_sales_month(), last_sales_month()),
     start_date=first_sales_month(),

@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -15,14 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, date, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
 import psycopg
 import requests
 from cryptography.fernet import Fernet
 from psycopg import sql
-from sqlalchemy import make_url
 
 from local import processes
 from local.airflow import Api
@@ -38,6 +40,9 @@ LOGS = RUN / "logs"
 PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 0001
 UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
 SAMPLE_MONTHS = 12
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 READY_SECONDS = 180
 STALL_SECONDS = 900
@@ -99,11 +104,12 @@ def up() -> None:
     """Start everything, run the three workflows to their end, and print what was loaded.
 
     Raises:
-        UpError: something did not start, or a task failed.
+        UpError: a setting is wrong, something did not start, or a task failed.
     """
-    source = os.environ.get("SOURCE_BASE_URL", "")
-    if source and not source.startswith("https://"):
-        raise UpError(f"SOURCE_BASE_URL is {source}, but only https is read. Correct it, or unset it for sample data.")
+    source = os.environ.get("SOURCE_BASE_URL", "").strip()
+    if source and not source.lower().startswith("https://"):
+        raise UpError("SOURCE_BASE_URL does not begin with https://. Correct it, or unset it for sample data.")
+    keep_local_traffic_from_proxies()
     state = State.load()
     start_postgres(state)
     migrate(state)
@@ -113,6 +119,26 @@ def up() -> None:
     start_airflow(state, settings)
     wait_for_workflows(state)
     print_summary(state)
+
+
+def keep_local_traffic_from_proxies() -> None:
+    """Extend NO_PROXY by this machine, for all processes that inherit it: services, tasks and the sample bucket.
+
+    Raises:
+        UpError: a proxy in the environment keeps Airflow from starting.
+    """
+    for kind, proxy in getproxies().items():
+        if proxy.startswith("socks") and not (find_spec("socks") and find_spec("socksio")):
+            raise UpError(
+                f"{kind.upper()}_PROXY is a SOCKS proxy, which Airflow and the downloads cannot use without two more "
+                f"packages. Install them with .venv/bin/pip install PySocks socksio, or unset {kind.upper()}_PROXY."
+            )
+    kept = [host.strip() for host in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")]
+    # Airflow reads the log of a running task by the name of the machine.
+    here = [*LOOPBACK, socket.gethostname(), socket.getfqdn()]
+    if kept != ["*"]:
+        # Libraries differ in which of the two they read first.
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(filter(None, [*kept, *here])))
 
 
 def down() -> None:
@@ -141,11 +167,14 @@ def status() -> bool:
     """Print what is loaded here, or in the database of DATABASE_URL where that is set; returns whether all months are.
 
     Raises:
-        UpError: nothing runs here.
+        UpError: nothing runs here, or DATABASE_URL is of another database system.
     """
     if url := os.environ.get("DATABASE_URL"):
-        address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        return print_status(address, months_due(os.environ))
+        # The driver that Alembic uses is of no matter here.
+        scheme, _, address = url.strip().partition("://")
+        if scheme.partition("+")[0] not in ("postgres", "postgresql"):
+            raise UpError("DATABASE_URL does not begin with postgresql://. Correct it, or unset it.")
+        return print_status(f"postgresql://{address}", months_due(os.environ))
     state = State.load()
     if not state.postgres_home or not state.cluster.is_running():
         raise UpError("nothing runs here. make up starts it; with DATABASE_URL another database is asked.")
@@ -254,8 +283,9 @@ def read_airflow_env() -> dict[str, str | None]:
 
 
 def pipeline_settings() -> list[str]:
-    """Names of the settings of the workflows. Airflow is restarted if one of them has changed."""
-    return [*(name for name, value in read_airflow_env().items() if value is None), "SOURCE_CA_FILE"]
+    """Names of the settings of the workflows, proxies included. Airflow is restarted if one of them has changed."""
+    of_workflows = [name for name, value in read_airflow_env().items() if value is None]
+    return [*of_workflows, "SOURCE_CA_FILE", *PROXIES, *map(str.lower, PROXIES)]
 
 
 def airflow_environment(state: State) -> dict[str, str]:

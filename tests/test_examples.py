@@ -33,9 +33,9 @@ def loaded(database: Database, files: Files) -> Database:
     return database
 
 
-def run_example(python: Path, name: str, database: Database, picture: Path) -> str:
+def run_example(python: Path, name: str, database: Database, picture: Path, scheme: str = "postgresql") -> str:
     """What an example prints; its picture is small enough to be shown."""
-    url = database.url("ds_user", driver="postgresql+psycopg2")
+    url = database.url("ds_user", driver=scheme)
     command = [str(python), str(ROOT / "examples" / name), "--url", url, "--picture", str(picture)]
     done = subprocess.run(command, cwd=picture.parent, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -51,6 +51,6 @@ def test_the_examples_work_as_ds_user(python: Path, loaded: Database, tmp_path: 
     assert accuracy > majority + 0.05
     assert 0.6 < auc < 0.9
 
-    plotted = run_example(python, "plot_monthly_sales.py", loaded, tmp_path / "sales.png")
+    plotted = run_example(python, "plot_monthly_sales.py", loaded, tmp_path / "sales.png", "postgres")
     [(total,)] = loaded.run("select sum(value) from sales")
     assert plotted == f"40 locations, 3 months, total {total:,.2f}\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from conftest import ROOT, Database, Files, head, new_database
+from conftest import ROOT, Database, Files, alembic, head, new_database
 from steps import load_month
 
 from local.postgres import Cluster
@@ -125,6 +125,33 @@ def test_a_privileged_role_of_the_server_is_not_adopted(attribute: str) -> None:
         assert done.returncode != 0
         assert "The server has a role pipeline" in done.stderr
         assert database.run("select to_regclass('migrations.alembic_version')") == [(None,)]
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_an_address_need_not_name_the_driver(scheme: str, empty_database: Database) -> None:
+    done = alembic(f" {empty_database.url(driver=scheme)}\n", "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+    assert empty_database.run("select version_num from migrations.alembic_version") == [(head(),)]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("postgresql+asyncpg://u:hidden@h/d", "begins with postgresql+asyncpg://, which is not supported"),
+        ("postgresql+psycopg://u:hidden@h/d", "begins with postgresql+psycopg://, which is not supported"),
+        ("mysql://u:hidden@h/d", "begins with mysql://, which is not supported"),
+        ("sqlite:///hidden.db", "begins with sqlite://, which is not supported"),
+        ("u:hidden@h/d", "is no address of a database"),
+        ("postgresql://u:hidden@h:port/d", "is no address of a database"),
+    ],
+)
+def test_an_address_of_another_database_or_driver_is_answered_with_a_sentence(url: str, problem: str) -> None:
+    done = alembic(url, "upgrade", "head")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: DATABASE_URL {problem}. Nothing was migrated. Write it as "
+        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE.\n"
+    )
 
 
 def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:

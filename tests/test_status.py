@@ -11,6 +11,7 @@ from psycopg.errors import CheckViolation
 from steps import SALES, Run, load_month
 
 from company_data.errors import FileNotYetAvailable
+from local import __main__ as embedded_run
 
 HEADER = "idx,value,date,store_idx\n"
 
@@ -144,6 +145,22 @@ def test_nothing_loaded_is_all_missing(database: Database) -> None:
     assert line["2024-01"] == line["2024-02"] == ["missing"]
     assert line["feature_store"] == []
     assert "2 months: 2 missing; 0 rows" in printed
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_the_address_may_be_any_of_postgresql(
+    scheme: str, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url(driver=scheme))
+    embedded_run.status()
+    assert "feature_store" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hidden@h/d", "u:hidden@h/d", "host=h password=hidden"])
+def test_an_address_of_another_database_is_answered_with_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(embedded_run.UpError, match=r"^DATABASE_URL does not begin with postgresql://\. Correct it"):
+        embedded_run.status()
 
 
 def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:

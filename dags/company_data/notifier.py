@@ -16,6 +16,7 @@ import requests
 from airflow.providers.common.compat.sdk import redact
 from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference, SyncCallback, conf  # type: ignore[attr-defined]  # not in its stub
 
+from company_data.http_client import Session
 from company_data.settings import notify_email, notify_webhook_url, sales_deadline
 
 NO_REASON = "The process of the task ended without an exception: it was killed, or its machine failed."
@@ -165,7 +166,8 @@ def post_to_webhook(url: str, message: Message) -> None:
     body = {"text": message.text, **asdict(message)}
     for pause in (*WEBHOOK_PAUSES, None):
         try:
-            answer = requests.post(url, json=body, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+            with Session() as session:
+                answer = session.post(url, json=body, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
             if answer.ok:
                 return
             problem = f"{host} answers {answer.status_code}"

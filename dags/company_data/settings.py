@@ -56,9 +56,11 @@ TASK_DEFAULTS: dict[str, Any] = {
 }
 
 
-def source_base_url() -> str:
-    """Address below which the source files lie, without a slash at its end."""
-    return (os.environ.get("SOURCE_BASE_URL") or DEFAULT_SOURCE_BASE_URL).rstrip("/")
+def source_url(path: str) -> str:
+    """Address of a source file: its path below that of SOURCE_BASE_URL, before the query. Credentials included."""
+    base = (os.environ.get("SOURCE_BASE_URL") or DEFAULT_SOURCE_BASE_URL).strip().partition("#")[0]
+    folder, separator, query = base.partition("?")
+    return f"{folder.rstrip('/')}/{path}{separator}{query}"
 
 
 def source_ca_file() -> Path | None:

@@ -17,9 +17,10 @@ from psycopg import sql
 
 from company_data.csv import check_rows, match_columns, rejected, split_header
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
+from company_data.http_client import without_secrets
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
-from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_base_url
-from company_data.source import KEPT, RETRIED, open_file, without_credentials
+from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_url
+from company_data.source import KEPT, RETRIED, open_file
 
 log = logging.getLogger(__name__)
 
@@ -49,9 +50,17 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
         FileRejected: the file breaks the contract; a retry would find the same.
         SourceUnavailable: the network or the source failed, or the file may be late.
         psycopg.Error: the database failed.
+        ValueError: the connection operational_db is not one to PostgreSQL.
     """
     run = get_current_context()["dag_run"]
     hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
+    kind = hook.get_connection(CONNECTION_ID).conn_type
+    if kind != PostgresHook.conn_type:
+        # This task could connect, but the SQL tasks find their hook by the type.
+        raise ValueError(
+            f'the connection {CONNECTION_ID} has the type "{kind}", and only "postgres" is supported. Nothing was loaded. '
+            f"Begin AIRFLOW_CONN_OPERATIONAL_DB with postgresql://, without a driver, then clear this run."
+        )
     with hook.get_conn() as connection:
         connection.autocommit = True
         return stage(connection, path, table, sale_month, f"{run.dag_id} {run.run_id}", hook)
@@ -79,8 +88,8 @@ def stage(
     Raises:
         FileRejected, SourceUnavailable, psycopg.Error: as of stage_csv.
     """
-    url = f"{source_base_url()}/{path}"
-    load = begin_load(connection, table, sale_month, without_credentials(url), dag_run)
+    url = source_url(path)
+    load = begin_load(connection, table, sale_month, without_secrets(url), dag_run)
     try:
         with ExitStack() as stack:
             # Only files that are named by their month can be late.
@@ -103,7 +112,7 @@ def stage(
                 )
     except AirflowTaskTimeout:
         error = SourceUnavailable(
-            f"{without_credentials(url)}: the file was not complete when the task's time limit was reached. "
+            f"{without_secrets(url)}: the file was not complete when the task's time limit was reached. "
             f"{KEPT} {RETRIED}"
         )
         stop_load(hook, load, error)
