@@ -170,6 +170,7 @@ def archive(text: str) -> bytes:
         (HEADER.encode("utf-32"), "text in UTF-16 or UTF-32"),
         (b"\xef\xbb\xbf<?xml", "HTML or XML"),
     ],
+    ids=["gzip", "bzip2", "xz", "zip", "Parquet", "xls", "UTF-16", "UTF-16LE", "UTF-16BE", "UTF-32", "XML"],
 )
 def test_a_file_of_another_format_is_named(content: bytes, named: str, database: Database, files: Files) -> None:
     with pytest.raises(FileRejected, match=f"line 1: this is not CSV but {named}"):
