@@ -277,7 +277,7 @@ begin
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
             execute format(
                 'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
-                view_name || '_sample', this.staged_table, least(100, 25000000.0 / greatest(this.row_count, 1))
+                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
             );
             return;
         end if;
@@ -306,7 +306,8 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
+_sample, shows all rows up to 100,000, and above that about so many.';
 
 CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
     LANGUAGE plpgsql
@@ -953,7 +954,7 @@ COMMENT ON COLUMN pipeline.statistics.load_id IS 'The load: loads.load_id.';
 
 COMMENT ON COLUMN pipeline.statistics.column_name IS 'Column of the file.';
 
-COMMENT ON COLUMN pipeline.statistics.sample_rows IS 'Rows that the figures are of: all of the file up to 250,000, above that a sample of about so many.';
+COMMENT ON COLUMN pipeline.statistics.sample_rows IS 'Rows that the figures are of: all of the file up to 100,000, above that a sample of about so many.';
 
 COMMENT ON COLUMN pipeline.statistics.missing_values IS 'Rows without a value.';
 
@@ -1120,7 +1121,7 @@ COMMENT ON COLUMN public.data_statistics.row_count IS 'Rows of the file.';
 
 COMMENT ON COLUMN public.data_statistics.total IS 'Exact sum of the sales of the file.';
 
-COMMENT ON COLUMN public.data_statistics.sample_rows IS 'Rows that the figures to the right are of: all up to 250,000, above that a sample of about so many.';
+COMMENT ON COLUMN public.data_statistics.sample_rows IS 'Rows that the figures to the right are of: all up to 100,000, above that a sample of about so many.';
 
 COMMENT ON COLUMN public.data_statistics.missing_values IS 'Rows without a value.';
 
@@ -1204,6 +1205,7 @@ CREATE VIEW public.month_status AS
                 CASE
                     WHEN (('rejected'::text = newest_attempt.outcome) OR ('rejected'::text = newest_stores.outcome)) THEN 'rejected'::text
                     WHEN (('failed'::text = newest_attempt.outcome) OR ('failed'::text = newest_stores.outcome)) THEN 'failed'::text
+                    WHEN (newest_attempt.outcome = 'held'::text) THEN 'held'::text
                     WHEN (newest_attempt.waits_until > now()) THEN 'waiting'::text
                     WHEN (newest_attempt.outcome = 'waiting'::text) THEN 'failed'::text
                     WHEN (newest_attempt.outcome = ANY (ARRAY['published'::text, 'superseded'::text])) THEN 'loaded'::text
@@ -1223,7 +1225,8 @@ CREATE VIEW public.month_status AS
     attempt.changed_at AS newest_attempt_at,
         CASE
             WHEN (attempt.state = 'failed'::text) THEN COALESCE(attempt.problem, 'The process that loaded the file was killed.'::text)
-            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'rejected'::text])) THEN attempt.problem
+            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'held'::text, 'rejected'::text])) THEN attempt.problem
+            WHEN (attempt.state = 'loaded'::text) THEN (((published.oddities || ' (published by '::text) || published.decided_by) || ')'::text)
             ELSE NULL::text
         END AS problem
    FROM (attempt
@@ -1234,8 +1237,8 @@ COMMENT ON VIEW public.month_status IS 'Each month of sales that was ever attemp
 
 COMMENT ON COLUMN public.month_status.sale_month IS 'First day of the month.';
 
-COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, loading, waiting for a late file, rejected, or failed. Whatever it is, the rows
-of the last good load stay.';
+COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, loading, waiting for a late file, held for a decision because it is odd, rejected,
+or failed. Whatever it is, the rows of the last good load stay.';
 
 COMMENT ON COLUMN public.month_status.row_count IS 'Sales that are loaded; null if the month never was.';
 
@@ -1247,7 +1250,7 @@ COMMENT ON COLUMN public.month_status.file_version IS 'SHA-256 of their file.';
 
 COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest attempt came to its state.';
 
-COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, rejected or failed.';
+COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';
 
 CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,

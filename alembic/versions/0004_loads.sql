@@ -480,7 +480,7 @@ begin
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
             execute format(
                 'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
-                view_name || '_sample', this.staged_table, least(100, 25000000.0 / greatest(this.row_count, 1))
+                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
             );
             return;
         end if;
@@ -510,7 +510,8 @@ end
 $$;
 
 comment on function pipeline.open_staged(bigint, text) is
-'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
+_sample, shows all rows up to 100,000, and above that about so many.';
 
 -- Functions with their owner's rights are for the pipeline alone.
 revoke execute on function

@@ -107,9 +107,9 @@ where
     loads.load_id = %(sales_load)s::bigint
     and measures.value is not null;
 
--- The thresholds. least_below and least_above are differences that are never odd: a tenth of the sales more or less
--- happens, and so do three closed days. Where no other year is loaded, the season is not known: a December may sell
--- twice as much, while a month that sells half as much is odd in any season.
+-- The thresholds. Differences between least_below and least_above are never odd: a quarter less or a third more is sold
+-- now and then, and shops close for three days. Where no other year is loaded, the season is not known: a December may
+-- sell twice as much, while a month that sells half as much is odd in any season.
 with limits (measure, is_ratio, least_below, least_above, unknown_below, unknown_above) as (
     values
     ('rows', true, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
@@ -437,6 +437,13 @@ measures (measure, value, low, high, oddity) as (
             and this.total = other.total
     where
         this.row_count >= 100
+        and (
+            select count(*)
+            from pipeline.loads
+            where
+                loads.table_name = 'sales'
+                and loads.outcome = 'published'
+        ) >= 6
         and not exists (
             select
                 mine.store_idx,
@@ -452,6 +459,7 @@ measures (measure, value, low, high, oddity) as (
             from pipeline.sales_by_store as theirs
             where theirs.load_id = other.load_id
         )
+    having count(*) > 0
 )
 
 insert into pipeline.comparisons (load_id, measure, value, low, high, oddity)
