@@ -68,7 +68,7 @@ def load(database: Database, month: date, rows: list[Sale], *tasks: str) -> Run:
                 [table, month if table == "sales" else None, f"https://source/{table}.csv", run.name],
             ).fetchall()
             connection.execute("select pipeline.request_file(%s)", [number])
-            with connection.cursor().copy(f"copy {staged} from stdin with (format csv)") as stream:  # type: ignore[arg-type]
+            with connection.cursor().copy(f"copy {staged} from stdin with (format csv)") as stream:
                 stream.write(text[table])
             connection.execute(
                 "select pipeline.stage_load(%s, null, null, 1, %s, %s)",

@@ -58,7 +58,7 @@ class ComparisonOperator(SQLExecuteQueryOperator, ApprovalOperator):
         Raises:
             TaskAwaitingInput: a person is asked. Airflow calls execute_complete with the answer.
         """
-        SQLExecuteQueryOperator.execute(self, context)
+        SQLExecuteQueryOperator.execute(self, context)  # type: ignore[no-untyped-call]
         mode = odd_months((context["dag_run"].conf or {}).get("odd_months"))
         if mode == "ask":
             self._each_load("select pipeline.hold_load(%s, 'the run was told to ask')", self._questions("checked"))
