@@ -857,7 +857,11 @@ CREATE VIEW pipeline.questions AS
             comparisons.oddity,
             trim_scale(round(comparisons.value, 4)) AS value,
             trim_scale(round(comparisons.median, 4)) AS median,
-            trim_scale(round(comparisons.low, 4)) AS low,
+            trim_scale(round(
+                CASE
+                    WHEN (comparisons.value < (0)::numeric) THEN comparisons.low
+                    ELSE GREATEST(comparisons.low, (0)::numeric)
+                END, 4)) AS low,
             trim_scale(round(comparisons.high, 4)) AS high
            FROM pipeline.comparisons
         ), measures AS (

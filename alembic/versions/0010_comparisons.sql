@@ -121,7 +121,7 @@ with rounded as (
         oddity,
         trim_scale(round(value, 4)) as value,
         trim_scale(round(median, 4)) as median,
-        trim_scale(round(low, 4)) as low,
+        trim_scale(round(case when value < 0 then low else greatest(low, 0) end, 4)) as low,
         trim_scale(round(high, 4)) as high
     from pipeline.comparisons
 ),

@@ -71,7 +71,7 @@ class ComparisonOperator(SQLExecuteQueryOperator, ApprovalOperator):
             ApprovalOperator.execute(self, context)
         if mode != "ignore":
             send(odd_message(context, "odd", oddities(held)))
-        self._decide(True, f"nobody, because of ODD_MONTHS={mode}")
+        self._decide(True, "nobody, because the run catches up" if mode == "hold" else f"nobody, by ODD_MONTHS={mode}")
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Record the answer, and fail if it is no.
