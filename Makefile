@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status down clean test test-fast test-ui examples bench docs lint audit lock venv
+.PHONY: help up status down clean test test-fast test-ui examples report plan bench docs lint audit lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -31,6 +31,12 @@ test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
 examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
 	@.venv-examples/bin/python examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
 	@.venv-examples/bin/python examples/plot_monthly_sales.py --url $(DS_URL) --picture docs/pictures/monthly_sales.png
+
+report: .venv-examples/installed ## write report.html: months, sales, freshness and drift, of what make up loaded
+	@.venv-examples/bin/python examples/report.py --url $(DS_URL)
+
+plan: venv ## show what loading a month again would change, for example MONTH=2024-02; publishes nothing
+	@$(PYTHON) -m local plan --month "$(MONTH)"
 
 DS_URL = "postgresql://ds_user:$${DS_USER_PASSWORD:-ds_user}@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
 

@@ -37,6 +37,17 @@ Checks what was staged before it is published: `sql/sales/check_month.sql`.
 - **Look** at its log for the number of rows, the first of them, and the tables in `staging` that keep the rows.
 - **Then** have the file fixed, and clear the whole run: it must be staged again.
 
+#### `compare_month`
+
+Compares the month with the months that are loaded: `sql/sales/compare_month.sql`. If it is odd, because rows, days or
+stores are missing or the amounts are of another size, the task waits for a decision under **Required Actions**, which
+shows the figures. **Approve** publishes the month, **Reject** fails the run and keeps the old month. Clearing the task
+asks again.
+
+- **When it fails**, the month was refused, or nobody decided for a week.
+- **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
+- **Then** have the file fixed, and clear the whole run.
+
 #### `publish_month`
 
 Publishes stores, the month of `sales` and the month of `monthly_sales` in one transaction:
@@ -51,6 +62,7 @@ Publishes stores, the month of `sales` and the month of `monthly_sales` in one t
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
+from company_data.comparison import ComparisonOperator
 from company_data.docs import explain_tasks
 from company_data.notifier import LoadNotifier, overdue_alert
 from company_data.schedule import MonthlyTimetable
@@ -83,6 +95,12 @@ with DAG(
         parameters=loads,
         autocommit=True,
     )
+    compare_month = ComparisonOperator(
+        task_id="compare_month",
+        sql="sales/compare_month.sql",
+        parameters={"sale_month": SALE_MONTH, "sales_load": staged_sales},
+        autocommit=True,
+    )
     publish_month = SQLExecuteQueryOperator(
         task_id="publish_month",
         sql="sales/publish_month.sql",
@@ -91,6 +109,6 @@ with DAG(
     )
 
     # Sales may be waited for, and need the stores of the day they come.
-    staged_sales >> staged_stores >> check_month >> publish_month
+    staged_sales >> staged_stores >> check_month >> compare_month >> publish_month
 
 explain_tasks(dag)

@@ -34,6 +34,9 @@ CREATE TABLE pipeline.loads (
     dag_run text NOT NULL,
     outcome text DEFAULT 'loading'::text NOT NULL,
     problem text,
+    oddities text,
+    decided_by text,
+    decided_at timestamp with time zone,
     waits_until timestamp with time zone,
     began_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     requested_at timestamp with time zone,
@@ -49,7 +52,7 @@ CREATE TABLE pipeline.loads (
     staged_table text GENERATED ALWAYS AS (((('staging.'::text || table_name) || '_'::text) || load_id)) STORED NOT NULL,
     partition_name text GENERATED ALWAYS AS ((table_name || COALESCE(((('_'::text || lpad((EXTRACT(year FROM sale_month))::text, 4, '0'::text)) || '_'::text) || lpad((EXTRACT(month FROM sale_month))::text, 2, '0'::text)), ''::text))) STORED NOT NULL,
     CONSTRAINT loads_check CHECK (((table_name = 'sales'::text) = (sale_month IS NOT NULL))),
-    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'published'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
+    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text, 'published'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
     CONSTRAINT loads_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
 );
 
@@ -67,7 +70,13 @@ COMMENT ON COLUMN pipeline.loads.dag_run IS 'DAG and run that loaded the file.';
 
 COMMENT ON COLUMN pipeline.loads.outcome IS 'State of the load; see the life of a load in 0004_loads.sql.';
 
-COMMENT ON COLUMN pipeline.loads.problem IS 'Why the load is waiting, rejected or failed.';
+COMMENT ON COLUMN pipeline.loads.problem IS 'Why the load is waiting, held, rejected or failed.';
+
+COMMENT ON COLUMN pipeline.loads.oddities IS 'What is odd about the file, compared with those that were loaded before; null if nothing is.';
+
+COMMENT ON COLUMN pipeline.loads.decided_by IS 'Who published or refused the odd file: a person, or the setting by which nobody was asked.';
+
+COMMENT ON COLUMN pipeline.loads.decided_at IS 'When.';
 
 COMMENT ON COLUMN pipeline.loads.waits_until IS 'Until when a late file is waited for; null unless it is waiting.';
 
@@ -122,7 +131,7 @@ begin
         loads.table_name = begin_load.table_name
         and loads.sale_month is not distinct from begin_load.sale_month
         and loads.dag_run = begin_load.dag_run
-        and loads.outcome in ('staged', 'checked');
+        and loads.outcome in ('staged', 'checked', 'held');
 
     perform pipeline.discard_staged(loads.load_id)
     from pg_class
@@ -178,14 +187,35 @@ begin
     set
         outcome = case when check_load.problem is null then 'checked' else 'rejected' end,
         problem = check_load.problem || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
+        oddities = null,
+        decided_by = null,
+        decided_at = null,
         last_date = check_load.last_date,
         total = check_load.total,
         changed_at = clock_timestamp()
-    where load_id = load and outcome in ('staged', 'checked', 'rejected');
+    where load_id = load and outcome in ('staged', 'checked', 'held', 'rejected');
 end
 $$;
 
 COMMENT ON FUNCTION pipeline.check_load(load bigint, problem text, last_date date, total numeric) IS 'Records the verdict of a check: without a problem the load is checked, with one it is rejected.';
+
+CREATE FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ UPDATE pipeline.loads SET outcome =
+         CASE
+             WHEN decide_load.is_approved THEN 'checked'::text
+             ELSE 'rejected'::text
+         END, problem =
+         CASE
+             WHEN (NOT decide_load.is_approved) THEN concat('Refused by ', decide_load.decided_by, ': ', loads.oddities)
+             ELSE NULL::text
+         END, decided_by = decide_load.decided_by, decided_at = clock_timestamp(), changed_at = clock_timestamp()
+   WHERE ((loads.load_id = decide_load.load) AND (loads.outcome = 'held'::text));
+END;
+
+COMMENT ON FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) IS 'Records the decision on a held load: it can be published, or it is rejected.';
 
 CREATE FUNCTION pipeline.discard_staged(load bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -205,6 +235,20 @@ end
 $$;
 
 COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
+
+CREATE FUNCTION pipeline.hold_load(load bigint, oddities text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ UPDATE pipeline.loads SET outcome =
+         CASE
+             WHEN (hold_load.oddities IS NULL) THEN 'checked'::text
+             ELSE 'held'::text
+         END, oddities = hold_load.oddities, problem = hold_load.oddities, decided_by = NULL::text, decided_at = NULL::timestamp with time zone, changed_at = clock_timestamp()
+   WHERE ((loads.load_id = hold_load.load) AND ((loads.outcome = ANY (ARRAY['checked'::text, 'held'::text])) OR ((loads.outcome = 'rejected'::text) AND (loads.oddities IS NOT NULL))));
+END;
+
+COMMENT ON FUNCTION pipeline.hold_load(load bigint, oddities text) IS 'Holds a checked load that is odd until decide_load is called; without oddities it stays checked.';
 
 CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
     LANGUAGE sql STABLE
@@ -231,6 +275,10 @@ begin
     begin
         if to_regclass(this.staged_table) is not null then
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            execute format(
+                'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
+                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
+            );
             return;
         end if;
     exception
@@ -252,10 +300,14 @@ begin
         'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
         this.table_name = 'stores'
     );
+    execute format(
+        'create or replace temporary view %I as select * from %I', view_name || '_sample', view_name
+    );
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
+_sample, shows all rows up to 100,000, and above that about so many.';
 
 CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
     LANGUAGE plpgsql
@@ -301,7 +353,7 @@ begin
         where
             table_name = this.table_name
             and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'published')
+            and outcome in ('staged', 'checked', 'held', 'published')
             and requested_at < this.requested_at
         returning load_id
     loop
@@ -669,6 +721,32 @@ CREATE TABLE partitions.sales_before_all_months (
     store_idx integer CONSTRAINT sales_store_idx_not_null NOT NULL
 );
 
+CREATE TABLE pipeline.comparisons (
+    load_id bigint NOT NULL,
+    measure text NOT NULL,
+    value numeric NOT NULL,
+    median numeric,
+    low numeric,
+    high numeric,
+    oddity text
+);
+
+COMMENT ON TABLE pipeline.comparisons IS 'Each measure of a load, and what it was compared with.';
+
+COMMENT ON COLUMN pipeline.comparisons.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.comparisons.measure IS 'What was measured.';
+
+COMMENT ON COLUMN pipeline.comparisons.value IS 'The value for this load.';
+
+COMMENT ON COLUMN pipeline.comparisons.median IS 'Median of the loads that it was compared with; null without enough.';
+
+COMMENT ON COLUMN pipeline.comparisons.low IS 'Smallest value that is not odd.';
+
+COMMENT ON COLUMN pipeline.comparisons.high IS 'Greatest value that is not odd.';
+
+COMMENT ON COLUMN pipeline.comparisons.oddity IS 'What is odd, in words; null if nothing is.';
+
 CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     row_count bigint NOT NULL,
@@ -770,6 +848,140 @@ COMMENT ON COLUMN pipeline.published_stores.idx IS 'Store.';
 
 COMMENT ON COLUMN pipeline.published_stores.location IS 'Where the store is.';
 
+CREATE VIEW pipeline.questions AS
+ WITH rounded AS (
+         SELECT comparisons.load_id,
+            comparisons.measure,
+            comparisons.oddity,
+            trim_scale(round(comparisons.value, 4)) AS value,
+            trim_scale(round(comparisons.median, 4)) AS median,
+            trim_scale(round(
+                CASE
+                    WHEN (comparisons.value < (0)::numeric) THEN comparisons.low
+                    ELSE GREATEST(comparisons.low, (0)::numeric)
+                END, 4)) AS low,
+            trim_scale(round(comparisons.high, 4)) AS high
+           FROM pipeline.comparisons
+        ), measures AS (
+         SELECT rounded.load_id,
+            string_agg(concat_ws(' | '::text,
+                CASE
+                    WHEN (rounded.oddity IS NULL) THEN ''::text
+                    ELSE '**odd**'::text
+                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE((rounded.median)::text, ''::text), COALESCE(concat(rounded.low, ' to ', rounded.high), ''::text)), '
+'::text ORDER BY (rounded.oddity IS NULL), rounded.measure) AS listing
+           FROM rounded
+          GROUP BY rounded.load_id
+        ), by_store AS (
+         SELECT loads_1.load_id,
+            sold.store_idx,
+            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS rows_now,
+            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS rows_then,
+            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS total_now,
+            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS total_then
+           FROM ((pipeline.loads loads_1
+             JOIN pipeline.loads published ON (((loads_1.sale_month = published.sale_month) AND (loads_1.load_id <> published.load_id) AND (published.outcome = 'published'::text))))
+             JOIN pipeline.sales_by_store sold ON (((sold.load_id = loads_1.load_id) OR (sold.load_id = published.load_id))))
+          GROUP BY loads_1.load_id, sold.store_idx
+        ), changes AS (
+         SELECT by_store.load_id,
+            by_store.store_idx,
+            by_store.rows_now,
+            by_store.rows_then,
+            by_store.total_now,
+            by_store.total_then,
+            row_number() OVER (PARTITION BY by_store.load_id ORDER BY (abs((by_store.rows_then - by_store.rows_now))) DESC, (abs((by_store.total_then - by_store.total_now))) DESC, by_store.store_idx) AS place
+           FROM by_store
+          WHERE ((by_store.rows_now IS DISTINCT FROM by_store.rows_then) OR (by_store.total_now IS DISTINCT FROM by_store.total_then))
+        ), stores AS (
+         SELECT changes.load_id,
+            string_agg(concat_ws(' | '::text, changes.store_idx, changes.rows_now, changes.rows_then, changes.total_now, changes.total_then), '
+'::text ORDER BY changes.place) AS listing
+           FROM changes
+          WHERE (changes.place <= 20)
+          GROUP BY changes.load_id
+        )
+ SELECT loads.load_id,
+    loads.outcome,
+    loads.oddities,
+    (NOT (EXISTS ( SELECT
+           FROM pipeline.loads earlier
+          WHERE ((earlier.table_name = loads.table_name) AND (NOT (earlier.sale_month IS DISTINCT FROM loads.sale_month)) AND (earlier.published_at IS NOT NULL))))) AS is_first,
+    concat_ws('
+
+'::text, concat('**', loads.address, '** (load ', loads.load_id, '): ', COALESCE(loads.oddities, 'nothing is odd'::text), '.'), ('| | measure | this file | median | expected |
+| --- | --- | --- | --- | --- |
+'::text || regexp_replace(measures.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text)), (('Against what is published, the stores that change most:
+
+'::text || '| store | rows now | rows then | total now | total then |
+| --- | --- | --- | --- | --- |
+'::text) || regexp_replace(stores.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text))) AS question
+   FROM ((pipeline.loads
+     JOIN measures ON ((loads.load_id = measures.load_id)))
+     LEFT JOIN stores ON ((loads.load_id = stores.load_id)));
+
+COMMENT ON VIEW pipeline.questions IS 'What a person is asked about a load: its measures, and what publishing changes.';
+
+COMMENT ON COLUMN pipeline.questions.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.questions.outcome IS 'State of the load: loads.outcome.';
+
+COMMENT ON COLUMN pipeline.questions.oddities IS 'What is odd about it.';
+
+COMMENT ON COLUMN pipeline.questions.is_first IS 'Whether nothing was published of this file before.';
+
+COMMENT ON COLUMN pipeline.questions.question IS 'The question, in Markdown.';
+
+CREATE TABLE pipeline.statistics (
+    load_id bigint NOT NULL,
+    column_name text NOT NULL,
+    sample_rows bigint NOT NULL,
+    missing_values bigint NOT NULL,
+    distinct_values bigint NOT NULL,
+    smallest numeric,
+    lower_quartile numeric,
+    median numeric,
+    upper_quartile numeric,
+    largest numeric,
+    negative_values bigint,
+    negative_total numeric,
+    first_day date,
+    last_day date,
+    counts jsonb
+);
+
+COMMENT ON TABLE pipeline.statistics IS 'What each load holds, by column.';
+
+COMMENT ON COLUMN pipeline.statistics.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.statistics.column_name IS 'Column of the file.';
+
+COMMENT ON COLUMN pipeline.statistics.sample_rows IS 'Rows that the figures are of: all of the file up to 100,000, above that a sample of about so many.';
+
+COMMENT ON COLUMN pipeline.statistics.missing_values IS 'Rows without a value.';
+
+COMMENT ON COLUMN pipeline.statistics.distinct_values IS 'Different values.';
+
+COMMENT ON COLUMN pipeline.statistics.smallest IS 'Smallest number.';
+
+COMMENT ON COLUMN pipeline.statistics.lower_quartile IS 'A quarter of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.statistics.median IS 'Half of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.statistics.upper_quartile IS 'Three quarters of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.statistics.largest IS 'Largest number.';
+
+COMMENT ON COLUMN pipeline.statistics.negative_values IS 'Rows with a number below 0: in sales.value, refunds.';
+
+COMMENT ON COLUMN pipeline.statistics.negative_total IS 'Sum of the numbers below 0.';
+
+COMMENT ON COLUMN pipeline.statistics.first_day IS 'First day.';
+
+COMMENT ON COLUMN pipeline.statistics.last_day IS 'Last day.';
+
+COMMENT ON COLUMN pipeline.statistics.counts IS 'Rows of each value, for letters and labels.';
+
 CREATE TABLE public.monthly_sales (
     store_idx integer NOT NULL,
     location text NOT NULL,
@@ -870,6 +1082,79 @@ COMMENT ON COLUMN public.data_freshness.up_to IS 'Latest day in the data; null w
 
 COMMENT ON COLUMN public.data_freshness.row_count IS 'Rows that were loaded; null before the first load.';
 
+CREATE VIEW public.data_statistics AS
+ SELECT loads.table_name,
+    loads.sale_month,
+    statistics.column_name,
+    loads.published_at,
+    loads.row_count,
+    loads.total,
+    statistics.sample_rows,
+    statistics.missing_values,
+    statistics.distinct_values,
+    statistics.smallest,
+    statistics.lower_quartile,
+    statistics.median,
+    statistics.upper_quartile,
+    statistics.largest,
+    statistics.negative_values,
+    statistics.negative_total,
+    statistics.first_day,
+    statistics.last_day,
+    statistics.counts,
+    loads.oddities,
+    loads.decided_by,
+    (loads.outcome = 'published'::text) AS is_current
+   FROM (pipeline.statistics
+     JOIN pipeline.loads ON ((statistics.load_id = loads.load_id)))
+  WHERE (loads.outcome = ANY (ARRAY['published'::text, 'superseded'::text]));
+
+COMMENT ON VIEW public.data_statistics IS 'Figures of each column of every file that was published, now or before: one row per table, load and column.';
+
+COMMENT ON COLUMN public.data_statistics.table_name IS 'Table in public.';
+
+COMMENT ON COLUMN public.data_statistics.sale_month IS 'Month of the file, for sales.';
+
+COMMENT ON COLUMN public.data_statistics.column_name IS 'Column.';
+
+COMMENT ON COLUMN public.data_statistics.published_at IS 'When the file was published.';
+
+COMMENT ON COLUMN public.data_statistics.row_count IS 'Rows of the file.';
+
+COMMENT ON COLUMN public.data_statistics.total IS 'Exact sum of the sales of the file.';
+
+COMMENT ON COLUMN public.data_statistics.sample_rows IS 'Rows that the figures to the right are of: all up to 100,000, above that a sample of about so many.';
+
+COMMENT ON COLUMN public.data_statistics.missing_values IS 'Rows without a value.';
+
+COMMENT ON COLUMN public.data_statistics.distinct_values IS 'Different values.';
+
+COMMENT ON COLUMN public.data_statistics.smallest IS 'Smallest number.';
+
+COMMENT ON COLUMN public.data_statistics.lower_quartile IS 'A quarter of the numbers are no greater.';
+
+COMMENT ON COLUMN public.data_statistics.median IS 'Half of the numbers are no greater.';
+
+COMMENT ON COLUMN public.data_statistics.upper_quartile IS 'Three quarters of the numbers are no greater.';
+
+COMMENT ON COLUMN public.data_statistics.largest IS 'Largest number.';
+
+COMMENT ON COLUMN public.data_statistics.negative_values IS 'Rows with a number below 0: in sales.value, refunds.';
+
+COMMENT ON COLUMN public.data_statistics.negative_total IS 'Sum of the numbers below 0.';
+
+COMMENT ON COLUMN public.data_statistics.first_day IS 'First day.';
+
+COMMENT ON COLUMN public.data_statistics.last_day IS 'Last day.';
+
+COMMENT ON COLUMN public.data_statistics.counts IS 'Rows of each value, for letters and labels.';
+
+COMMENT ON COLUMN public.data_statistics.oddities IS 'What was odd about the file; null if nothing was.';
+
+COMMENT ON COLUMN public.data_statistics.decided_by IS 'Who published it all the same.';
+
+COMMENT ON COLUMN public.data_statistics.is_current IS 'Whether its rows are in the table now.';
+
 CREATE TABLE public.feature_store (
     idx integer NOT NULL,
     attr_a integer,
@@ -922,6 +1207,7 @@ CREATE VIEW public.month_status AS
                 CASE
                     WHEN (('rejected'::text = newest_attempt.outcome) OR ('rejected'::text = newest_stores.outcome)) THEN 'rejected'::text
                     WHEN (('failed'::text = newest_attempt.outcome) OR ('failed'::text = newest_stores.outcome)) THEN 'failed'::text
+                    WHEN (newest_attempt.outcome = 'held'::text) THEN 'held'::text
                     WHEN (newest_attempt.waits_until > now()) THEN 'waiting'::text
                     WHEN (newest_attempt.outcome = 'waiting'::text) THEN 'failed'::text
                     WHEN (newest_attempt.outcome = ANY (ARRAY['published'::text, 'superseded'::text])) THEN 'loaded'::text
@@ -941,7 +1227,8 @@ CREATE VIEW public.month_status AS
     attempt.changed_at AS newest_attempt_at,
         CASE
             WHEN (attempt.state = 'failed'::text) THEN COALESCE(attempt.problem, 'The process that loaded the file was killed.'::text)
-            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'rejected'::text])) THEN attempt.problem
+            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'held'::text, 'rejected'::text])) THEN attempt.problem
+            WHEN (attempt.state = 'loaded'::text) THEN (((published.oddities || ' (published by '::text) || published.decided_by) || ')'::text)
             ELSE NULL::text
         END AS problem
    FROM (attempt
@@ -952,8 +1239,8 @@ COMMENT ON VIEW public.month_status IS 'Each month of sales that was ever attemp
 
 COMMENT ON COLUMN public.month_status.sale_month IS 'First day of the month.';
 
-COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, loading, waiting for a late file, rejected, or failed. Whatever it is, the rows
-of the last good load stay.';
+COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, loading, waiting for a late file, held for a decision because it is odd, rejected,
+or failed. Whatever it is, the rows of the last good load stay.';
 
 COMMENT ON COLUMN public.month_status.row_count IS 'Sales that are loaded; null if the month never was.';
 
@@ -965,7 +1252,7 @@ COMMENT ON COLUMN public.month_status.file_version IS 'SHA-256 of their file.';
 
 COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest attempt came to its state.';
 
-COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, rejected or failed.';
+COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';
 
 CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,
@@ -1001,6 +1288,9 @@ ALTER TABLE ONLY public.labels ATTACH PARTITION partitions.labels FOR VALUES FRO
 
 ALTER TABLE ONLY public.sales ATTACH PARTITION partitions.sales_before_all_months FOR VALUES FROM (MINVALUE) TO ('0001-01-01');
 
+ALTER TABLE ONLY pipeline.comparisons
+    ADD CONSTRAINT comparisons_pkey PRIMARY KEY (load_id, measure);
+
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_pkey PRIMARY KEY (built_at);
 
@@ -1009,6 +1299,9 @@ ALTER TABLE ONLY pipeline.loads
 
 ALTER TABLE ONLY pipeline.sales_by_store
     ADD CONSTRAINT sales_by_store_pkey PRIMARY KEY (load_id, store_idx);
+
+ALTER TABLE ONLY pipeline.statistics
+    ADD CONSTRAINT statistics_pkey PRIMARY KEY (load_id, column_name);
 
 ALTER TABLE ONLY pipeline.stores_by_load
     ADD CONSTRAINT stores_by_load_pkey PRIMARY KEY (load_id, idx);
@@ -1026,6 +1319,9 @@ CREATE INDEX loads_of_file ON pipeline.loads USING btree (table_name, sale_month
 
 CREATE UNIQUE INDEX loads_published ON pipeline.loads USING btree (table_name, sale_month) NULLS NOT DISTINCT WHERE (outcome = 'published'::text);
 
+ALTER TABLE ONLY pipeline.comparisons
+    ADD CONSTRAINT comparisons_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
+
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_activity_load_fkey FOREIGN KEY (activity_load) REFERENCES pipeline.loads(load_id);
 
@@ -1034,6 +1330,9 @@ ALTER TABLE ONLY pipeline.feature_store_builds
 
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_profiles_load_fkey FOREIGN KEY (profiles_load) REFERENCES pipeline.loads(load_id);
+
+ALTER TABLE ONLY pipeline.statistics
+    ADD CONSTRAINT statistics_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
 
 REVOKE CONNECT,TEMPORARY ON DATABASE companydata FROM PUBLIC;
 GRANT CONNECT ON DATABASE companydata TO PUBLIC;
@@ -1054,6 +1353,12 @@ GRANT SELECT ON TABLE pipeline.loads TO pipeline;
 GRANT UPDATE(outcome) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(problem) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(oddities) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(decided_by) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(decided_at) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(waits_until) ON TABLE pipeline.loads TO pipeline;
 
@@ -1098,6 +1403,8 @@ GRANT SELECT ON TABLE public.sales TO ds_user_role;
 GRANT ALL ON TABLE public.sales TO mle_user_role;
 GRANT SELECT ON TABLE public.sales TO pipeline;
 
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.comparisons TO pipeline;
+
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
 GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
@@ -1107,6 +1414,10 @@ GRANT SELECT ON TABLE pipeline.published_sales_by_store TO pipeline;
 GRANT SELECT,INSERT,DELETE ON TABLE pipeline.stores_by_load TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.published_stores TO pipeline;
+
+GRANT SELECT ON TABLE pipeline.questions TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.statistics TO pipeline;
 
 GRANT SELECT ON TABLE public.monthly_sales TO ds_user_role;
 GRANT ALL ON TABLE public.monthly_sales TO mle_user_role;
@@ -1118,6 +1429,9 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
 
 GRANT SELECT ON TABLE public.data_freshness TO ds_user_role;
 GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
+
+GRANT SELECT ON TABLE public.data_statistics TO ds_user_role;
+GRANT ALL ON TABLE public.data_statistics TO mle_user_role;
 
 GRANT SELECT ON TABLE public.feature_store TO ds_user_role;
 GRANT ALL ON TABLE public.feature_store TO mle_user_role;

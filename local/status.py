@@ -58,7 +58,9 @@ def print_status(address: str, expected: Sequence[date]) -> bool:
     for month, state, rows, total, loaded_at, version, attempted_at, problem in months:
         line = f"{month:%Y-%m}  {state:<8} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
-        if state not in ("loaded", "missing"):
+        if state == "loaded" and problem:
+            print(f"         {_shortened(f'odd: {problem}')}")
+        elif state not in ("loaded", "missing"):
             note = _shortened(f"{state} since {_moment(attempted_at)}{f': {problem}' if problem else ''}")
             print(f"         {note}{'; the version above is still loaded' if version else ''}")
 

@@ -178,6 +178,67 @@ def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> Non
     assert api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}").ok
 
 
+def test_an_odd_month_waits_for_a_person_who_refuses_or_publishes_it(system: FaultySystem) -> None:
+    api, [newest] = system.api(), months(1)
+    file = system.bucket_folder / f"sales/{newest}/sales.csv"
+    good = file.read_text()
+    file.write_text("".join(good.splitlines(keepends=True)[:501]))
+    runs = f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns"
+
+    def trigger(**configuration: str) -> str:
+        made = api.session.post(runs, json={"logical_date": datetime.now(UTC).isoformat(), "conf": configuration})
+        assert made.ok, made.text
+        return str(made.json()["dag_run_id"])
+
+    def answer(run: str, option: str) -> None:
+        wait_for(lambda: task_states(system, run)["compare_month"] == "awaiting_input", 120)
+        place = f"{runs}/{quote(run)}/taskInstances/compare_month/-1/hitlDetails"
+        question = api.session.get(place).json()["body"]
+        assert "rows 1000 -> 500 against what is published" in question
+        assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in question  # store 1, rows and total
+        [(state, problem)] = ledger("select state, problem from month_status order by sale_month desc limit 1")
+        assert (state, problem) == ("held", "rows 1000 -> 500 against what is published; " + TOTAL)
+        answered = api.session.patch(place, json={"chosen_options": [option], "params_input": {}})
+        assert answered.ok, answered.text
+
+    def ledger(query: str) -> Any:
+        with system.connect() as connection:
+            return connection.execute(query).fetchall()
+
+    of_month = f"select count(*) from sales where date >= '{newest}'"
+    run = trigger()
+    answer(run, "Reject")
+    wait_for(lambda: state_of(api, run) == "failed", 120)
+    assert ledger(of_month) == [(1_000,)]
+    assert [post["event"] for post in system.posted if post["run"] == run and post["event"] != "overdue"] == [
+        "held",
+        "failed",
+    ]
+    cleared = api.session.post(
+        f"{api.url}/api/v2/dags/{SALES_DAG}/clearTaskInstances",
+        json={"dag_run_id": run, "dry_run": False, "only_failed": True},
+    )
+    assert cleared.ok, cleared.text
+    answer(run, "Approve")
+    wait_for(lambda: state_of(api, run) == "success", 120)
+    assert ledger(of_month) == [(500,)]
+    assert (
+        ledger("select decided_by, oddities from data_statistics where is_current and decided_by is not null")
+        == [("airflow", "rows 1000 -> 500 against what is published; " + TOTAL)] * 3
+    )
+
+    file.write_text(good)
+    again = trigger(odd_months="ignore")
+    wait_for(lambda: state_of(api, again) == "success", 120)
+    assert ledger(of_month) == [(1_000,)]
+    # The tests below look for the newest run of the month.
+    for done in (run, again):
+        assert api.session.delete(f"{runs}/{quote(done)}").ok
+
+
+TOTAL = "total 500 -> 250 against what is published"
+
+
 def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadline(system: FaultySystem) -> None:
     [newest] = months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"

@@ -2,13 +2,15 @@
 --
 --     begin_load ── request_file ── stage_load ── check_load ── publish_load
 --     loading       loading         staged        checked       published ── superseded
---        │                                           │
---        └── stop_load: waiting, rejected, failed    └── rejected
+--        │                                        │    │
+--        └── stop_load: waiting,                  │    └── hold_load: held ── decide_load: checked, rejected
+--            rejected, failed                     └── rejected
 --
 -- published     Its rows are in public now. Each file has at most one such load.
 -- superseded    A file that was requested later was published, before or after this load was.
 -- waiting       The file of a month that has just ended is not there yet; Airflow tries again.
--- rejected      The file, its server or a setting is wrong; the next try would find the same.
+-- held          The file is odd, compared with those that are loaded; a person decides whether it is published.
+-- rejected      The file, its server or a setting is wrong; the next try would find the same. Or a person refused it.
 -- failed        The network or a server failed, or the process was killed; Airflow tries again.
 
 create schema staging;
@@ -28,9 +30,12 @@ create table pipeline.loads (
     address text not null,
     dag_run text not null,
     outcome text not null default 'loading' check (
-        outcome in ('loading', 'waiting', 'staged', 'checked', 'published', 'superseded', 'rejected', 'failed')
+        outcome in ('loading', 'waiting', 'staged', 'checked', 'held', 'published', 'superseded', 'rejected', 'failed')
     ),
     problem text,
+    oddities text,
+    decided_by text,
+    decided_at timestamptz,
     waits_until timestamptz,
     began_at timestamptz not null default clock_timestamp(),
     requested_at timestamptz,
@@ -66,7 +71,12 @@ comment on column pipeline.loads.sale_month is 'Month of the file; null for file
 comment on column pipeline.loads.address is 'Where the file was read, without credentials.';
 comment on column pipeline.loads.dag_run is 'DAG and run that loaded the file.';
 comment on column pipeline.loads.outcome is 'State of the load; see the life of a load in 0004_loads.sql.';
-comment on column pipeline.loads.problem is 'Why the load is waiting, rejected or failed.';
+comment on column pipeline.loads.problem is 'Why the load is waiting, held, rejected or failed.';
+comment on column pipeline.loads.oddities is
+'What is odd about the file, compared with those that were loaded before; null if nothing is.';
+comment on column pipeline.loads.decided_by is
+'Who published or refused the odd file: a person, or the setting by which nobody was asked.';
+comment on column pipeline.loads.decided_at is 'When.';
 comment on column pipeline.loads.waits_until is 'Until when a late file is waited for; null unless it is waiting.';
 comment on column pipeline.loads.began_at is 'When the attempt began.';
 comment on column pipeline.loads.requested_at is
@@ -84,7 +94,12 @@ comment on column pipeline.loads.staged_table is 'Table that holds the rows unti
 comment on column pipeline.loads.partition_name is 'Partition, in schema partitions, that the rows are published into.';
 
 -- The functions change the other columns with their owner's rights.
-grant select, update (outcome, problem, waits_until, requested_at, published_at, changed_at, last_date, total)
+grant
+select,
+update (
+    outcome, problem, oddities, decided_by, decided_at, waits_until, requested_at, published_at, changed_at, last_date,
+    total
+)
 on pipeline.loads to pipeline;
 
 create function pipeline.reject(message text)
@@ -184,7 +199,7 @@ begin
         loads.table_name = begin_load.table_name
         and loads.sale_month is not distinct from begin_load.sale_month
         and loads.dag_run = begin_load.dag_run
-        and loads.outcome in ('staged', 'checked');
+        and loads.outcome in ('staged', 'checked', 'held');
 
     perform pipeline.discard_staged(loads.load_id)
     from pg_class
@@ -313,10 +328,13 @@ begin
     set
         outcome = case when check_load.problem is null then 'checked' else 'rejected' end,
         problem = check_load.problem || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
+        oddities = null,
+        decided_by = null,
+        decided_at = null,
         last_date = check_load.last_date,
         total = check_load.total,
         changed_at = clock_timestamp()
-    where load_id = load and outcome in ('staged', 'checked', 'rejected');
+    where load_id = load and outcome in ('staged', 'checked', 'held', 'rejected');
 end
 $$;
 
@@ -340,6 +358,43 @@ end;
 
 comment on function pipeline.require_checked(bigint[]) is
 'Fails with all verdicts at once if one of the loads is rejected.';
+
+create function pipeline.hold_load(load bigint, oddities text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update pipeline.loads
+    set
+        outcome = case when hold_load.oddities is null then 'checked' else 'held' end,
+        oddities = hold_load.oddities,
+        problem = hold_load.oddities,
+        decided_by = null,
+        decided_at = null,
+        changed_at = clock_timestamp()
+    where load_id = load and (outcome in ('checked', 'held') or (outcome = 'rejected' and loads.oddities is not null));
+end;
+
+comment on function pipeline.hold_load(bigint, text) is
+'Holds a checked load that is odd until decide_load is called; without oddities it stays checked.';
+
+create function pipeline.decide_load(load bigint, is_approved boolean, decided_by text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update pipeline.loads
+    set
+        outcome = case when is_approved then 'checked' else 'rejected' end,
+        problem = case when not is_approved then concat('Refused by ', decide_load.decided_by, ': ', oddities) end,
+        decided_by = decide_load.decided_by,
+        decided_at = clock_timestamp(),
+        changed_at = clock_timestamp()
+    where load_id = load and outcome = 'held';
+end;
+
+comment on function pipeline.decide_load(bigint, boolean, text) is
+'Records the decision on a held load: it can be published, or it is rejected.';
 
 create function pipeline.publish_load(load bigint)
 returns void
@@ -386,7 +441,7 @@ begin
         where
             table_name = this.table_name
             and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'published')
+            and outcome in ('staged', 'checked', 'held', 'published')
             and requested_at < this.requested_at
         returning load_id
     loop
@@ -423,6 +478,10 @@ begin
     begin
         if to_regclass(this.staged_table) is not null then
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            execute format(
+                'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
+                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
+            );
             return;
         end if;
     exception
@@ -444,11 +503,15 @@ begin
         'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
         this.table_name = 'stores'
     );
+    execute format(
+        'create or replace temporary view %I as select * from %I', view_name || '_sample', view_name
+    );
 end
 $$;
 
 comment on function pipeline.open_staged(bigint, text) is
-'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
+_sample, shows all rows up to 100,000, and above that about so many.';
 
 -- Functions with their owner's rights are for the pipeline alone.
 revoke execute on function

@@ -127,6 +127,7 @@ attempt as (
         case
             when 'rejected' in (newest_attempt.outcome, newest_stores.outcome) then 'rejected'
             when 'failed' in (newest_attempt.outcome, newest_stores.outcome) then 'failed'
+            when newest_attempt.outcome = 'held' then 'held'
             when newest_attempt.waits_until > now() then 'waiting'
             when newest_attempt.outcome = 'waiting' then 'failed'
             when newest_attempt.outcome in ('published', 'superseded') then 'loaded'
@@ -149,7 +150,8 @@ select
     attempt.changed_at,
     case
         when attempt.state = 'failed' then coalesce(attempt.problem, 'The process that loaded the file was killed.')
-        when attempt.state in ('waiting', 'rejected') then attempt.problem
+        when attempt.state in ('waiting', 'held', 'rejected') then attempt.problem
+        when attempt.state = 'loaded' then published.oddities || ' (published by ' || published.decided_by || ')'
     end as problem
 from attempt
 left join pipeline.loads as published
@@ -162,11 +164,12 @@ comment on view public.month_status is
 'Each month of sales that was ever attempted: how its newest attempt stands, and what is loaded.';
 comment on column public.month_status.sale_month is 'First day of the month.';
 comment on column public.month_status.state is
-'State of the newest attempt: loaded, loading, waiting for a late file, rejected, or failed. Whatever it is, the rows
-of the last good load stay.';
+'State of the newest attempt: loaded, loading, waiting for a late file, held for a decision because it is odd, rejected,
+or failed. Whatever it is, the rows of the last good load stay.';
 comment on column public.month_status.row_count is 'Sales that are loaded; null if the month never was.';
 comment on column public.month_status.total is 'Sum of the sales that are loaded.';
 comment on column public.month_status.loaded_at is 'When they were published.';
 comment on column public.month_status.file_version is 'SHA-256 of their file.';
 comment on column public.month_status.newest_attempt_at is 'When the newest attempt came to its state.';
-comment on column public.month_status.problem is 'Why the newest attempt is waiting, rejected or failed.';
+comment on column public.month_status.problem is
+'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';

@@ -34,7 +34,7 @@ class Message:
     """One notification. The webhook gets these fields as JSON, and `text` beside them.
 
     Attributes:
-        event: "failed" or "overdue".
+        event: "failed", "overdue", "held" for an odd file that waits for a decision, or "odd" for one that was published.
         dag: id of the DAG.
         run: id of the run.
         month: month of the data (YYYY-MM), if the run has one.
@@ -54,7 +54,7 @@ class Message:
     @property
     def subject(self) -> str:
         """The message in one line."""
-        what = f"{self.task} failed" if self.task else self.event
+        what = f"{self.task} failed" if self.event == "failed" else self.event
         return f"{self.dag}, {self.month or self.run}: {what}"
 
     @property
@@ -106,6 +106,13 @@ def failure_message(context: Mapping[str, Any]) -> Message:
         reason=f"{type(error).__name__}: {error}" if error else NO_REASON,
         link=context["ti"].log_url,
     )
+
+
+def odd_message(context: Mapping[str, Any], event: str, oddities: str) -> Message:
+    """The message for an odd file: "held" if it waits for a decision, "odd" if it is published without one."""
+    message = failure_message(context)
+    waits = "It waits for a decision under Required Actions" if event == "held" else "It is published all the same"
+    return replace(message, event=event, reason=f"The file is odd: {oddities}. {waits}.")
 
 
 def overdue_message(context: Mapping[str, Any]) -> Message:

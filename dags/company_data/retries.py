@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.sdk import RetryDecision, RetryPolicy
 from psycopg import errors
 
@@ -26,8 +27,10 @@ MAX_RETRY_AFTER = timedelta(hours=6)
 # How long after its month a sales file may come late.
 LATE_FOR = timedelta(days=7)
 
-# What a retry would find again: bad data, bad SQL, a read-only database, an error in the code.
+# What a retry would find again: bad data, bad SQL, a read-only database, an error in the code, a person's answer.
 PERMANENT = (
+    HITLRejectException,
+    HITLTimeoutError,
     errors.DataError,
     errors.IntegrityError,
     errors.ProgrammingError,

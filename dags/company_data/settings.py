@@ -10,6 +10,7 @@ from company_data.retries import SQL_RETRIES, LoadRetryPolicy
 DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaws.com"
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
 DEFAULT_SALES_DEADLINE_HOURS = "24"
+ODD_MONTHS_VALUES = ("hold", "ask", "warn", "ignore")  # the first is the default
 
 CONNECTION_ID = "operational_db"
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
@@ -106,6 +107,21 @@ def notify_webhook_url() -> str | None:
             "Correct it, or unset it to send none."
         )
     return url
+
+
+def odd_months(of_run: object = None) -> str:
+    """What happens to a file that is odd, compared with those that are loaded; see ComparisonOperator.
+
+    Args:
+        of_run: the value in the configuration of a run, which overrides the setting.
+
+    Raises:
+        ValueError: the value is none of ODD_MONTHS_VALUES.
+    """
+    value = str(of_run or os.environ.get("ODD_MONTHS") or ODD_MONTHS_VALUES[0])
+    if value not in ODD_MONTHS_VALUES:
+        raise ValueError(f'ODD_MONTHS is "{value}". Write it as one of: {", ".join(ODD_MONTHS_VALUES)}.')
+    return value
 
 
 def sales_deadline() -> timedelta:
