@@ -1,4 +1,4 @@
-"""Airflow's public REST API, as far as the embedded run watches it."""
+"""Airflow's public REST API, as far as the embedded run uses it."""
 
 from __future__ import annotations
 
@@ -61,6 +61,22 @@ class Api:
             Failure(dag, run, task["task_id"], self._log(dag, run, task["task_id"], task["try_number"]))
             for task in answer["task_instances"]
         ]
+
+    def backfill(self, dag: str, first: str, last: str) -> bool:
+        """Create a run for each interval from first to last (YYYY-MM-DD) that has none; not while a backfill runs.
+
+        Returns:
+            Whether the backfill was created.
+        """
+        answer = self.session.post(
+            f"{self.url}/api/v2/backfills",
+            json={"dag_id": dag, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"},
+            timeout=TIMEOUT_SECONDS,
+        )
+        if answer.status_code == requests.codes.conflict:
+            return False
+        answer.raise_for_status()
+        return True
 
     def _log(self, dag: str, run: str, task: str, attempt: int) -> str:
         answer = self._get(f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}", full_content="true")
