@@ -1,11 +1,16 @@
 """Objects of others on the tables of the pipeline: triggers of mle_user, and publications."""
 
+import re
+from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-from conftest import Database, Files, RunDag, month_after
+from conftest import ROOT, Database, Files, Rows, RunDag, month_after, new_database
 from receivers import webhook
 from steps import build_feature_store, csv_text, load_customers, load_month
+from system import wait_for
+
+from local.postgres import Cluster
 
 MONTH = "2024-02-01"
 SALES_DAG, CUSTOMERS_DAG, FEATURES_DAG = "sales_load_and_aggregation", "customer_data_load", "feature_store"
@@ -163,6 +168,50 @@ def test_a_publication_of_all_tables_stops_no_load(database: Database, files: Fi
     assert sum("are deleted and inserted" in report for report in reports) == 4
     assert database.run(VERSIONS) == [(3,) * 7]
     database.run("delete from sales", "mle_user")
+
+
+KEYED = ("stores", "monthly_sales", "feature_store")
+
+
+@pytest.fixture
+def publisher() -> Iterator[Database]:
+    """A migrated database of a server that can publish changes."""
+    with Cluster.temporary({"wal_level": "logical"}) as cluster:
+        database = new_database(cluster, "companydata")
+        done = database.alembic("upgrade", "head")
+        assert done.returncode == 0, done.stderr
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
+            yield database
+
+
+def keyed_rows(database: Database) -> list[Rows]:
+    return [database.run(f"select * from {table} order by 1") for table in KEYED]
+
+
+@pytest.mark.slow
+def test_a_subscriber_receives_every_change_of_the_tables_that_have_keys(publisher: Database, files: Files) -> None:
+    [statement] = re.findall(r"`(create publication .* for table .*)` \|", (ROOT / "docs/data_users.md").read_text())
+    publisher.run(statement)
+    subscriber = new_database(publisher.cluster, "subscriber")
+    assert subscriber.alembic("upgrade", "head").returncode == 0
+    # A subscription in the same server would wait for itself if it created its slot.
+    publisher.run("select pg_create_logical_replication_slot('company_data', 'pgoutput')")
+    subscriber.run(f"""
+        create subscription company_data connection '{publisher.url()}' publication company_data
+        with (create_slot = false, copy_data = false)
+    """)
+    for version in (1, 2):
+        write_version(files, version)
+        load_all(publisher)
+        wait_for(lambda: keyed_rows(subscriber) == keyed_rows(publisher), 60)
+    assert subscriber.run("select count(*) from sales") == [(0,)]
+    for statement in (
+        "alter subscription company_data disable",
+        "alter subscription company_data set (slot_name = none)",
+        "drop subscription company_data",
+    ):
+        subscriber.run(statement)
 
 
 def test_a_table_whose_identity_was_taken_away_fails_at_once_with_what_to_do(
