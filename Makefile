@@ -8,7 +8,7 @@ help: ## show this list
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
 
-status: venv ## print per table and per month what is loaded; fails unless every month is loaded or waits for a late file
+status: venv ## print per table and per month what is loaded; fails unless all of it is, or a month waits for a late file
 	@$(PYTHON) -m local status
 
 down: ## stop what make up started; keeps the data

@@ -13,7 +13,9 @@ Each copies its file into a table of its own in schema `staging`.
 
 - **When one fails**, the file could not be fetched, or its header or a value is wrong.
 - **Look** at its log, which names file, line and value. `pipeline.loads` lists every attempt.
-- **Then** have the file or the network fixed, and clear this task with its downstream tasks.
+- **Then** have the file or the network fixed, and clear this task with its downstream tasks. In a run that has
+  published, clear the whole run: the rows of the other two are in their tables and cannot be checked again, so
+  `check_customers` would reject them.
 
 #### `check_customers`
 

@@ -26,7 +26,9 @@ Copies `stores.csv` as it is on that day, to check the month against it.
 
 - **When it fails**, the reasons are those of `stage_sales`, except that a store list is never late.
 - **Look** at its log, which names file, line and value.
-- **Then** have the file or the network fixed, and clear this task with its downstream tasks.
+- **Then** have the file or the network fixed, and clear this task with its downstream tasks. In a run that has
+  published its month, clear the whole run: the rows of `stage_sales` are in `sales` and cannot be checked again, so
+  `check_month` would reject them.
 
 #### `check_month`
 

@@ -160,6 +160,7 @@ begin
         -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
         if to_regclass('partitions.' || this.partition_name) is null then
             execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
+            execute format('alter table partitions.%I replica identity full', this.partition_name);
             execute format(
                 'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
                 this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
@@ -169,6 +170,8 @@ begin
         columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
     end if;
     execute format('create table %s (%s)', this.staged_table, columns);
+    -- As a partition it has no key, and a publication of all tables needs an identity of the rows that are deleted.
+    execute format('alter table %s replica identity full', this.staged_table);
     execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
 
     perform set_config('application_name', 'load ' || this.load_id, false);
@@ -235,6 +238,13 @@ end
 $$;
 
 COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
+
+CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN (SELECT concat('A trigger failed, so nothing was published: ', string_agg(format('%I on %s, which calls %s() of %s'::text, pg_trigger.tgname, (pg_trigger.tgrelid)::regclass, (pg_proc.oid)::regproc, (pg_proc.proowner)::regrole), '; '::text ORDER BY ((pg_trigger.tgrelid)::regclass)::text, pg_trigger.tgname), '. The owner of the function can correct it, and the owner of the table can drop the trigger. Then clear', ' the run.') AS concat FROM (pg_trigger JOIN pg_proc ON ((pg_trigger.tgfoid = pg_proc.oid))) WHERE ((NOT pg_trigger.tgisinternal) AND ((strpos(failed_trigger.context, format('function %I() '::text, pg_proc.proname)) > 0) OR (strpos(failed_trigger.context, format('function %s() '::text, (pg_proc.oid)::regproc)) > 0))) HAVING (count(*) > 0));
+
+COMMENT ON FUNCTION pipeline.failed_trigger(context text) IS 'Whose trigger an error is of, found by the functions that its context names; null if it is of none.';
 
 CREATE FUNCTION pipeline.hold_load(load bigint, oddities text) RETURNS void
     LANGUAGE sql
@@ -308,6 +318,29 @@ $$;
 
 COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
 _sample, shows all rows up to 100,000, and above that about so many.';
+
+CREATE FUNCTION pipeline.open_to_readers(table_name text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    opened constant regclass := format('public.%I', table_name)::regclass;
+begin
+    if exists (select from pipeline.open_tables where table_id = opened) then
+        return;
+    end if;
+    -- A statement that began before the rows are there would otherwise find its privilege granted, and no rows.
+    execute format('lock table only %s in access exclusive mode', opened);
+    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
+    if found then
+        execute format('grant select on %s to ds_user_role', opened);
+        execute format('grant all on %s to mle_user_role', opened);
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.open_to_readers(table_name text) IS 'Grants the privileges on a table of public in the transaction that first publishes it. Before, its readers get
+"permission denied" instead of an empty table. Afterwards the privileges are changed only by hand.';
 
 CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
     LANGUAGE plpgsql
@@ -480,6 +513,9 @@ begin
             ));
     end;
     perform set_config('lock_timeout', patience, true);
+    foreach this in array replaced loop
+        perform pipeline.open_to_readers(this.table_name);
+    end loop;
 end
 $_$;
 
@@ -683,6 +719,8 @@ CREATE TABLE partitions.customer_activity (
     scd_b integer
 );
 
+ALTER TABLE ONLY partitions.customer_activity REPLICA IDENTITY FULL;
+
 CREATE TABLE partitions.customer_profiles (
     idx integer NOT NULL,
     attr_a integer,
@@ -690,11 +728,15 @@ CREATE TABLE partitions.customer_profiles (
     attr_c text
 );
 
+ALTER TABLE ONLY partitions.customer_profiles REPLICA IDENTITY FULL;
+
 CREATE TABLE partitions.labels (
     idx integer NOT NULL,
     label integer NOT NULL,
     CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
 );
+
+ALTER TABLE ONLY partitions.labels REPLICA IDENTITY FULL;
 
 CREATE TABLE public.sales (
     idx integer NOT NULL,
@@ -720,6 +762,8 @@ CREATE TABLE partitions.sales_before_all_months (
     date date CONSTRAINT sales_date_not_null NOT NULL,
     store_idx integer CONSTRAINT sales_store_idx_not_null NOT NULL
 );
+
+ALTER TABLE ONLY partitions.sales_before_all_months REPLICA IDENTITY FULL;
 
 CREATE TABLE pipeline.comparisons (
     load_id bigint NOT NULL,
@@ -775,6 +819,17 @@ ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE pipeline.open_tables (
+    table_id regclass NOT NULL,
+    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE pipeline.open_tables IS 'Tables of public that have been published, and were then opened to readers.';
+
+COMMENT ON COLUMN pipeline.open_tables.table_id IS 'The table.';
+
+COMMENT ON COLUMN pipeline.open_tables.opened_at IS 'When it was first published.';
 
 CREATE TABLE pipeline.sales_by_store (
     load_id bigint NOT NULL,
@@ -932,6 +987,28 @@ COMMENT ON COLUMN pipeline.questions.is_first IS 'Whether nothing was published 
 
 COMMENT ON COLUMN pipeline.questions.question IS 'The question, in Markdown.';
 
+CREATE VIEW pipeline.stale_tables AS
+ WITH newest AS (
+         SELECT feature_store_builds.built_at,
+            feature_store_builds.row_count,
+            feature_store_builds.profiles_load,
+            feature_store_builds.activity_load,
+            feature_store_builds.labels_load
+           FROM pipeline.feature_store_builds
+          ORDER BY feature_store_builds.built_at DESC
+         LIMIT 1
+        )
+ SELECT 'feature_store'::text AS table_name
+   FROM (pipeline.loads
+     LEFT JOIN newest ON ((((loads.load_id = newest.profiles_load) OR (loads.load_id = newest.activity_load)) OR (loads.load_id = newest.labels_load))))
+  WHERE ((loads.outcome = 'published'::text) AND (loads.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
+ HAVING ((count(*) = 3) AND (count(newest.built_at) < 3));
+
+COMMENT ON VIEW pipeline.stale_tables IS 'Tables that were not built from the loads that are published now. A table whose files have never been published is not
+stale.';
+
+COMMENT ON COLUMN pipeline.stale_tables.table_name IS 'Table in public.';
+
 CREATE TABLE pipeline.statistics (
     load_id bigint NOT NULL,
     column_name text NOT NULL,
@@ -1061,17 +1138,25 @@ CREATE VIEW public.data_freshness AS
            FROM newest_build
         )
  SELECT every_table.table_name,
+        CASE
+            WHEN (known.loaded_at IS NULL) THEN 'missing'::text
+            WHEN (stale_tables.table_name IS NOT NULL) THEN 'stale'::text
+            ELSE 'loaded'::text
+        END AS state,
     known.loaded_at,
     known.file_version,
     known.up_to,
     known.row_count
-   FROM (( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_store'::text)) every_table("position", table_name)
+   FROM ((( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_store'::text)) every_table("position", table_name)
      LEFT JOIN known ON ((every_table.table_name = known.table_name)))
+     LEFT JOIN pipeline.stale_tables ON ((every_table.table_name = stale_tables.table_name)))
   ORDER BY every_table."position";
 
 COMMENT ON VIEW public.data_freshness IS 'How fresh each table is: when it was last loaded, from which files, up to which day, with how many rows.';
 
 COMMENT ON COLUMN public.data_freshness.table_name IS 'Table in public.';
+
+COMMENT ON COLUMN public.data_freshness.state IS 'loaded; stale if it was built from customer files that have been replaced since; missing before the first load.';
 
 COMMENT ON COLUMN public.data_freshness.loaded_at IS 'When a load last published its rows; null before the first.';
 
@@ -1297,6 +1382,9 @@ ALTER TABLE ONLY pipeline.feature_store_builds
 ALTER TABLE ONLY pipeline.loads
     ADD CONSTRAINT loads_pkey PRIMARY KEY (load_id);
 
+ALTER TABLE ONLY pipeline.open_tables
+    ADD CONSTRAINT open_tables_pkey PRIMARY KEY (table_id);
+
 ALTER TABLE ONLY pipeline.sales_by_store
     ADD CONSTRAINT sales_by_store_pkey PRIMARY KEY (load_id, store_idx);
 
@@ -1378,29 +1466,24 @@ GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, addr
 REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
 
+REVOKE ALL ON FUNCTION pipeline.open_to_readers(table_name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.open_to_readers(table_name text) TO pipeline;
+
 REVOKE ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) TO pipeline;
 
-GRANT SELECT ON TABLE public.customer_activity TO ds_user_role;
-GRANT ALL ON TABLE public.customer_activity TO mle_user_role;
 GRANT SELECT ON TABLE public.customer_activity TO pipeline;
 
-GRANT SELECT ON TABLE public.customer_profiles TO ds_user_role;
-GRANT ALL ON TABLE public.customer_profiles TO mle_user_role;
 GRANT SELECT ON TABLE public.customer_profiles TO pipeline;
 
-GRANT SELECT ON TABLE public.labels TO ds_user_role;
-GRANT ALL ON TABLE public.labels TO mle_user_role;
 GRANT SELECT ON TABLE public.labels TO pipeline;
 
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
 
-GRANT SELECT ON TABLE public.sales TO ds_user_role;
-GRANT ALL ON TABLE public.sales TO mle_user_role;
 GRANT SELECT ON TABLE public.sales TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.comparisons TO pipeline;
@@ -1417,14 +1500,12 @@ GRANT SELECT ON TABLE pipeline.published_stores TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.questions TO pipeline;
 
+GRANT SELECT ON TABLE pipeline.stale_tables TO pipeline;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.statistics TO pipeline;
 
-GRANT SELECT ON TABLE public.monthly_sales TO ds_user_role;
-GRANT ALL ON TABLE public.monthly_sales TO mle_user_role;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.monthly_sales TO pipeline;
 
-GRANT SELECT ON TABLE public.stores TO ds_user_role;
-GRANT ALL ON TABLE public.stores TO mle_user_role;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
 
 GRANT SELECT ON TABLE public.data_freshness TO ds_user_role;
@@ -1433,8 +1514,6 @@ GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
 GRANT SELECT ON TABLE public.data_statistics TO ds_user_role;
 GRANT ALL ON TABLE public.data_statistics TO mle_user_role;
 
-GRANT SELECT ON TABLE public.feature_store TO ds_user_role;
-GRANT ALL ON TABLE public.feature_store TO mle_user_role;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 
 GRANT SELECT ON TABLE public.month_status TO ds_user_role;

@@ -82,6 +82,14 @@ class Database:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
 
+    def open_to_readers(self) -> None:
+        """Grant the privileges on the tables of public, as the first publication of each does."""
+        self.run("""
+            select pipeline.open_to_readers(relname)
+            from pg_class
+            where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and relowner = 'admin'::regrole
+        """)
+
     def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
         return alembic(self.url(user, driver="postgresql+psycopg2"), *arguments, **environment)
 

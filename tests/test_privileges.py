@@ -17,6 +17,13 @@ TABLES = [
 ]
 
 
+@pytest.fixture
+def database(database: Database) -> Database:
+    """A database whose tables have been published; tests/test_first_publication.py is about the time before."""
+    database.open_to_readers()
+    return database
+
+
 @pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
 def test_a_wrong_password_is_rejected(database: Database, user: str) -> None:
     with pytest.raises(psycopg.OperationalError, match="password authentication failed"):

@@ -398,7 +398,7 @@ ENTITIES = (
     [
         (ENTITIES.encode(), r"\(&b;: \\u200b\)"),
         (b"<Error><Code>X</Code>" + b"x" * 10_000_000, r"\(X\)"),
-        (b"<Error><Code>" + b"x" * 10_000 + b"</Code></Error>", r"\(x{300}\)"),
+        (b"<Error><Code>" + b"x" * 10_000 + b"</Code></Error>", r"\(x{300}…\)"),
         (b"<Error><Code>\xff\x00</Code></Error>", r"\(\\ufffd\\x00\)|\(\ufffd\\x00\)"),
         (b"<html><Code>X</Code></html>", r"400 Bad Request\. "),
         (b"", r"400 Bad Request\. "),

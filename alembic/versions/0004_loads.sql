@@ -127,6 +127,76 @@ $$;
 
 comment on function pipeline.report(text) is 'Writes this message to the log of the task.';
 
+-- $1 is the context.
+create function pipeline.failed_trigger(context text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+return (
+    select
+        concat(
+            'A trigger failed, so nothing was published: ',
+            string_agg(
+                format(
+                    '%I on %s, which calls %s() of %s', pg_trigger.tgname, pg_trigger.tgrelid::regclass,
+                    pg_proc.oid::regproc, pg_proc.proowner::regrole
+                ),
+                '; ' order by pg_trigger.tgrelid::regclass::text, pg_trigger.tgname
+            ),
+            '. The owner of the function can correct it, and the owner of the table can drop the trigger. Then clear',
+            ' the run.'
+        )
+    from pg_trigger
+    inner join pg_proc
+        on pg_trigger.tgfoid = pg_proc.oid
+    where
+        not pg_trigger.tgisinternal
+        and (
+            strpos($1, format('function %I() ', pg_proc.proname)) > 0
+            or strpos($1, format('function %s() ', pg_proc.oid::regproc)) > 0
+        )
+    having count(*) > 0
+);
+
+comment on function pipeline.failed_trigger(text) is
+'Whose trigger an error is of, found by the functions that its context names; null if it is of none.';
+
+create table pipeline.open_tables (
+    table_id regclass primary key,
+    opened_at timestamptz not null default clock_timestamp()
+);
+
+comment on table pipeline.open_tables is 'Tables of public that have been published, and were then opened to readers.';
+comment on column pipeline.open_tables.table_id is 'The table.';
+comment on column pipeline.open_tables.opened_at is 'When it was first published.';
+
+create function pipeline.open_to_readers(table_name text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    opened constant regclass := format('public.%I', table_name)::regclass;
+begin
+    if exists (select from pipeline.open_tables where table_id = opened) then
+        return;
+    end if;
+    -- A statement that began before the rows are there would otherwise find its privilege granted, and no rows.
+    execute format('lock table only %s in access exclusive mode', opened);
+    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
+    if found then
+        execute format('grant select on %s to ds_user_role', opened);
+        execute format('grant all on %s to mle_user_role', opened);
+    end if;
+end
+$$;
+
+comment on function pipeline.open_to_readers(text) is
+'Grants the privileges on a table of public in the transaction that first publishes it. Before, its readers get
+"permission denied" instead of an empty table. Afterwards the privileges are changed only by hand.';
+
 create function pipeline.lock_file(table_name text, sale_month date)
 returns void
 language sql
@@ -228,6 +298,7 @@ begin
         -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
         if to_regclass('partitions.' || this.partition_name) is null then
             execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
+            execute format('alter table partitions.%I replica identity full', this.partition_name);
             execute format(
                 'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
                 this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
@@ -237,6 +308,8 @@ begin
         columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
     end if;
     execute format('create table %s (%s)', this.staged_table, columns);
+    -- As a partition it has no key, and a publication of all tables needs an identity of the rows that are deleted.
+    execute format('alter table %s replica identity full', this.staged_table);
     execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
 
     perform set_config('application_name', 'load ' || this.load_id, false);
@@ -517,11 +590,13 @@ _sample, shows all rows up to 100,000, and above that about so many.';
 revoke execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
-pipeline.discard_staged(bigint)
+pipeline.discard_staged(bigint),
+pipeline.open_to_readers(text)
 from public;
 
 grant execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
-pipeline.discard_staged(bigint)
+pipeline.discard_staged(bigint),
+pipeline.open_to_readers(text)
 to pipeline;

@@ -1,4 +1,4 @@
-create view public.data_freshness (table_name, loaded_at, file_version, up_to, row_count) as
+create view public.data_freshness (table_name, state, loaded_at, file_version, up_to, row_count) as
 with published as (
     select
         table_name,
@@ -62,6 +62,11 @@ known (table_name, loaded_at, file_version, up_to, row_count) as (
 
 select
     every_table.table_name,
+    case
+        when known.loaded_at is null then 'missing'
+        when stale_tables.table_name is not null then 'stale'
+        else 'loaded'
+    end as state,
     known.loaded_at,
     known.file_version,
     known.up_to,
@@ -73,11 +78,15 @@ from (
 ) as every_table (position, table_name)
 left join known
     on every_table.table_name = known.table_name
+left join pipeline.stale_tables
+    on every_table.table_name = stale_tables.table_name
 order by every_table.position;
 
 comment on view public.data_freshness is
 'How fresh each table is: when it was last loaded, from which files, up to which day, with how many rows.';
 comment on column public.data_freshness.table_name is 'Table in public.';
+comment on column public.data_freshness.state is
+'loaded; stale if it was built from customer files that have been replaced since; missing before the first load.';
 comment on column public.data_freshness.loaded_at is 'When a load last published its rows; null before the first.';
 comment on column public.data_freshness.file_version is
 'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the feature store of the profiles, the

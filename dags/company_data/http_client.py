@@ -143,7 +143,7 @@ def _explain_proxy(name: str, causes: list[BaseException]) -> tuple[str, str | N
         if isinstance(cause, ssl.SSLError) and cause.reason in NOT_TLS:
             return f"{name} does not speak TLS", "Write it with http:// in HTTPS_PROXY or ALL_PROXY."
         if answer := re.search(r"Tunnel connection failed: (\d+)(.*)", str(cause)):
-            problem = f"{name} answers {answer[1]}{one_line(answer[2])}, so the source was not reached"
+            problem = f"{name} answers {one_line(answer[1] + answer[2])}, so the source was not reached"
             if int(answer[1]) == requests.codes.proxy_authentication_required:
                 return problem, "Set user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT."
             if int(answer[1]) in TRANSIENT_STATUSES:

@@ -103,7 +103,9 @@ def failure_message(context: Mapping[str, Any]) -> Message:
         run=context["run_id"],
         month=f"{start:%Y-%m}" if start and start != end else None,
         task=context["ti"].task_id,
-        reason=f"{type(error).__name__}: {error}" if error else NO_REASON,
+        reason="\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+        if error
+        else NO_REASON,
         link=context["ti"].log_url,
     )
 
