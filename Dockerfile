@@ -18,6 +18,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r r
 COPY alembic.ini ./
 COPY alembic alembic
 COPY dags dags
+COPY local/__init__.py local/status.py local/
 COPY plugins plugins
 COPY sql sql
 

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
+from alembic.util import CommandError
+from psycopg2.errors import RaiseException
 
 
 def execute_beside(revision: str, suffix: str = ".sql") -> None:
@@ -13,8 +15,16 @@ def execute_beside(revision: str, suffix: str = ".sql") -> None:
     Args:
         revision: the revision's `__file__`.
         suffix: `.sql`, or `.downgrade.sql` where the way back takes more than one statement.
+
+    Raises:
+        CommandError: the file stopped itself with RAISE EXCEPTION. Alembic prints the message without a traceback.
     """
     # The last semicolon is Alembic's, where it prints the SQL.
     statements = Path(revision).with_suffix(suffix).read_text().rstrip().removesuffix(";")
     # A colon before a word would be a bind parameter.
-    op.execute(sa.text(re.sub(r"(?<![:\w]):(?=\w)", r"\:", statements)))
+    try:
+        op.execute(sa.text(re.sub(r"(?<![:\w]):(?=\w)", r"\:", statements)))
+    except sa.exc.InternalError as error:
+        if not isinstance(error.orig, RaiseException):
+            raise
+        raise CommandError(str(error.orig.diag.message_primary)) from None

@@ -13,7 +13,9 @@ Each copies its file into a table of its own in schema `staging`.
 
 - **When one fails**, the file could not be fetched, or its header or a value is wrong.
 - **Look** at its log, which names file, line and value. `pipeline.loads` lists every attempt.
-- **Then** have the file or the network fixed, and clear this task with its downstream tasks.
+- **Then** have the file or the network fixed, and clear this task with its downstream tasks. In a run that has
+  published, clear the whole run: the rows of the other two are in their tables and cannot be checked again, so
+  `check_customers` would reject them.
 
 #### `check_customers`
 
@@ -22,6 +24,17 @@ Checks the three staged files: `sql/customers/check_customers.sql`.
 - **When it fails**, a client has two different profiles or labels.
 - **Look** at its log for the number of clients, the first of them, and the tables in `staging` that keep the rows.
 - **Then** have the file fixed, and clear the whole run: it must be staged again.
+
+#### `compare_customers`
+
+Compares the files with those that are published: `sql/customers/compare_customers.sql`. If one is odd, because rows or
+values are missing or letters or labels have other shares, the task waits for a decision under **Required Actions**,
+which shows the figures. **Approve** publishes the files, **Reject** fails the run and keeps the old tables. Clearing
+the task asks again.
+
+- **When it fails**, the files were refused, or nobody decided for a week.
+- **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
+- **Then** have the files fixed, and clear the whole run.
 
 #### `publish_customers`
 
@@ -35,6 +48,7 @@ Replaces the three tables in one transaction: `sql/customers/publish_customers.s
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
+from company_data.comparison import ComparisonOperator
 from company_data.docs import explain_tasks
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
@@ -65,6 +79,12 @@ with DAG(
         parameters=loads,
         autocommit=True,
     )
+    compare_customers = ComparisonOperator(
+        task_id="compare_customers",
+        sql="customers/compare_customers.sql",
+        parameters=loads,
+        autocommit=True,
+    )
     publish_customers = SQLExecuteQueryOperator(
         task_id="publish_customers",
         sql="customers/publish_customers.sql",
@@ -72,6 +92,6 @@ with DAG(
         outlets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
     )
 
-    [profiles, activity, labels] >> check_customers >> publish_customers
+    [profiles, activity, labels] >> check_customers >> compare_customers >> publish_customers
 
 explain_tasks(dag)

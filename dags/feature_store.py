@@ -4,8 +4,18 @@
 activity (the row without `valid_to`; otherwise the one with the greatest `valid_to`; ties go to the latest
 `valid_from`).
 
-**Fires** by itself whenever `customer_data_load` has published. Trigger it to rebuild the table from the customer
-tables as they are. Only clients that have changed are written.
+**Fires** by itself whenever `customer_data_load` has published, and once a day (UTC): if the event of a publication
+was lost, for example because this DAG was paused, the daily run finds that the table is stale. Trigger it to rebuild
+the table from the customer tables as they are. Only clients that have changed are written.
+
+#### `look_for_changes`
+
+Compares the loads that the table was built from with those that are published: `sql/feature_store/look_for_changes.sql`.
+If they are the same, both tasks are skipped, except in a run that was triggered by hand.
+
+- **When it fails**, the database cannot be reached, or the schema lacks a migration.
+- **Look** at its log.
+- **Then** fix the cause, and clear the run.
 
 #### `replace_feature_store`
 
@@ -19,9 +29,10 @@ Compares the table with what it should be and writes the difference:
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
-from airflow.sdk import DAG, Asset
+from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 
 from company_data.docs import explain_tasks
+from company_data.handlers import skip_unless_true
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 
@@ -29,17 +40,29 @@ with DAG(
     dag_id="feature_store",
     description="One row per client, with its latest activity; whenever customer data has been published",
     doc_md=__doc__,
-    schedule=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
+    schedule=AssetOrTimeSchedule(
+        assets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
+        timetable=CronTriggerTimetable("@daily", timezone="UTC"),
+    ),
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
     default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
     tags=["customer", "features"],
 ) as dag:
-    SQLExecuteQueryOperator(
+    look_for_changes = SQLExecuteQueryOperator(
+        task_id="look_for_changes",
+        sql="feature_store/look_for_changes.sql",
+        parameters={"run_type": "{{ dag_run.run_type.value }}"},
+        handler=skip_unless_true,
+        requires_result_fetch=True,
+    )
+    replace_feature_store = SQLExecuteQueryOperator(
         task_id="replace_feature_store",
         sql="feature_store/replace_feature_store.sql",
         outlets=[Asset("feature_store")],
     )
+
+    look_for_changes >> replace_feature_store
 
 explain_tasks(dag)

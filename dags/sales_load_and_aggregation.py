@@ -5,7 +5,8 @@ other month is read or written. It also refreshes `stores`.
 
 **Fires** at the start of each month (UTC) for the month that has ended, and catches up from `SALES_FIRST_MONTH`: the
 run of 1 February loads January. Months may run side by side, in any order, any number of times. To load a month
-again, clear its run, or use a backfill or **Trigger**, which loads the last whole month before its logical date.
+again, clear its run, or use a backfill or **Trigger**, which loads the last whole month before its logical date. The
+dates of both forms are UTC: with another offset they select other months.
 
 If a task fails, the tables stay as they were: stores, the month of `sales` and the month of `monthly_sales` change
 together in `publish_month`.
@@ -25,7 +26,9 @@ Copies `stores.csv` as it is on that day, to check the month against it.
 
 - **When it fails**, the reasons are those of `stage_sales`, except that a store list is never late.
 - **Look** at its log, which names file, line and value.
-- **Then** have the file or the network fixed, and clear this task with its downstream tasks.
+- **Then** have the file or the network fixed, and clear this task with its downstream tasks. In a run that has
+  published its month, clear the whole run: the rows of `stage_sales` are in `sales` and cannot be checked again, so
+  `check_month` would reject them.
 
 #### `check_month`
 
@@ -35,6 +38,17 @@ Checks what was staged before it is published: `sql/sales/check_month.sql`.
   an amount.
 - **Look** at its log for the number of rows, the first of them, and the tables in `staging` that keep the rows.
 - **Then** have the file fixed, and clear the whole run: it must be staged again.
+
+#### `compare_month`
+
+Compares the month with the months that are loaded: `sql/sales/compare_month.sql`. If it is odd, because rows, days or
+stores are missing or the amounts are of another size, the task waits for a decision under **Required Actions**, which
+shows the figures. **Approve** publishes the month, **Reject** fails the run and keeps the old month. Clearing the task
+asks again.
+
+- **When it fails**, the month was refused, or nobody decided for a week.
+- **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
+- **Then** have the file fixed, and clear the whole run.
 
 #### `publish_month`
 
@@ -50,6 +64,7 @@ Publishes stores, the month of `sales` and the month of `monthly_sales` in one t
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
+from company_data.comparison import ComparisonOperator
 from company_data.docs import explain_tasks
 from company_data.notifier import LoadNotifier, overdue_alert
 from company_data.schedule import MonthlyTimetable
@@ -58,7 +73,7 @@ from company_data.staging import stage_csv
 
 with DAG(
     dag_id="sales_load_and_aggregation",
-    description="The previous month's sales file into sales, and its sum by store into monthly_sales",
+    description="The previous month's sales file into sales, and its sum by store into monthly_sales; dates are UTC",
     doc_md=__doc__,
     schedule=MonthlyTimetable(first_sales_month(), last_sales_month()),
     start_date=first_sales_month(),
@@ -82,6 +97,12 @@ with DAG(
         parameters=loads,
         autocommit=True,
     )
+    compare_month = ComparisonOperator(
+        task_id="compare_month",
+        sql="sales/compare_month.sql",
+        parameters={"sale_month": SALE_MONTH, "sales_load": staged_sales},
+        autocommit=True,
+    )
     publish_month = SQLExecuteQueryOperator(
         task_id="publish_month",
         sql="sales/publish_month.sql",
@@ -90,6 +111,6 @@ with DAG(
     )
 
     # Sales may be waited for, and need the stores of the day they come.
-    staged_sales >> staged_stores >> check_month >> publish_month
+    staged_sales >> staged_stores >> check_month >> compare_month >> publish_month
 
 explain_tasks(dag)

@@ -82,6 +82,9 @@ CREATE TABLE pipeline.loads (
     dag_run text NOT NULL,
     outcome text DEFAULT 'loading'::text NOT NULL,
     problem text,
+    oddities text,
+    decided_by text,
+    decided_at timestamp with time zone,
     waits_until timestamp with time zone,
     began_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     requested_at timestamp with time zone,
@@ -97,7 +100,7 @@ CREATE TABLE pipeline.loads (
     staged_table text GENERATED ALWAYS AS (((('staging.'::text || table_name) || '_'::text) || load_id)) STORED NOT NULL,
     partition_name text GENERATED ALWAYS AS ((table_name || COALESCE(((('_'::text || lpad((EXTRACT(year FROM sale_month))::text, 4, '0'::text)) || '_'::text) || lpad((EXTRACT(month FROM sale_month))::text, 2, '0'::text)), ''::text))) STORED NOT NULL,
     CONSTRAINT loads_check CHECK (((table_name = 'sales'::text) = (sale_month IS NOT NULL))),
-    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'published'::text, 'archived'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
+    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text, 'published'::text, 'archived'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
     CONSTRAINT loads_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
 );
 
@@ -115,7 +118,13 @@ COMMENT ON COLUMN pipeline.loads.dag_run IS 'DAG and run that loaded the file.';
 
 COMMENT ON COLUMN pipeline.loads.outcome IS 'State of the load; see the life of a load in 0004_loads.sql.';
 
-COMMENT ON COLUMN pipeline.loads.problem IS 'Why the load is waiting, rejected or failed.';
+COMMENT ON COLUMN pipeline.loads.problem IS 'Why the load is waiting, held, rejected or failed.';
+
+COMMENT ON COLUMN pipeline.loads.oddities IS 'What is odd about the file, compared with those that were loaded before; null if nothing is.';
+
+COMMENT ON COLUMN pipeline.loads.decided_by IS 'Who published or refused the odd file: a person, or the setting by which nobody was asked.';
+
+COMMENT ON COLUMN pipeline.loads.decided_at IS 'When.';
 
 COMMENT ON COLUMN pipeline.loads.waits_until IS 'Until when a late file is waited for; null unless it is waiting.';
 
@@ -170,7 +179,7 @@ begin
         loads.table_name = begin_load.table_name
         and loads.sale_month is not distinct from begin_load.sale_month
         and loads.dag_run = begin_load.dag_run
-        and loads.outcome in ('staged', 'checked');
+        and loads.outcome in ('staged', 'checked', 'held');
 
     perform pipeline.discard_staged(loads.load_id)
     from pg_class
@@ -199,6 +208,7 @@ begin
         -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
         if to_regclass('partitions.' || this.partition_name) is null then
             execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
+            execute format('alter table partitions.%I replica identity full', this.partition_name);
             execute format(
                 'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
                 this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
@@ -208,6 +218,8 @@ begin
         columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
     end if;
     execute format('create table %s (%s)', this.staged_table, columns);
+    -- As a partition it has no key, and a publication of all tables needs an identity of the rows that are deleted.
+    execute format('alter table %s replica identity full', this.staged_table);
     execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
 
     perform set_config('application_name', 'load ' || this.load_id, false);
@@ -226,14 +238,35 @@ begin
     set
         outcome = case when check_load.problem is null then 'checked' else 'rejected' end,
         problem = check_load.problem || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
+        oddities = null,
+        decided_by = null,
+        decided_at = null,
         last_date = check_load.last_date,
         total = check_load.total,
         changed_at = clock_timestamp()
-    where load_id = load and outcome in ('staged', 'checked', 'rejected');
+    where load_id = load and outcome in ('staged', 'checked', 'held', 'rejected');
 end
 $$;
 
 COMMENT ON FUNCTION pipeline.check_load(load bigint, problem text, last_date date, total numeric) IS 'Records the verdict of a check: without a problem the load is checked, with one it is rejected.';
+
+CREATE FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ UPDATE pipeline.loads SET outcome =
+         CASE
+             WHEN decide_load.is_approved THEN 'checked'::text
+             ELSE 'rejected'::text
+         END, problem =
+         CASE
+             WHEN (NOT decide_load.is_approved) THEN concat('Refused by ', decide_load.decided_by, ': ', loads.oddities)
+             ELSE NULL::text
+         END, decided_by = decide_load.decided_by, decided_at = clock_timestamp(), changed_at = clock_timestamp()
+   WHERE ((loads.load_id = decide_load.load) AND (loads.outcome = 'held'::text));
+END;
+
+COMMENT ON FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) IS 'Records the decision on a held load: it can be published, or it is rejected.';
 
 CREATE FUNCTION pipeline.discard_staged(load bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -253,6 +286,27 @@ end
 $$;
 
 COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
+
+CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN (SELECT concat('A trigger failed, so nothing was published: ', string_agg(format('%I on %s, which calls %s() of %s'::text, pg_trigger.tgname, (pg_trigger.tgrelid)::regclass, (pg_proc.oid)::regproc, (pg_proc.proowner)::regrole), '; '::text ORDER BY ((pg_trigger.tgrelid)::regclass)::text, pg_trigger.tgname), '. The owner of the function can correct it, and the owner of the table can drop the trigger. Then clear', ' the run.') AS concat FROM (pg_trigger JOIN pg_proc ON ((pg_trigger.tgfoid = pg_proc.oid))) WHERE ((NOT pg_trigger.tgisinternal) AND ((strpos(failed_trigger.context, format('function %I() '::text, pg_proc.proname)) > 0) OR (strpos(failed_trigger.context, format('function %s() '::text, (pg_proc.oid)::regproc)) > 0))) HAVING (count(*) > 0));
+
+COMMENT ON FUNCTION pipeline.failed_trigger(context text) IS 'Whose trigger an error is of, found by the functions that its context names; null if it is of none.';
+
+CREATE FUNCTION pipeline.hold_load(load bigint, oddities text) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ UPDATE pipeline.loads SET outcome =
+         CASE
+             WHEN (hold_load.oddities IS NULL) THEN 'checked'::text
+             ELSE 'held'::text
+         END, oddities = hold_load.oddities, problem = hold_load.oddities, decided_by = NULL::text, decided_at = NULL::timestamp with time zone, changed_at = clock_timestamp()
+   WHERE ((loads.load_id = hold_load.load) AND ((loads.outcome = ANY (ARRAY['checked'::text, 'held'::text])) OR ((loads.outcome = 'rejected'::text) AND (loads.oddities IS NOT NULL))));
+END;
+
+COMMENT ON FUNCTION pipeline.hold_load(load bigint, oddities text) IS 'Holds a checked load that is odd until decide_load is called; without oddities it stays checked.';
 
 CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
     LANGUAGE sql STABLE
@@ -279,6 +333,10 @@ begin
     begin
         if to_regclass(this.staged_table) is not null then
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            execute format(
+                'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
+                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
+            );
             return;
         end if;
     exception
@@ -300,10 +358,37 @@ begin
         'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
         this.table_name = 'stores'
     );
+    execute format(
+        'create or replace temporary view %I as select * from %I', view_name || '_sample', view_name
+    );
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
+_sample, shows all rows up to 100,000, and above that about so many.';
+
+CREATE FUNCTION pipeline.open_to_readers(table_name text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    opened constant regclass := format('public.%I', table_name)::regclass;
+begin
+    if exists (select from pipeline.open_tables where table_id = opened) then
+        return;
+    end if;
+    -- A statement that began before the rows are there would otherwise find its privilege granted, and no rows.
+    execute format('lock table only %s in access exclusive mode', opened);
+    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
+    if found then
+        execute format('grant select on %s to ds_user_role', opened);
+        execute format('grant all on %s to mle_user_role', opened);
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.open_to_readers(table_name text) IS 'Grants the privileges on a table of public in the transaction that first publishes it. Before, its readers get
+"permission denied" instead of an empty table. Afterwards the privileges are changed only by hand.';
 
 CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
     LANGUAGE plpgsql
@@ -352,7 +437,7 @@ begin
         where
             table_name = this.table_name
             and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'published', 'archived')
+            and outcome in ('staged', 'checked', 'held', 'published', 'archived')
             and requested_at < this.requested_at
         returning load_id
     loop
@@ -479,6 +564,9 @@ begin
             ));
     end;
     perform set_config('lock_timeout', patience, true);
+    foreach this in array replaced loop
+        perform pipeline.open_to_readers(this.table_name);
+    end loop;
 end
 $_$;
 
@@ -618,8 +706,7 @@ CREATE TABLE public.customer_activity (
     valid_from date NOT NULL,
     valid_to date,
     scd_a double precision,
-    scd_b integer,
-    CONSTRAINT "the dates are finite" CHECK ((isfinite(valid_from) AND isfinite(valid_to)))
+    scd_b integer
 )
 PARTITION BY RANGE (idx);
 
@@ -725,9 +812,10 @@ CREATE TABLE partitions.customer_activity (
     valid_from date NOT NULL,
     valid_to date,
     scd_a double precision,
-    scd_b integer,
-    CONSTRAINT "the dates are finite" CHECK ((isfinite(valid_from) AND isfinite(valid_to)))
+    scd_b integer
 );
+
+ALTER TABLE ONLY partitions.customer_activity REPLICA IDENTITY FULL;
 
 CREATE TABLE partitions.customer_profiles (
     idx integer NOT NULL,
@@ -736,11 +824,15 @@ CREATE TABLE partitions.customer_profiles (
     attr_c text
 );
 
+ALTER TABLE ONLY partitions.customer_profiles REPLICA IDENTITY FULL;
+
 CREATE TABLE partitions.labels (
     idx integer NOT NULL,
     label integer NOT NULL,
     CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
 );
+
+ALTER TABLE ONLY partitions.labels REPLICA IDENTITY FULL;
 
 CREATE TABLE public.sales (
     idx integer NOT NULL,
@@ -766,6 +858,34 @@ CREATE TABLE partitions.sales_before_all_months (
     date date CONSTRAINT sales_date_not_null NOT NULL,
     store_idx integer CONSTRAINT sales_store_idx_not_null NOT NULL
 );
+
+ALTER TABLE ONLY partitions.sales_before_all_months REPLICA IDENTITY FULL;
+
+CREATE TABLE pipeline.comparisons (
+    load_id bigint NOT NULL,
+    measure text NOT NULL,
+    value numeric NOT NULL,
+    median numeric,
+    low numeric,
+    high numeric,
+    oddity text
+);
+
+COMMENT ON TABLE pipeline.comparisons IS 'Each measure of a load, and what it was compared with.';
+
+COMMENT ON COLUMN pipeline.comparisons.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.comparisons.measure IS 'What was measured.';
+
+COMMENT ON COLUMN pipeline.comparisons.value IS 'The value for this load.';
+
+COMMENT ON COLUMN pipeline.comparisons.median IS 'Median of the loads that it was compared with; null without enough.';
+
+COMMENT ON COLUMN pipeline.comparisons.low IS 'Smallest value that is not odd.';
+
+COMMENT ON COLUMN pipeline.comparisons.high IS 'Greatest value that is not odd.';
+
+COMMENT ON COLUMN pipeline.comparisons.oddity IS 'What is odd, in words; null if nothing is.';
 
 CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -795,6 +915,17 @@ ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE TABLE pipeline.open_tables (
+    table_id regclass NOT NULL,
+    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE pipeline.open_tables IS 'Tables of public that have been published, and were then opened to readers.';
+
+COMMENT ON COLUMN pipeline.open_tables.table_id IS 'The table.';
+
+COMMENT ON COLUMN pipeline.open_tables.opened_at IS 'When it was first published.';
 
 CREATE TABLE pipeline.sales_by_store (
     load_id bigint NOT NULL,
@@ -867,6 +998,162 @@ COMMENT ON VIEW pipeline.published_stores IS 'The stores of the published stores
 COMMENT ON COLUMN pipeline.published_stores.idx IS 'Store.';
 
 COMMENT ON COLUMN pipeline.published_stores.location IS 'Where the store is.';
+
+CREATE VIEW pipeline.questions AS
+ WITH rounded AS (
+         SELECT comparisons.load_id,
+            comparisons.measure,
+            comparisons.oddity,
+            trim_scale(round(comparisons.value, 4)) AS value,
+            trim_scale(round(comparisons.median, 4)) AS median,
+            trim_scale(round(
+                CASE
+                    WHEN (comparisons.value < (0)::numeric) THEN comparisons.low
+                    ELSE GREATEST(comparisons.low, (0)::numeric)
+                END, 4)) AS low,
+            trim_scale(round(comparisons.high, 4)) AS high
+           FROM pipeline.comparisons
+        ), measures AS (
+         SELECT rounded.load_id,
+            string_agg(concat_ws(' | '::text,
+                CASE
+                    WHEN (rounded.oddity IS NULL) THEN ''::text
+                    ELSE '**odd**'::text
+                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE((rounded.median)::text, ''::text), COALESCE(concat(rounded.low, ' to ', rounded.high), ''::text)), '
+'::text ORDER BY (rounded.oddity IS NULL), rounded.measure) AS listing
+           FROM rounded
+          GROUP BY rounded.load_id
+        ), by_store AS (
+         SELECT loads_1.load_id,
+            sold.store_idx,
+            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS rows_now,
+            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS rows_then,
+            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS total_now,
+            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS total_then
+           FROM ((pipeline.loads loads_1
+             JOIN pipeline.loads published ON (((loads_1.sale_month = published.sale_month) AND (loads_1.load_id <> published.load_id) AND (published.outcome = 'published'::text))))
+             JOIN pipeline.sales_by_store sold ON (((sold.load_id = loads_1.load_id) OR (sold.load_id = published.load_id))))
+          GROUP BY loads_1.load_id, sold.store_idx
+        ), changes AS (
+         SELECT by_store.load_id,
+            by_store.store_idx,
+            by_store.rows_now,
+            by_store.rows_then,
+            by_store.total_now,
+            by_store.total_then,
+            row_number() OVER (PARTITION BY by_store.load_id ORDER BY (abs((by_store.rows_then - by_store.rows_now))) DESC, (abs((by_store.total_then - by_store.total_now))) DESC, by_store.store_idx) AS place
+           FROM by_store
+          WHERE ((by_store.rows_now IS DISTINCT FROM by_store.rows_then) OR (by_store.total_now IS DISTINCT FROM by_store.total_then))
+        ), stores AS (
+         SELECT changes.load_id,
+            string_agg(concat_ws(' | '::text, changes.store_idx, changes.rows_now, changes.rows_then, changes.total_now, changes.total_then), '
+'::text ORDER BY changes.place) AS listing
+           FROM changes
+          WHERE (changes.place <= 20)
+          GROUP BY changes.load_id
+        )
+ SELECT loads.load_id,
+    loads.outcome,
+    loads.oddities,
+    (NOT (EXISTS ( SELECT
+           FROM pipeline.loads earlier
+          WHERE ((earlier.table_name = loads.table_name) AND (NOT (earlier.sale_month IS DISTINCT FROM loads.sale_month)) AND (earlier.published_at IS NOT NULL))))) AS is_first,
+    concat_ws('
+
+'::text, concat('**', loads.address, '** (load ', loads.load_id, '): ', COALESCE(loads.oddities, 'nothing is odd'::text), '.'), ('| | measure | this file | median | expected |
+| --- | --- | --- | --- | --- |
+'::text || regexp_replace(measures.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text)), (('Against what is published, the stores that change most:
+
+'::text || '| store | rows now | rows then | total now | total then |
+| --- | --- | --- | --- | --- |
+'::text) || regexp_replace(stores.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text))) AS question
+   FROM ((pipeline.loads
+     JOIN measures ON ((loads.load_id = measures.load_id)))
+     LEFT JOIN stores ON ((loads.load_id = stores.load_id)));
+
+COMMENT ON VIEW pipeline.questions IS 'What a person is asked about a load: its measures, and what publishing changes.';
+
+COMMENT ON COLUMN pipeline.questions.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.questions.outcome IS 'State of the load: loads.outcome.';
+
+COMMENT ON COLUMN pipeline.questions.oddities IS 'What is odd about it.';
+
+COMMENT ON COLUMN pipeline.questions.is_first IS 'Whether nothing was published of this file before.';
+
+COMMENT ON COLUMN pipeline.questions.question IS 'The question, in Markdown.';
+
+CREATE VIEW pipeline.stale_tables AS
+ WITH newest AS (
+         SELECT feature_store_builds.built_at,
+            feature_store_builds.row_count,
+            feature_store_builds.profiles_load,
+            feature_store_builds.activity_load,
+            feature_store_builds.labels_load
+           FROM pipeline.feature_store_builds
+          ORDER BY feature_store_builds.built_at DESC
+         LIMIT 1
+        )
+ SELECT 'feature_store'::text AS table_name
+   FROM (pipeline.loads
+     LEFT JOIN newest ON ((((loads.load_id = newest.profiles_load) OR (loads.load_id = newest.activity_load)) OR (loads.load_id = newest.labels_load))))
+  WHERE ((loads.outcome = 'published'::text) AND (loads.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
+ HAVING ((count(*) = 3) AND (count(newest.built_at) < 3));
+
+COMMENT ON VIEW pipeline.stale_tables IS 'Tables that were not built from the loads that are published now. A table whose files have never been published is not
+stale.';
+
+COMMENT ON COLUMN pipeline.stale_tables.table_name IS 'Table in public.';
+
+CREATE TABLE pipeline.statistics (
+    load_id bigint NOT NULL,
+    column_name text NOT NULL,
+    sample_rows bigint NOT NULL,
+    missing_values bigint NOT NULL,
+    distinct_values bigint NOT NULL,
+    smallest numeric,
+    lower_quartile numeric,
+    median numeric,
+    upper_quartile numeric,
+    largest numeric,
+    negative_values bigint,
+    negative_total numeric,
+    first_day date,
+    last_day date,
+    counts jsonb
+);
+
+COMMENT ON TABLE pipeline.statistics IS 'What each load holds, by column.';
+
+COMMENT ON COLUMN pipeline.statistics.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.statistics.column_name IS 'Column of the file.';
+
+COMMENT ON COLUMN pipeline.statistics.sample_rows IS 'Rows that the figures are of: all of the file up to 100,000, above that a sample of about so many.';
+
+COMMENT ON COLUMN pipeline.statistics.missing_values IS 'Rows without a value.';
+
+COMMENT ON COLUMN pipeline.statistics.distinct_values IS 'Different values.';
+
+COMMENT ON COLUMN pipeline.statistics.smallest IS 'Smallest number.';
+
+COMMENT ON COLUMN pipeline.statistics.lower_quartile IS 'A quarter of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.statistics.median IS 'Half of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.statistics.upper_quartile IS 'Three quarters of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.statistics.largest IS 'Largest number.';
+
+COMMENT ON COLUMN pipeline.statistics.negative_values IS 'Rows with a number below 0: in sales.value, refunds.';
+
+COMMENT ON COLUMN pipeline.statistics.negative_total IS 'Sum of the numbers below 0.';
+
+COMMENT ON COLUMN pipeline.statistics.first_day IS 'First day.';
+
+COMMENT ON COLUMN pipeline.statistics.last_day IS 'Last day.';
+
+COMMENT ON COLUMN pipeline.statistics.counts IS 'Rows of each value, for letters and labels.';
 
 CREATE TABLE public.monthly_sales (
     store_idx integer NOT NULL,
@@ -947,17 +1234,25 @@ CREATE VIEW public.data_freshness AS
            FROM newest_build
         )
  SELECT every_table.table_name,
+        CASE
+            WHEN (known.loaded_at IS NULL) THEN 'missing'::text
+            WHEN (stale_tables.table_name IS NOT NULL) THEN 'stale'::text
+            ELSE 'loaded'::text
+        END AS state,
     known.loaded_at,
     known.file_version,
     known.up_to,
     known.row_count
-   FROM (( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_store'::text)) every_table("position", table_name)
+   FROM ((( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_store'::text)) every_table("position", table_name)
      LEFT JOIN known ON ((every_table.table_name = known.table_name)))
+     LEFT JOIN pipeline.stale_tables ON ((every_table.table_name = stale_tables.table_name)))
   ORDER BY every_table."position";
 
 COMMENT ON VIEW public.data_freshness IS 'How fresh each table is: when it was last loaded, from which files, up to which day, with how many rows.';
 
 COMMENT ON COLUMN public.data_freshness.table_name IS 'Table in public.';
+
+COMMENT ON COLUMN public.data_freshness.state IS 'loaded; stale if it was built from customer files that have been replaced since; missing before the first load.';
 
 COMMENT ON COLUMN public.data_freshness.loaded_at IS 'When a load last published its rows; null before the first.';
 
@@ -967,6 +1262,79 @@ activity and the labels.';
 COMMENT ON COLUMN public.data_freshness.up_to IS 'Latest day in the data; null where it has no days.';
 
 COMMENT ON COLUMN public.data_freshness.row_count IS 'Rows that were loaded; null before the first load.';
+
+CREATE VIEW public.data_statistics AS
+ SELECT loads.table_name,
+    loads.sale_month,
+    statistics.column_name,
+    loads.published_at,
+    loads.row_count,
+    loads.total,
+    statistics.sample_rows,
+    statistics.missing_values,
+    statistics.distinct_values,
+    statistics.smallest,
+    statistics.lower_quartile,
+    statistics.median,
+    statistics.upper_quartile,
+    statistics.largest,
+    statistics.negative_values,
+    statistics.negative_total,
+    statistics.first_day,
+    statistics.last_day,
+    statistics.counts,
+    loads.oddities,
+    loads.decided_by,
+    (loads.outcome = 'published'::text) AS is_current
+   FROM (pipeline.statistics
+     JOIN pipeline.loads ON ((statistics.load_id = loads.load_id)))
+  WHERE (loads.outcome = ANY (ARRAY['published'::text, 'superseded'::text]));
+
+COMMENT ON VIEW public.data_statistics IS 'Figures of each column of every file that was published, now or before: one row per table, load and column.';
+
+COMMENT ON COLUMN public.data_statistics.table_name IS 'Table in public.';
+
+COMMENT ON COLUMN public.data_statistics.sale_month IS 'Month of the file, for sales.';
+
+COMMENT ON COLUMN public.data_statistics.column_name IS 'Column.';
+
+COMMENT ON COLUMN public.data_statistics.published_at IS 'When the file was published.';
+
+COMMENT ON COLUMN public.data_statistics.row_count IS 'Rows of the file.';
+
+COMMENT ON COLUMN public.data_statistics.total IS 'Exact sum of the sales of the file.';
+
+COMMENT ON COLUMN public.data_statistics.sample_rows IS 'Rows that the figures to the right are of: all up to 100,000, above that a sample of about so many.';
+
+COMMENT ON COLUMN public.data_statistics.missing_values IS 'Rows without a value.';
+
+COMMENT ON COLUMN public.data_statistics.distinct_values IS 'Different values.';
+
+COMMENT ON COLUMN public.data_statistics.smallest IS 'Smallest number.';
+
+COMMENT ON COLUMN public.data_statistics.lower_quartile IS 'A quarter of the numbers are no greater.';
+
+COMMENT ON COLUMN public.data_statistics.median IS 'Half of the numbers are no greater.';
+
+COMMENT ON COLUMN public.data_statistics.upper_quartile IS 'Three quarters of the numbers are no greater.';
+
+COMMENT ON COLUMN public.data_statistics.largest IS 'Largest number.';
+
+COMMENT ON COLUMN public.data_statistics.negative_values IS 'Rows with a number below 0: in sales.value, refunds.';
+
+COMMENT ON COLUMN public.data_statistics.negative_total IS 'Sum of the numbers below 0.';
+
+COMMENT ON COLUMN public.data_statistics.first_day IS 'First day.';
+
+COMMENT ON COLUMN public.data_statistics.last_day IS 'Last day.';
+
+COMMENT ON COLUMN public.data_statistics.counts IS 'Rows of each value, for letters and labels.';
+
+COMMENT ON COLUMN public.data_statistics.oddities IS 'What was odd about the file; null if nothing was.';
+
+COMMENT ON COLUMN public.data_statistics.decided_by IS 'Who published it all the same.';
+
+COMMENT ON COLUMN public.data_statistics.is_current IS 'Whether its rows are in the table now.';
 
 CREATE TABLE public.feature_store (
     idx integer NOT NULL,
@@ -1020,7 +1388,7 @@ CREATE VIEW public.month_status AS
                 CASE
                     WHEN (('rejected'::text = newest_attempt.outcome) OR ('rejected'::text = newest_stores.outcome)) THEN 'rejected'::text
                     WHEN (('failed'::text = newest_attempt.outcome) OR ('failed'::text = newest_stores.outcome)) THEN 'failed'::text
-                    WHEN (newest_attempt.outcome = 'archived'::text) THEN 'archived'::text
+                    WHEN (newest_attempt.outcome = ANY (ARRAY['held'::text, 'archived'::text])) THEN newest_attempt.outcome
                     WHEN (newest_attempt.waits_until > now()) THEN 'waiting'::text
                     WHEN (newest_attempt.outcome = 'waiting'::text) THEN 'failed'::text
                     WHEN (newest_attempt.outcome = ANY (ARRAY['published'::text, 'superseded'::text])) THEN 'loaded'::text
@@ -1040,7 +1408,8 @@ CREATE VIEW public.month_status AS
     attempt.changed_at AS newest_attempt_at,
         CASE
             WHEN (attempt.state = 'failed'::text) THEN COALESCE(attempt.problem, 'The process that loaded the file was killed.'::text)
-            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'rejected'::text])) THEN attempt.problem
+            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'held'::text, 'rejected'::text])) THEN attempt.problem
+            WHEN (attempt.state = 'loaded'::text) THEN (((published.oddities || ' (published by '::text) || published.decided_by) || ')'::text)
             ELSE NULL::text
         END AS problem
    FROM (attempt
@@ -1051,8 +1420,8 @@ COMMENT ON VIEW public.month_status IS 'Each month of sales that was ever attemp
 
 COMMENT ON COLUMN public.month_status.sale_month IS 'First day of the month.';
 
-COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, archived, loading, waiting for a late file, rejected, or failed. The rows of the
-last good load stay, unless they are archived.';
+COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, archived, loading, waiting for a late file, held for a decision because it is odd,
+rejected, or failed. The rows of the last good load stay, unless they are archived.';
 
 COMMENT ON COLUMN public.month_status.row_count IS 'Sales that are loaded; null if there are none.';
 
@@ -1064,7 +1433,7 @@ COMMENT ON COLUMN public.month_status.file_version IS 'SHA-256 of their file.';
 
 COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest attempt came to its state.';
 
-COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, rejected or failed.';
+COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';
 
 CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,
@@ -1100,14 +1469,23 @@ ALTER TABLE ONLY public.labels ATTACH PARTITION partitions.labels FOR VALUES FRO
 
 ALTER TABLE ONLY public.sales ATTACH PARTITION partitions.sales_before_all_months FOR VALUES FROM (MINVALUE) TO ('0001-01-01');
 
+ALTER TABLE ONLY pipeline.comparisons
+    ADD CONSTRAINT comparisons_pkey PRIMARY KEY (load_id, measure);
+
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_pkey PRIMARY KEY (built_at);
 
 ALTER TABLE ONLY pipeline.loads
     ADD CONSTRAINT loads_pkey PRIMARY KEY (load_id);
 
+ALTER TABLE ONLY pipeline.open_tables
+    ADD CONSTRAINT open_tables_pkey PRIMARY KEY (table_id);
+
 ALTER TABLE ONLY pipeline.sales_by_store
     ADD CONSTRAINT sales_by_store_pkey PRIMARY KEY (load_id, store_idx);
+
+ALTER TABLE ONLY pipeline.statistics
+    ADD CONSTRAINT statistics_pkey PRIMARY KEY (load_id, column_name);
 
 ALTER TABLE ONLY pipeline.stores_by_load
     ADD CONSTRAINT stores_by_load_pkey PRIMARY KEY (load_id, idx);
@@ -1125,6 +1503,9 @@ CREATE INDEX loads_of_file ON pipeline.loads USING btree (table_name, sale_month
 
 CREATE UNIQUE INDEX loads_published ON pipeline.loads USING btree (table_name, sale_month) NULLS NOT DISTINCT WHERE (outcome = 'published'::text);
 
+ALTER TABLE ONLY pipeline.comparisons
+    ADD CONSTRAINT comparisons_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
+
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_activity_load_fkey FOREIGN KEY (activity_load) REFERENCES pipeline.loads(load_id);
 
@@ -1133,6 +1514,9 @@ ALTER TABLE ONLY pipeline.feature_store_builds
 
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_profiles_load_fkey FOREIGN KEY (profiles_load) REFERENCES pipeline.loads(load_id);
+
+ALTER TABLE ONLY pipeline.statistics
+    ADD CONSTRAINT statistics_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
 
 REVOKE CONNECT,TEMPORARY ON DATABASE companydata FROM PUBLIC;
 GRANT CONNECT ON DATABASE companydata TO PUBLIC;
@@ -1157,6 +1541,12 @@ GRANT UPDATE(outcome) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(problem) ON TABLE pipeline.loads TO pipeline;
 
+GRANT UPDATE(oddities) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(decided_by) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(decided_at) ON TABLE pipeline.loads TO pipeline;
+
 GRANT UPDATE(waits_until) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(requested_at) ON TABLE pipeline.loads TO pipeline;
@@ -1175,30 +1565,27 @@ GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, addr
 REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
 
+REVOKE ALL ON FUNCTION pipeline.open_to_readers(table_name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.open_to_readers(table_name text) TO pipeline;
+
 REVOKE ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) TO pipeline;
 
-GRANT SELECT ON TABLE public.customer_activity TO ds_user_role;
-GRANT ALL ON TABLE public.customer_activity TO mle_user_role;
 GRANT SELECT ON TABLE public.customer_activity TO pipeline;
 
-GRANT SELECT ON TABLE public.customer_profiles TO ds_user_role;
-GRANT ALL ON TABLE public.customer_profiles TO mle_user_role;
 GRANT SELECT ON TABLE public.customer_profiles TO pipeline;
 
-GRANT SELECT ON TABLE public.labels TO ds_user_role;
-GRANT ALL ON TABLE public.labels TO mle_user_role;
 GRANT SELECT ON TABLE public.labels TO pipeline;
 
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
 
-GRANT SELECT ON TABLE public.sales TO ds_user_role;
-GRANT ALL ON TABLE public.sales TO mle_user_role;
 GRANT SELECT ON TABLE public.sales TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.comparisons TO pipeline;
 
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
@@ -1210,19 +1597,22 @@ GRANT SELECT,INSERT,DELETE ON TABLE pipeline.stores_by_load TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.published_stores TO pipeline;
 
-GRANT SELECT ON TABLE public.monthly_sales TO ds_user_role;
-GRANT ALL ON TABLE public.monthly_sales TO mle_user_role;
+GRANT SELECT ON TABLE pipeline.questions TO pipeline;
+
+GRANT SELECT ON TABLE pipeline.stale_tables TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.statistics TO pipeline;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.monthly_sales TO pipeline;
 
-GRANT SELECT ON TABLE public.stores TO ds_user_role;
-GRANT ALL ON TABLE public.stores TO mle_user_role;
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
 
 GRANT SELECT ON TABLE public.data_freshness TO ds_user_role;
 GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
 
-GRANT SELECT ON TABLE public.feature_store TO ds_user_role;
-GRANT ALL ON TABLE public.feature_store TO mle_user_role;
+GRANT SELECT ON TABLE public.data_statistics TO ds_user_role;
+GRANT ALL ON TABLE public.data_statistics TO mle_user_role;
+
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 
 GRANT SELECT ON TABLE public.month_status TO ds_user_role;

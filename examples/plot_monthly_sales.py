@@ -4,7 +4,7 @@ import argparse
 
 import pandas as pd  # type: ignore[import-untyped]
 from matplotlib.figure import Figure  # type: ignore[import-not-found]
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 LINES = 5
 
@@ -15,11 +15,11 @@ SALES = text("""
 """)
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--url", default="postgresql+psycopg2://ds_user:ds_user@localhost:5432/companydata")
+parser.add_argument("--url", default="postgresql://ds_user:ds_user@localhost:5432/companydata")
 parser.add_argument("--picture", default="monthly_sales.png")
 arguments = parser.parse_args()
 
-with create_engine(arguments.url).connect() as connection:
+with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg2")).connect() as connection:
     sales = pd.read_sql(SALES, connection, parse_dates=["sale_month"])
 
 # A month without a row sold nothing.

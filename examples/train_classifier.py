@@ -9,7 +9,7 @@ import argparse
 import pandas as pd  # type: ignore[import-untyped]
 from sklearn.ensemble import HistGradientBoostingClassifier  # type: ignore[import-not-found]
 from sklearn.metrics import RocCurveDisplay, accuracy_score, roc_auc_score  # type: ignore[import-not-found]
-from sqlalchemy import create_engine, text
+from sqlalchemy import create_engine, make_url, text
 
 FEATURES = ["attr_a", "attr_b", "scd_a", "scd_b"]
 
@@ -22,11 +22,11 @@ THEN = text("select * from feature_store_as_of(:day)")
 TODAY = text("select * from feature_store")
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--url", default="postgresql+psycopg2://ds_user:ds_user@localhost:5432/companydata")
+parser.add_argument("--url", default="postgresql://ds_user:ds_user@localhost:5432/companydata")
 parser.add_argument("--picture", default="roc_curve.png")
 arguments = parser.parse_args()
 
-with create_engine(arguments.url).connect() as connection:
+with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg2")).connect() as connection:
     day = connection.execute(LAST_DAY_OF_TRAINING).scalar_one()
     then = pd.read_sql(THEN, connection, params={"day": day}, dtype={"attr_b": "category"})
     today = pd.read_sql(TODAY, connection, dtype={"attr_b": "category"})

@@ -8,28 +8,30 @@ import json
 import os
 import secrets
 import shutil
+import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.request import getproxies
 
 import psycopg
 import requests
 from cryptography.fernet import Fernet
 from psycopg import sql
-from sqlalchemy import make_url
 
 from local import processes
 from local.airflow import Api
 from local.bucket import write_certificates
 from local.postgres import ADMIN, Cluster, ClusterError, free_port
 from local.sample_data import months_before, write_bucket
-from local.status import print_status
+from local.status import GOOD_STATES, Status, months_due, print_status, read_status
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / ".embedded"
@@ -40,11 +42,15 @@ PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 00
 UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
 SAMPLE_MONTHS = 12
 
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
 READY_SECONDS = 180
 STALL_SECONDS = 900
 HEARTBEAT_SECONDS = 15
 
-DAGS = ("customer_data_load", "feature_store", "sales_load_and_aggregation")
+SALES_DAG = "sales_load_and_aggregation"
+DAGS = ("customer_data_load", "feature_store", SALES_DAG)
 
 # The settings of Airflow that the containers have too.
 AIRFLOW_ENV = ROOT / "airflow.env"
@@ -100,11 +106,12 @@ def up() -> None:
     """Start everything, run the three workflows to their end, and print what was loaded.
 
     Raises:
-        UpError: something did not start, or a task failed.
+        UpError: a setting is wrong, something did not start, or a task failed.
     """
-    source = os.environ.get("SOURCE_BASE_URL", "")
-    if source and not source.startswith("https://"):
-        raise UpError(f"SOURCE_BASE_URL is {source}, but only https is read. Correct it, or unset it for sample data.")
+    source = os.environ.get("SOURCE_BASE_URL", "").strip()
+    if source and not source.lower().startswith("https://"):
+        raise UpError("SOURCE_BASE_URL does not begin with https://. Correct it, or unset it for sample data.")
+    keep_local_traffic_from_proxies()
     state = State.load()
     start_postgres(state)
     migrate(state)
@@ -114,6 +121,26 @@ def up() -> None:
     start_airflow(state, settings)
     wait_for_workflows(state)
     print_summary(state)
+
+
+def keep_local_traffic_from_proxies() -> None:
+    """Extend NO_PROXY by this machine, for all processes that inherit it: services, tasks and the sample bucket.
+
+    Raises:
+        UpError: a proxy in the environment keeps Airflow from starting.
+    """
+    for kind, proxy in getproxies().items():
+        if proxy.startswith("socks") and not (find_spec("socks") and find_spec("socksio")):
+            raise UpError(
+                f"{kind.upper()}_PROXY is a SOCKS proxy, which Airflow and the downloads cannot use without two more "
+                f"packages. Install them with .venv/bin/pip install PySocks socksio, or unset {kind.upper()}_PROXY."
+            )
+    kept = [host.strip() for host in (os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or "").split(",")]
+    # Airflow reads the log of a running task by the name of the machine.
+    here = [*LOOPBACK, socket.gethostname(), socket.getfqdn()]
+    if kept != ["*"]:
+        # Libraries differ in which of the two they read first.
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(filter(None, [*kept, *here])))
 
 
 def down() -> None:
@@ -139,18 +166,50 @@ def clean() -> None:
 
 
 def status() -> bool:
-    """Print what is loaded here, or in the database of DATABASE_URL where that is set; returns whether all months are.
+    """Print what is loaded here, or in the database of DATABASE_URL where that is set; returns whether everything is.
 
     Raises:
-        UpError: nothing runs here.
+        UpError: nothing runs here, or DATABASE_URL is of another database system.
     """
     if url := os.environ.get("DATABASE_URL"):
-        address = make_url(url).set(drivername="postgresql").render_as_string(hide_password=False)
-        return print_status(address, months_due(os.environ))
+        # The driver that Alembic uses is of no matter here.
+        scheme, _, address = url.strip().partition("://")
+        if scheme.partition("+")[0] not in ("postgres", "postgresql"):
+            raise UpError("DATABASE_URL does not begin with postgresql://. Correct it, or unset it.")
+        found = read_status(f"postgresql://{address}", months_due(os.environ))
+    else:
+        state = State.load()
+        if not state.postgres_home or not state.cluster.is_running():
+            raise UpError("nothing runs here. make up starts it; with DATABASE_URL another database is asked.")
+        found = read_status(state.cluster.url("companydata"), months_due(state.settings))
+    print_status(found)
+    return found.complete
+
+
+def plan(month: str) -> None:
+    """Load a month up to the point at which it would be published, and print what would change.
+
+    Args:
+        month: the month (YYYY-MM).
+
+    Raises:
+        UpError: nothing runs here, the month cannot be loaded, or its file is rejected.
+    """
     state = State.load()
-    if not state.postgres_home or not state.cluster.is_running():
-        raise UpError("nothing runs here. make up starts it; with DATABASE_URL another database is asked.")
-    return print_status(state.cluster.url("companydata", driver="postgresql"), months_due(state.settings))
+    if not state.pids or not processes.alive(state.pids.get("scheduler", 0), RUN):
+        raise UpError("nothing runs here. make up starts it.")
+    try:
+        after = (date.fromisoformat(f"{month}-01") + timedelta(days=31)).replace(day=1)
+    except ValueError:
+        raise UpError(f'MONTH is "{month}", which is no month. Write it as YYYY-MM, for example 2024-02.') from None
+    api = wait_for_api(state)
+    run = api.trigger(SALES_DAG, f"{after}T00:00:00Z", {"odd_months": "ask"})
+    while not (questions := api.questions(SALES_DAG, run)):
+        raise_failures(api, {SALES_DAG: [found for found in api.runs(SALES_DAG) if found["dag_run_id"] == run]})
+        time.sleep(0.5)
+    for question in questions:
+        print(question["body"])
+    print(f"\nNothing is published. Approve or reject it: {ui_url(state)}/required_actions")
 
 
 def backup(folder: Path | None) -> None:
@@ -322,8 +381,9 @@ def read_airflow_env() -> dict[str, str | None]:
 
 
 def pipeline_settings() -> list[str]:
-    """Names of the settings of the workflows. Airflow is restarted if one of them has changed."""
-    return [*(name for name, value in read_airflow_env().items() if value is None), "SOURCE_CA_FILE"]
+    """Names of the settings of the workflows, proxies included. Airflow is restarted if one of them has changed."""
+    of_workflows = [name for name, value in read_airflow_env().items() if value is None]
+    return [*of_workflows, "SOURCE_CA_FILE", *PROXIES, *map(str.lower, PROXIES)]
 
 
 def airflow_environment(state: State) -> dict[str, str]:
@@ -356,7 +416,7 @@ def airflow_environment(state: State) -> dict[str, str]:
 
 
 def wait_for_workflows(state: State) -> None:
-    """Watch the workflows through Airflow's API until each has done its work, showing how far they are.
+    """Wait until everything is loaded and the runs have ended, showing how far they are.
 
     Raises:
         UpError: a task failed, a service died, or nothing moved for a quarter of an hour.
@@ -366,13 +426,9 @@ def wait_for_workflows(state: State) -> None:
     while True:
         check_services(state)
         runs = {dag: api.runs(dag) for dag in DAGS}
-        customer, features, sales = ([run["state"] for run in runs[dag]] for dag in DAGS)
-        due = len(months_due(state.settings))
-        progress = (
-            f"customer files {'loaded' if 'success' in customer else 'loading'}; "
-            f"feature store {'built' if 'success' in features else 'waiting'}; "
-            f"sales {sales.count('success')} of {due} months"
-        )
+        due = months_due(state.settings)
+        status = read_status(state.cluster.url("companydata"), due)
+        progress = progress_of(status, due)
         now = time.monotonic()
         if progress != shown:
             shown, changed = progress, now
@@ -382,11 +438,51 @@ def wait_for_workflows(state: State) -> None:
             say(f"{progress} (still at work)")
             spoken = now
         raise_failures(api, runs)
-        if "success" in customer and "success" in features and sales.count("success") >= due:
+        active = sum(run["state"] in ("queued", "running") for runs_of_dag in runs.values() for run in runs_of_dag)
+        if status.complete and active <= list(status.month_states.values()).count("waiting"):
             return
+        held = list(status.month_states.values()).count("held")
+        if held and active <= held:
+            print_status(status)
+            raise UpError(
+                "everything is loaded but an odd month, which waits for a person who publishes or refuses it: "
+                f"{ui_url(state)}/required_actions"
+            )
+        if months := passed_over(runs[SALES_DAG], status):
+            start_backfill(api, months)
         if now - changed > STALL_SECONDS:
             raise UpError(f"nothing has moved for {STALL_SECONDS // 60} minutes ({progress}). Read the logs in {LOGS}.")
         time.sleep(1)
+
+
+def progress_of(status: Status, due: Sequence[date]) -> str:
+    """How far the first loads are, in one line."""
+    tables = status.table_states
+    return (
+        f"customer files {'loaded' if tables['customer_profiles'] == 'loaded' else 'loading'}; "
+        f"feature store {'built' if tables['feature_store'] == 'loaded' else 'waiting'}; "
+        f"sales {sum(status.month_states[month] in GOOD_STATES for month in due)} of {len(due)} months"
+    )
+
+
+def passed_over(sales_runs: Sequence[Mapping[str, Any]], status: Status) -> list[date]:
+    """The missing months that catch-up never loads, because it goes on from the newest scheduled run."""
+    runs = {run["data_interval_start"][:7]: run["dag_run_id"] for run in sales_runs if run["data_interval_start"]}
+    newest = max((month for month, name in runs.items() if name.startswith("scheduled__")), default="")
+    return [
+        month
+        for month, state in status.month_states.items()
+        if state == "missing" and f"{month:%Y-%m}" < newest and f"{month:%Y-%m}" not in runs
+    ]
+
+
+def start_backfill(api: Api, months: Sequence[date]) -> None:
+    """Load months that catch-up passes over; while another backfill runs, this one is not started."""
+    if api.backfill(SALES_DAG, str(months[0]), str(months[-1])):
+        say(
+            f"SALES_FIRST_MONTH is earlier than the months that are scheduled, and catch-up only goes forward: "
+            f"started a backfill from {months[0]:%Y-%m} to {months[-1]:%Y-%m}"
+        )
 
 
 def wait_for_api(state: State) -> Api:
@@ -427,20 +523,10 @@ def raise_failures(api: Api, runs: Mapping[str, list[dict[str, Any]]]) -> None:
         raise UpError("\n\n".join([*messages, "Everything still runs: look at it in the UI; make down stops it."]))
 
 
-def months_due(settings: Mapping[str, str]) -> list[date]:
-    """First days of the months that automatic catch-up owes by now."""
-    this_month = datetime.now(UTC).date().replace(day=1)
-    first = date.fromisoformat(f"{settings.get('SALES_FIRST_MONTH') or '2020-01'}-01")
-    count = (this_month.year - first.year) * 12 + this_month.month - first.month
-    months = months_before(this_month, max(count, 0))
-    last = settings.get("SALES_LAST_MONTH") or "9999-12"
-    return [month for month in months if f"{month:%Y-%m}" <= last]
-
-
 def print_summary(state: State) -> None:
     """Print what was loaded, and how to look at it."""
     print()
-    print_status(state.cluster.url("companydata", driver="postgresql"), months_due(state.settings))
+    print_status(read_status(state.cluster.url("companydata"), months_due(state.settings)))
     print(f"\nAirflow     {ui_url(state)}  (login {UI_LOGIN} / {UI_PASSWORD})")
     psql = shutil.which("psql") or state.cluster.programs / "psql"
     for number, user in enumerate((ADMIN, "ds_user", "mle_user")):
@@ -511,20 +597,32 @@ def only_one_command() -> Iterator[None]:
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("command", choices=["up", "status", "backup", "restore", "down", "clean"])
-    parser.add_argument("folder", nargs="?", type=Path, help="of a backup")
+    parser.add_argument("command", choices=["up", "status", "plan", "backup", "restore", "down", "clean"])
+    parser.add_argument("folder", nargs="?", type=Path, help="for backup and restore: the folder")
+    parser.add_argument("--month", default="", help="for plan: the month (YYYY-MM)")
     arguments = parser.parse_args()
-    command, folder = arguments.command, arguments.folder
+    command, folder, month = arguments.command, arguments.folder, arguments.month
     try:
         # These two only look, while another command is at work too.
         if command == "status":
             return 0 if status() else 1
+        if command == "plan":
+            plan(month)
+            return 0
         if command == "backup":
             backup(folder)
             return 0
         with only_one_command():
             {"up": up, "restore": lambda: restore(folder), "down": down, "clean": clean}[command]()
-    except (UpError, ClusterError, OSError, RuntimeError, psycopg.Error, requests.RequestException) as error:
+    except (
+        UpError,
+        ClusterError,
+        OSError,
+        RuntimeError,
+        ValueError,
+        psycopg.Error,
+        requests.RequestException,
+    ) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

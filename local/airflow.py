@@ -1,9 +1,10 @@
-"""Airflow's public REST API, as far as the embedded run watches it."""
+"""Airflow's public REST API, as far as the embedded run uses it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import quote
 
 import requests
 
@@ -61,6 +62,44 @@ class Api:
             Failure(dag, run, task["task_id"], self._log(dag, run, task["task_id"], task["try_number"]))
             for task in answer["task_instances"]
         ]
+
+    def backfill(self, dag: str, first: str, last: str) -> bool:
+        """Create a run for each interval from first to last (YYYY-MM-DD) that has none; not while a backfill runs.
+
+        Returns:
+            Whether the backfill was created.
+        """
+        answer = self.session.post(
+            f"{self.url}/api/v2/backfills",
+            json={"dag_id": dag, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"},
+            timeout=TIMEOUT_SECONDS,
+        )
+        if answer.status_code == requests.codes.conflict:
+            return False
+        answer.raise_for_status()
+        return True
+
+    def trigger(self, dag: str, logical_date: str, configuration: dict[str, str]) -> str:
+        """Create a manual run; returns its id.
+
+        Raises:
+            ValueError: Airflow does not create it; the message is Airflow's.
+        """
+        answer = self.session.post(
+            f"{self.url}/api/v2/dags/{dag}/dagRuns",
+            json={"logical_date": logical_date, "conf": configuration},
+            timeout=TIMEOUT_SECONDS,
+        )
+        if answer.status_code in (requests.codes.bad_request, requests.codes.unprocessable_entity):
+            raise ValueError(str(answer.json()["detail"]))
+        answer.raise_for_status()
+        return str(answer.json()["dag_run_id"])
+
+    def questions(self, dag: str, run: str) -> list[dict[str, Any]]:
+        """What a run waits for a person to answer."""
+        answer = self._get(f"/dags/{dag}/dagRuns/{quote(run)}/hitlDetails", response_received="false")
+        found: list[dict[str, Any]] = (answer or {"hitl_details": []})["hitl_details"]
+        return found
 
     def _log(self, dag: str, run: str, task: str, attempt: int) -> str:
         answer = self._get(f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}", full_content="true")

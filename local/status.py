@@ -1,15 +1,21 @@
-"""Prints what is loaded and what is not: the views data_freshness and month_status."""
+"""Shows what is loaded and what is not, and waits for the first loads: the views data_freshness and month_status."""
 
 from __future__ import annotations
 
+import argparse
+import os
+import sys
+import time
 from collections import Counter
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any
 
 import psycopg
+from sqlalchemy import make_url
 
-FRESHNESS = "select table_name, row_count, up_to, loaded_at, file_version from public.data_freshness"
+TABLES = "select table_name, state, row_count, up_to, loaded_at, file_version from public.data_freshness"
 
 # Months that were attempted although they are not expected are shown too.
 MONTHS = """
@@ -33,41 +39,108 @@ GOOD_STATES = {"loaded", "archived", "waiting"}
 VERSION_LETTERS = 12
 PROBLEM_LETTERS = 160
 
+LOOK_SECONDS = 10
 
-def print_status(address: str, expected: Sequence[date]) -> bool:
-    """Print data_freshness and then every month, both of the same moment.
+
+@dataclass(frozen=True)
+class Status:
+    """The rows of data_freshness and of every month, as of one moment."""
+
+    tables: list[tuple[Any, ...]]
+    months: list[tuple[Any, ...]]
+
+    @property
+    def table_states(self) -> dict[str, str]:
+        """State of each table."""
+        return {name: state for name, state, *_ in self.tables}
+
+    @property
+    def month_states(self) -> dict[date, str]:
+        """State of each month."""
+        return {month: state for month, state, *_ in self.months}
+
+    @property
+    def complete(self) -> bool:
+        """Whether every table is loaded and not stale, and every month is loaded or waits for a late file."""
+        return set(self.table_states.values()) == {"loaded"} and set(self.month_states.values()) <= GOOD_STATES
+
+
+def months_due(settings: Mapping[str, str]) -> list[date]:
+    """First days of the months that automatic catch-up owes by now."""
+    month = date.fromisoformat(f"{settings.get('SALES_FIRST_MONTH') or '2020-01'}-01")
+    last = settings.get("SALES_LAST_MONTH") or "9999-12"
+    months = []
+    while month < datetime.now(UTC).date().replace(day=1) and f"{month:%Y-%m}" <= last:
+        months.append(month)
+        month = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
+    return months
+
+
+def read_status(address: str, expected: Sequence[date]) -> Status:
+    """Read the state of the tables and of the months.
 
     Args:
-        address: the database, as libpq reads it; its user may read schema public.
+        address: the database, as libpq or SQLAlchemy reads it; its user may read schema public.
         expected: first days of the months that should be loaded.
-
-    Returns:
-        Whether every month that is shown is loaded, or waits for a late file.
     """
+    address = make_url(address).set(drivername="postgresql").render_as_string(hide_password=False)
     with psycopg.connect(address, options="-c TimeZone=UTC") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        freshness = connection.execute(FRESHNESS).fetchall()
-        months = connection.execute(MONTHS, [list(expected)]).fetchall()
+        return Status(
+            connection.execute(TABLES).fetchall(),
+            connection.execute(MONTHS, [list(expected)]).fetchall(),
+        )
 
-    print(f"{'table':<18} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
-    for table, rows, up_to, loaded_at, version in freshness:
-        line = f"{table:<18} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  {_version(version)}"
-        print(line.rstrip())
+
+def print_status(status: Status) -> None:
+    """Print the tables and then the months."""
+    print(f"{'table':<18} {'state':<8} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
+    for table, state, rows, up_to, loaded_at, version in status.tables:
+        line = f"{table:<18} {state:<8} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
+        print(f"{line}{_version(version)}".rstrip())
 
     print(f"\n{'month':<8} {'state':<8} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
-    for month, state, rows, total, loaded_at, version, attempted_at, problem in months:
+    for month, state, rows, total, loaded_at, version, attempted_at, problem in status.months:
         line = f"{month:%Y-%m}  {state:<8} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
-        if state not in ("loaded", "missing"):
+        if state == "loaded" and problem:
+            print(f"         {_shortened(f'odd: {problem}')}")
+        elif state not in ("loaded", "missing"):
             note = _shortened(f"{state} since {_moment(attempted_at)}{f': {problem}' if problem else ''}")
             print(f"         {note}{'; the version above is still loaded' if version else ''}")
 
-    states = Counter(state for _, state, *_ in months)
+    states = Counter(status.month_states.values())
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     # The same number of rows as data_freshness has for sales.
-    rows_loaded = sum(rows for _, _, rows, *_ in months if rows is not None)
-    print(f"\n{len(months)} months: {counts}; {rows_loaded:,} rows")
-    return set(states) <= GOOD_STATES
+    rows_loaded = sum(rows for _, _, rows, *_ in status.months if rows is not None)
+    print(f"\n{len(status.months)} months: {counts}; {rows_loaded:,} rows")
+
+
+def wait_until_complete(address: str, expected: Sequence[date], limit: float) -> Status:
+    """Look repeatedly until everything is loaded, or until a limit in seconds has passed; returns what was seen last.
+
+    The first look comes after a pause: docker compose up --wait rejects a service that has ended before it looks.
+    """
+    deadline = time.monotonic() + limit
+    while True:
+        time.sleep(LOOK_SECONDS)
+        status = read_status(address, expected)
+        if status.complete or time.monotonic() > deadline:
+            return status
+
+
+def main() -> int:
+    """Wait for the first loads in the database of DATABASE_URL; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m local.status", description=main.__doc__)
+    parser.add_argument("--wait", type=float, required=True, metavar="HOURS", help="the limit")
+    limit = parser.parse_args().wait * 3600
+    try:
+        status = wait_until_complete(os.environ["DATABASE_URL"], months_due(os.environ), limit)
+    except psycopg.Error as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    print_status(status)
+    return 0 if status.complete else 1
 
 
 def _number(value: Any) -> str:
@@ -85,3 +158,7 @@ def _moment(value: Any) -> str:
 
 def _version(value: str | None) -> str:
     return " ".join(part[:VERSION_LETTERS] for part in (value or "").split())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

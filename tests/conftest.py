@@ -22,6 +22,8 @@ os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests, as long as the signature needs it: 64 bytes or more",
     "SALES_FIRST_MONTH": "2023-11",
+    # The tests' own servers are on this machine.
+    **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
 }
 for setting in ("SALES_LAST_MONTH", "NOTIFY_EMAIL", "NOTIFY_WEBHOOK_URL", "SALES_DEADLINE_HOURS"):
     os.environ.pop(setting, None)
@@ -30,6 +32,7 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
+from misbehaviour import Answer, misbehaving  # noqa: E402
 from system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
@@ -78,6 +81,14 @@ class Database:
         with self.connect(user) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def open_to_readers(self) -> None:
+        """Grant the privileges on the tables of public, as the first publication of each does."""
+        self.run("""
+            select pipeline.open_to_readers(relname)
+            from pg_class
+            where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and relowner = 'admin'::regrole
+        """)
 
     def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
         return alembic(self.url(user, driver="postgresql+psycopg2"), *arguments, **environment)
@@ -154,6 +165,40 @@ def files(tmp_path: Path) -> Iterator[Files]:
         patch.setenv("SOURCE_BASE_URL", bucket.url)
         patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
         yield Files(folder, bucket)
+
+
+# The file that tests on faults ask for.
+FAULTY_MONTH = "2024-02-01"
+FAULTY_PATH = f"sales/{FAULTY_MONTH}/sales.csv"
+CONTENT = "idx,value,date,store_idx\n" + "".join(f"{n},{n}.25,2024-02-{n:02},1\n" for n in range(1, 29))
+
+
+class FaultyFiles(Files):
+    """The bucket's files, with answers to be queued for a path before it behaves again."""
+
+    answers: dict[str, list[Answer]]
+    requests: list[str]
+
+    def fetch(self, late_until: datetime | None = None) -> bytes:
+        """Download the month's file as a task does."""
+        from company_data import settings, source
+
+        with source.open_file(settings.source_url(FAULTY_PATH), late_until) as download:
+            return b"".join(download.chunks())
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[FaultyFiles]:
+    folder = tmp_path / "bucket"
+    folder.mkdir()
+    with misbehaving(folder) as (bucket, answers, requests), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_BASE_URL", bucket.url)
+        patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
+        files = FaultyFiles(folder, bucket)
+        files.answers, files.requests = answers, requests
+        files.write("stores.csv", "idx,location\n1,Porto\n")
+        files.write(FAULTY_PATH, CONTENT)
+        yield files
 
 
 @pytest.fixture(scope="session")

@@ -22,7 +22,7 @@ class MisbehavingHandler(BucketHandler):
 
     def do_GET(self) -> None:
         type(self).requests.append(self.path)
-        queued = type(self).answers.get(self.path.lstrip("/"), [])
+        queued = type(self).answers.get(self.path.partition("?")[0].lstrip("/"), [])
         if queued:
             self.close_connection = True
             queued.pop(0)(self)
@@ -60,6 +60,18 @@ def status(number: int, **headers: object) -> Answer:
     def answer(handler: MisbehavingHandler) -> None:
         body = b"<Error><Code>NotNow</Code></Error>"
         handler.send_head_of(number, {"Content_Length": len(body), **headers})
+        handler.wfile.write(body)
+
+    return answer
+
+
+def s3_error(number: int, code: str, message: str = "", more: str = "", **headers: object) -> Answer:
+    """An error as S3 words it."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        error = f"<Error><Code>{code}</Code><Message>{message}</Message>{more}<HostId>h</HostId></Error>"
+        body = f'<?xml version="1.0" encoding="UTF-8"?>\n{error}'.encode()
+        handler.send_head_of(number, {"Content_Length": len(body), "Content_Type": "application/xml", **headers})
         handler.wfile.write(body)
 
     return answer
@@ -143,6 +155,26 @@ def packed(cut_at: int | None = None) -> Answer:
     return answer
 
 
+def stored(body: bytes, **headers: object) -> Answer:
+    """Another body, whole."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.head(Content_Length=len(body), **headers)
+        handler.wfile.write(body)
+
+    return answer
+
+
+def seen_by(seen: list[dict[str, str]]) -> Answer:
+    """The file; what was sent with the request is added to a list."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        seen.append({name.lower(): value for name, value in handler.headers.items()})
+        with_headers()(handler)
+
+    return answer
+
+
 def endless(handler: MisbehavingHandler) -> None:
     """A body that ends with the connection, without a length."""
     handler.head()
@@ -179,10 +211,12 @@ def with_headers(**headers: object) -> Answer:
     return answer
 
 
-def redirect(to: str) -> Answer:
-    """A redirect."""
+def redirect(to: str, seen: list[dict[str, str]] | None = None) -> Answer:
+    """A redirect; what was sent with the request is added to a list."""
 
     def answer(handler: MisbehavingHandler) -> None:
+        if seen is not None:
+            seen.append({name.lower(): value for name, value in handler.headers.items()})
         handler.send_head_of(302, {"Location": to, "Content_Length": 0})
 
     return answer

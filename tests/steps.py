@@ -12,6 +12,7 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.sdk import XComArg
+from airflow.utils.types import DagRunType
 from conftest import ROOT, Database
 
 from company_data import staging
@@ -87,7 +88,9 @@ class Run:
         environment = self.dag.get_template_env()
         if isinstance(value, str):
             environment.filters["ds"] = str
-            return environment.from_string(value).render(data_interval_start=self.month)
+            return environment.from_string(value).render(
+                data_interval_start=self.month, dag_run={"run_type": DagRunType.MANUAL}
+            )
         return [self.rendered(each) for each in value]
 
 
@@ -98,14 +101,28 @@ def task_of(value: XComArg) -> str:
 
 
 def run_sql(
-    connection: psycopg.Connection[Any], text: str, parameters: dict[str, object], one_by_one: bool = False
+    connection: psycopg.Connection[Any],
+    text: str,
+    parameters: dict[str, object],
+    one_by_one: bool = False,
+    answer: list[tuple[Any, ...]] | None = None,
 ) -> list[str]:
-    """Run SQL as its operator does, in one transaction or statement by statement; returns what it reported."""
+    """Run SQL as its operator does, in one transaction or statement by statement; returns what it reported.
+
+    Args:
+        connection: a connection as the tasks open it.
+        text: the statements.
+        parameters: their parameters.
+        one_by_one: whether each statement is a transaction.
+        answer: takes the rows that the last statement returns.
+    """
     reports: list[str] = []
     connection.add_notice_handler(lambda notice: reports.append(str(notice.message_primary)))
     with nullcontext() if one_by_one else connection.transaction():
         for statement in DbApiHook.split_sql_string(text):
-            connection.execute(statement, parameters)
+            cursor = connection.execute(statement, parameters)
+        if answer is not None:
+            answer[:] = cursor.fetchall()
     return reports
 
 

@@ -144,7 +144,7 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
     write_files(bucket_folder)
     passwords = {
         name: f"secret-{secrets.token_hex(8)}"
-        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE", "WEBHOOK")
+        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE", "SIGNATURE", "WEBHOOK")
     }
     with (
         misbehaving(bucket_folder) as (bucket, answers, _),
@@ -153,8 +153,13 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
     ):
         settings = {
             **passwords,
-            "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@"),
+            "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@")
+            + f"/?sig={passwords['SIGNATURE']}",
             "SOURCE_CA_FILE": str(bucket.ca_file),
+            # Nothing answers there: all that the system does is on loopback.
+            **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+            "NO_PROXY": "",
+            "no_proxy": "",
             "REQUESTS_CA_BUNDLE": str(receiver.ca_file),
             "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{passwords['WEBHOOK']}",
             "NOTIFY_EMAIL": "operator@here",

@@ -323,7 +323,6 @@ def run_task(environment: dict[str, str], database: Database, name: str, loads: 
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("processes that may be killed")
 @pytest.mark.parametrize(
     ("point", "task"),
     [
@@ -387,7 +386,6 @@ def crash_and_start(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("server that may be stopped")
 @pytest.mark.parametrize("point", ["load staged", "insert public.monthly_sales", "before commit"])
 def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works(
     own_database: Database, files: Files, point: str
@@ -411,7 +409,6 @@ def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("server that may be stopped")
 def test_a_month_that_has_committed_outlives_a_crash_of_the_server(own_database: Database, files: Files) -> None:
     for version in (1, 2):
         write_version(files, version)
@@ -453,7 +450,6 @@ def test_airflow_brings_a_month_to_its_end_through_dropped_connections(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("server that may be stopped")
 def test_airflow_brings_a_month_to_its_end_through_a_crash_of_the_server(
     own_database: Database, files: Files, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,7 +490,6 @@ def small_disk(own_database: Database) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("server that may be stopped")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small file system that this test fills")
 def test_a_full_disk_leaves_the_old_month_and_the_retry_works_once_there_is_room(
     own_database: Database, small_disk: Path, files: Files

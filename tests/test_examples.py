@@ -33,24 +33,43 @@ def loaded(database: Database, files: Files) -> Database:
     return database
 
 
-def run_example(python: Path, name: str, database: Database, picture: Path) -> str:
-    """What an example prints; its picture is small enough to be shown."""
-    url = database.url("ds_user", driver="postgresql+psycopg2")
-    command = [str(python), str(ROOT / "examples" / name), "--url", url, "--picture", str(picture)]
-    done = subprocess.run(command, cwd=picture.parent, capture_output=True, text=True, check=False)
+def run_example(python: Path, name: str, database: Database, *arguments: str | Path, scheme: str = "postgresql") -> str:
+    """What an example prints."""
+    url = database.url("ds_user", driver=scheme)
+    command = [str(python), str(ROOT / "examples" / name), "--url", url, *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert picture.read_bytes().startswith(b"\x89PNG")
-    assert picture.stat().st_size < 60_000
     return done.stdout
 
 
+def run_with_picture(python: Path, name: str, database: Database, picture: Path, scheme: str = "postgresql") -> str:
+    """What an example prints; its picture is small enough to be shown."""
+    output = run_example(python, name, database, "--picture", picture, scheme=scheme)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 60_000
+    return output
+
+
 def test_the_examples_work_as_ds_user(python: Path, loaded: Database, tmp_path: Path) -> None:
-    trained, measures = run_example(python, "train_classifier.py", loaded, tmp_path / "roc.png").splitlines()
+    trained, measures = run_with_picture(python, "train_classifier.py", loaded, tmp_path / "roc.png").splitlines()
     assert trained.startswith("trained on ")
     accuracy, majority, auc = (float(part.split()[-1]) for part in measures.split("; "))
     assert accuracy > majority + 0.05
     assert 0.6 < auc < 0.9
 
-    plotted = run_example(python, "plot_monthly_sales.py", loaded, tmp_path / "sales.png")
+    picture = tmp_path / "sales.png"
+    plotted = run_with_picture(python, "plot_monthly_sales.py", loaded, picture, "postgres")
     [(total,)] = loaded.run("select sum(value) from sales")
     assert plotted == f"40 locations, 3 months, total {total:,.2f}\n"
+
+
+def test_the_report_is_one_page_with_every_month_and_table(python: Path, loaded: Database, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert run_example(python, "report.py", loaded, "--page", page) == f"{page}: 3 months, 7 tables\n"
+    text = page.read_text()
+    assert len(text) < 1_000_000
+    assert "http://" not in text.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
+        "http://creativecommons.org/", ""
+    )
+    for shown in ("loaded (3)", "customer_activity", "scd_a", "feature_store"):
+        assert shown in text

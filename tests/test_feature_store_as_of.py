@@ -28,6 +28,13 @@ def as_of(database: Database, day: str, user: str = "ds_user") -> Rows:
 
 
 @pytest.fixture
+def database(database: Database) -> Database:
+    """A database whose tables have been published: the tests insert rows that no load has."""
+    database.open_to_readers()
+    return database
+
+
+@pytest.fixture
 def clients(database: Database) -> Database:
     """Clients 1 to 4 with a profile and a label, 5 without a label and 6 without a profile."""
     database.run("insert into customer_profiles select n, n * 10, 'A', 'x' from generate_series(1, 5) as n")

@@ -70,6 +70,9 @@ def test_a_load_leaves_one_row_that_says_what_was_loaded(database: Database, feb
         "total": Decimal("10.30"),
         "outcome": "published",
         "problem": None,
+        "oddities": None,
+        "decided_by": None,
+        "decided_at": None,
     }
 
 

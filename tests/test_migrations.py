@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import psycopg
 import pytest
-from conftest import ROOT, Database, Files, head, new_database
+from conftest import ROOT, Database, Files, alembic, head, new_database
 from steps import load_month
 
 from local.postgres import Cluster
@@ -85,7 +85,7 @@ def test_roles_of_the_server_are_adopted_with_the_passwords_of_the_environment(m
     done = managed.alembic("upgrade", "head", user="managed", DS_USER_PASSWORD="it's: a %secret")
     assert done.returncode == 0, done.stderr
     with managed.connect("ds_user", "it's%3A%20a%20%25secret") as connection:
-        assert connection.execute("select count(*) from feature_store").fetchone() == (0,)
+        assert connection.execute("select count(*) from data_freshness").fetchone() == (7,)
     with pytest.raises(psycopg.OperationalError):
         managed.connect("ds_user", "ds_user")
 
@@ -151,6 +151,33 @@ def test_a_privileged_role_of_the_server_is_not_adopted(attribute: str) -> None:
         assert database.run("select to_regclass('migrations.alembic_version')") == [(None,)]
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_an_address_need_not_name_the_driver(scheme: str, empty_database: Database) -> None:
+    done = alembic(f" {empty_database.url(driver=scheme)}\n", "upgrade", "head")
+    assert done.returncode == 0, done.stderr
+    assert empty_database.run("select version_num from migrations.alembic_version") == [(head(),)]
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("postgresql+asyncpg://u:hidden@h/d", "begins with postgresql+asyncpg://, which is not supported"),
+        ("postgresql+psycopg://u:hidden@h/d", "begins with postgresql+psycopg://, which is not supported"),
+        ("mysql://u:hidden@h/d", "begins with mysql://, which is not supported"),
+        ("sqlite:///hidden.db", "begins with sqlite://, which is not supported"),
+        ("u:hidden@h/d", "is no address of a database"),
+        ("postgresql://u:hidden@h:port/d", "is no address of a database"),
+    ],
+)
+def test_an_address_of_another_database_or_driver_is_answered_with_a_sentence(url: str, problem: str) -> None:
+    done = alembic(url, "upgrade", "head")
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"error: DATABASE_URL {problem}. Nothing was migrated. Write it as "
+        "postgresql://USER:PASSWORD@HOST:PORT/DATABASE.\n"
+    )
+
+
 def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
     environment = {**os.environ, "DATABASE_URL": empty_database.url(driver="postgresql+psycopg2")}
     command = [sys.executable, "-m", "alembic", "upgrade", "head"]
@@ -164,4 +191,92 @@ def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
 def test_a_downgrade_leaves_the_roles_that_another_database_uses(empty_database: Database, template: Database) -> None:
     assert empty_database.alembic("upgrade", "head").returncode == 0
     assert empty_database.alembic("downgrade", "base").returncode == 0
-    assert template.run("select count(*) from feature_store", user="ds_user") == [(0,)]
+    assert template.run("select count(*) from data_freshness", user="ds_user") == [(7,)]
+
+
+NOT_OURS = {
+    "the schema belongs to another role": """
+        alter schema public owner to other;
+        grant create on schema public to public, managed
+    """,
+    "the database belongs to another role": """
+        alter database companydata owner to other;
+        grant create on database companydata to managed;
+        grant create on schema public to managed
+    """,
+    "another role has granted it": """
+        grant create on schema public to other with grant option;
+        set role other;
+        grant create on schema public to public
+    """,
+}
+
+
+@pytest.mark.parametrize("statements", NOT_OURS.values(), ids=NOT_OURS)
+def test_a_privilege_that_cannot_be_set_stops_the_upgrade_with_the_commands_that_set_it(
+    managed: Database, statements: str
+) -> None:
+    managed.run("create role other")
+    managed.run(statements)
+    failed = managed.alembic("upgrade", "head", user="managed")
+    assert failed.returncode != 0
+    assert "Traceback" not in failed.stderr
+    [named] = re.findall(r"then run the migration again: (.*)", failed.stderr)
+    commands = re.findall(r"(.+?) \(as (\w+)\)(?:; |$)", named)
+    assert "other" in {role for _, role in commands}
+    assert managed.run("select version_num from migrations.alembic_version") == [("0001",)]
+    for command, role in commands:
+        managed.run(f"set role {role}; {command}")
+    done = managed.alembic("upgrade", "head", user="managed")
+    assert done.returncode == 0, done.stderr
+    for statement in ("create table public.mine (idx int)", "create temporary table mine (idx int)"):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            managed.run(statement, user="ds_user")
+
+
+def test_what_belongs_to_others_is_left_alone_and_named(managed: Database) -> None:
+    for statement in (
+        "create role other",
+        "grant create on schema public to other",
+        "create function public.of_superuser(int) returns int language sql return 1",
+        "revoke execute on function public.of_superuser from public",
+        'create table public."Of other" (idx serial)',
+        'alter table public."Of other" owner to other',
+        "create view public.of_superuser as select 1 as one",
+        "create extension if not exists pg_trgm",
+    ):
+        managed.run(statement)
+    privileges = """
+        select relname::text, relacl::text from pg_class where relnamespace = 'public'::regnamespace
+        and relowner::regrole::text in ('admin', 'other')
+        union all
+        select oid::regprocedure::text, proacl::text from pg_proc where pronamespace = 'public'::regnamespace
+        and proowner::regrole::text = 'admin'
+        order by 1
+    """
+    before = managed.run(privileges)
+    for steps in (["upgrade", "head"], ["downgrade", "base"]):
+        done = managed.alembic(*steps, user="managed")
+        assert done.returncode == 0, done.stderr
+        for name, owner in (
+            ("routine of_superuser(integer)", "admin"),
+            ("routine similarity(text,text)", "admin"),
+            ("table of_superuser", "admin"),
+            ('table "Of other"', "other"),
+            ('sequence "Of other_idx_seq"', "other"),
+        ):
+            assert f"NOTICE:  {name} belongs to {owner}, so it was left as it is." in done.stderr
+        assert managed.run(privileges) == before
+
+
+def test_an_upgrade_that_has_nothing_to_report_prints_no_notice(empty_database: Database) -> None:
+    assert empty_database.alembic("upgrade", "head").returncode == 0
+    done = empty_database.alembic("upgrade", "head")
+    assert (done.returncode, done.stderr.count("NOTICE")) == (0, 0), done.stderr
+
+
+def test_an_adopted_login_inherits_the_privileges_of_its_role(managed: Database) -> None:
+    managed.run("create role mle_user noinherit", user="managed")
+    assert managed.alembic("upgrade", "head", user="managed").returncode == 0
+    managed.run("create table public.later (idx int)", user="mle_user")
+    assert managed.run("select count(*) from later", user="ds_user") == [(0,)]

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 from misbehaviour import redirect, stall
 from steps import MAINTENANCE, SQL
-from system import SALES_DAG, FaultySystem, lend_packages, months, wait_for
+from system import SALES_DAG, FaultySystem, System, lend_packages, months, started, wait_for
 
 from company_data import maintenance
 from local import processes
@@ -45,16 +45,9 @@ def test_the_dag_of_another_team_runs_when_monthly_sales_is_published(system: Fa
 
 
 def test_status_shows_the_months_of_the_run(system: FaultySystem) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "local", "status"],
-        cwd=system.folder,
-        env=system.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 months: 2 loaded; 2,000 rows" in done.stdout
+    exit_status, printed = status(system)
+    assert exit_status == 0, printed
+    assert "2 months: 2 loaded; 2,000 rows" in printed
 
 
 def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_beside_it(system: FaultySystem) -> None:
@@ -183,6 +176,67 @@ def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> Non
     assert api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}").ok
 
 
+def test_an_odd_month_waits_for_a_person_who_refuses_or_publishes_it(system: FaultySystem) -> None:
+    api, [newest] = system.api(), months(1)
+    file = system.bucket_folder / f"sales/{newest}/sales.csv"
+    good = file.read_text()
+    file.write_text("".join(good.splitlines(keepends=True)[:501]))
+    runs = f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns"
+
+    def trigger(**configuration: str) -> str:
+        made = api.session.post(runs, json={"logical_date": datetime.now(UTC).isoformat(), "conf": configuration})
+        assert made.ok, made.text
+        return str(made.json()["dag_run_id"])
+
+    def answer(run: str, option: str) -> None:
+        wait_for(lambda: task_states(system, run)["compare_month"] == "awaiting_input", 120)
+        place = f"{runs}/{quote(run)}/taskInstances/compare_month/-1/hitlDetails"
+        question = api.session.get(place).json()["body"]
+        assert "rows 1000 -> 500 against what is published" in question
+        assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in question  # store 1, rows and total
+        [(state, problem)] = ledger("select state, problem from month_status order by sale_month desc limit 1")
+        assert (state, problem) == ("held", "rows 1000 -> 500 against what is published; " + TOTAL)
+        answered = api.session.patch(place, json={"chosen_options": [option], "params_input": {}})
+        assert answered.ok, answered.text
+
+    def ledger(query: str) -> Any:
+        with system.connect() as connection:
+            return connection.execute(query).fetchall()
+
+    of_month = f"select count(*) from sales where date >= '{newest}'"
+    run = trigger()
+    answer(run, "Reject")
+    wait_for(lambda: state_of(api, run) == "failed", 120)
+    assert ledger(of_month) == [(1_000,)]
+    assert [post["event"] for post in system.posted if post["run"] == run and post["event"] != "overdue"] == [
+        "held",
+        "failed",
+    ]
+    cleared = api.session.post(
+        f"{api.url}/api/v2/dags/{SALES_DAG}/clearTaskInstances",
+        json={"dag_run_id": run, "dry_run": False, "only_failed": True},
+    )
+    assert cleared.ok, cleared.text
+    answer(run, "Approve")
+    wait_for(lambda: state_of(api, run) == "success", 120)
+    assert ledger(of_month) == [(500,)]
+    assert (
+        ledger("select decided_by, oddities from data_statistics where is_current and decided_by is not null")
+        == [("airflow", "rows 1000 -> 500 against what is published; " + TOTAL)] * 3
+    )
+
+    file.write_text(good)
+    again = trigger(odd_months="ignore")
+    wait_for(lambda: state_of(api, again) == "success", 120)
+    assert ledger(of_month) == [(1_000,)]
+    # The tests below look for the newest run of the month.
+    for done in (run, again):
+        assert api.session.delete(f"{runs}/{quote(done)}").ok
+
+
+TOTAL = "total 500 -> 250 against what is published"
+
+
 def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadline(system: FaultySystem) -> None:
     [newest] = months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
@@ -218,6 +272,73 @@ def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadli
     clear_newest_month(system)
     wait_for(lambda: state_of(api, run) == "success", 120)
     assert len(sent("failed")) == 1
+
+
+def test_a_lost_event_leaves_a_stale_feature_store_which_the_daily_run_builds(system: FaultySystem) -> None:
+    api = system.api()
+    pause(system, "feature_store", True)
+    assert api.session.post(f"{api.url}/api/v2/dags/customer_data_load/dagRuns", json={"logical_date": None}).ok
+    wait_for(lambda: "stale" in status(system)[1], 120)
+    assert status(system)[0] == 1
+
+    pause(system, "feature_store", False)
+    next_day(system, "feature_store")
+    wait_for(lambda: status(system)[0] == 0, 120)
+    # The day after, nothing has changed.
+    before = {run["dag_run_id"] for run in api.runs("feature_store")}
+    next_day(system, "feature_store")
+    wait_for(lambda: len(api.runs("feature_store")) > len(before), 60)
+    [daily] = {run["dag_run_id"] for run in api.runs("feature_store")} - before
+    assert daily.startswith("scheduled__")
+    tasks = f"dags/feature_store/dagRuns/{daily}/taskInstances"
+    wait_for(lambda: {task["state"] for task in get(system, tasks)["task_instances"]} == {"skipped"}, 60)
+
+
+def pause(system: FaultySystem, dag: str, is_paused: bool) -> None:
+    api = system.api()
+    assert api.session.patch(f"{api.url}/api/v2/dags/{dag}", json={"is_paused": is_paused}).ok
+
+
+def next_day(system: FaultySystem, dag: str) -> None:
+    """Let the scheduler take the next scheduled time of a DAG for now."""
+    with system.connect("airflow") as connection:
+        connection.execute("update dag set next_dagrun_create_after = now() where dag_id = %s", [dag])
+
+
+def status(system: System) -> tuple[int, str]:
+    """Exit status and output of make status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "local", "status"],
+        cwd=system.folder,
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_an_earlier_first_month_is_loaded_by_a_backfill(tmp_path: Path) -> None:
+    settings = {"SOURCE_BASE_URL": "", "SALES_FIRST_MONTH": f"{months(1)[0]:%Y-%m}"}
+    with started(tmp_path / "tree", settings) as system:
+        assert "sales 1 of 1 months" in system.output
+        first, second, _ = months(3)
+        system.environment["SALES_FIRST_MONTH"] = f"{first:%Y-%m}"
+        done = subprocess.run(
+            ["/usr/bin/env", "make", "up"],
+            cwd=system.folder,
+            env=system.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"started a backfill from {first:%Y-%m} to {second:%Y-%m}" in done.stdout
+        assert "sales 3 of 3 months" in done.stdout
+        exit_status, printed = status(system)
+        assert exit_status == 0
+        assert "3 months: 3 loaded" in printed
 
 
 def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_that_was_there(

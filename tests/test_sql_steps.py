@@ -7,7 +7,8 @@ A case is a file tests/cases/<workflow>/<file>/<case>.yaml, read by the class be
                  and tables: rows that other tables hold before
     parameters   the parameters of the SQL file
     expected     tables: rows after, of the columns in the header, sorted by them from the left;
-                 reports: what the file reports; rejected: the message it fails with
+                 reports: what the file reports; rejected: the message it fails with;
+                 answer: the only value that the last statement returns
 
 Tables are CSV: a value left empty is null, and "" is the empty text. Tables of public that are not expected must not
 change.
@@ -99,6 +100,12 @@ class Case:
         """What the file reports."""
         reports: list[str] = self.settings["expected"].get("reports", [])
         return reports
+
+    @property
+    def answer(self) -> bool | None:
+        """The only value that the last statement returns; None where nothing reads it."""
+        value: bool | None = self.settings["expected"].get("answer")
+        return value
 
     def arrange(self, database: Database) -> None:
         """Create the given loads and rows."""
@@ -249,14 +256,16 @@ def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
     for reports in (case.reports, again):
         reported: list[str] = []
         rejected = None
+        answer: list[tuple[Any, ...]] | None = None if case.answer is None else []
         with connect(database) as pipeline:
             pipeline.add_notice_handler(lambda notice, to=reported: to.append(str(notice.message_primary)))  # type: ignore[misc]
             try:
-                run_sql(pipeline, text, case.parameters, one_by_one=case.autocommit)
+                run_sql(pipeline, text, case.parameters, case.autocommit, answer)
             except psycopg.Error as error:
                 rejected = error.diag.message_primary
         assert rejected == case.rejected
         assert reported == reports
+        assert answer == (None if case.answer is None else [(case.answer,)])
         case.check(database, before)
 
 
@@ -275,6 +284,8 @@ def test_case_by_the_line_of_the_readme_in_psql(database: Database, case: Case) 
     assert done.returncode == (3 if case.rejected else 0), done.stderr
     assert (case.rejected or "") in done.stderr
     assert re.findall("NOTICE:  (.*)", done.stderr) == case.reports
+    if case.answer is not None:
+        assert done.stdout.splitlines()[2:3] == [" t" if case.answer else " f"]
     case.check(database, before)
 
 

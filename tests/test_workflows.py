@@ -195,6 +195,28 @@ def test_a_plain_http_source_is_rejected(
     assert "only https is read" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_the_address_of_the_database_has_two_forms(
+    scheme: str, database: Database, files: Files, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline", driver=scheme))
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write("sales/2024-02-01/sales.csv", "idx,value,date,store_idx\n1,5,2024-02-03,1\n")
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "success"
+
+
+def test_an_address_with_a_driver_is_answered_with_a_sentence(
+    database: Database, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    address = database.url("pipeline", driver="postgresql+psycopg2")
+    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", address)
+    assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=3) == "failed"
+    log = capsys.readouterr().out
+    assert 'operational_db has the type "postgresql+psycopg2", and only "postgres" is supported' in log
+    assert "Begin AIRFLOW_CONN_OPERATIONAL_DB with postgresql://" in log
+    assert "Unknown hook" not in log
+
+
 def midnight(day: str) -> pendulum.DateTime:
     return pendulum.from_format(day, "YYYY-MM-DD", tz="UTC")
 

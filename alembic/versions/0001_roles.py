@@ -1,7 +1,7 @@
 """Roles and logins: ds_user, mle_user and their roles, and pipeline, the login of the DAGs.
 
 Why:    the three logins are separate so that each has only the privileges of its work. A role that the server
-        already has is adopted: its password and memberships are set, nothing else of it changes. A role with
+        already has is adopted: its password and memberships are set, and that it inherits their privileges. A role with
         privileges on the whole server is rejected.
 Locks:  row locks in the role catalogs, for milliseconds.
 Undo:   drops the roles. Those that own or may use something else on the server stay, named in a notice.

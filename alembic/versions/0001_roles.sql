@@ -15,7 +15,7 @@ begin
                 ' NOREPLICATION NOBYPASSRLS, or rename the role; then run the migration again.', name
             );
         end if;
-        execute format('alter role %I %s', name, case when name like '%\_role' then 'nologin' else 'login' end);
+        execute format('alter role %I inherit %s', name, case when name like '%\_role' then 'nologin' else 'login' end);
     end loop;
 
     if exists (select from pg_catalog.pg_auth_members where member = 'pipeline'::regrole) then

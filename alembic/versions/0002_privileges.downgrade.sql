@@ -7,11 +7,21 @@ revoke all on sequences from mle_user_role;
 alter default privileges for role current_user, mle_user, mle_user_role in schema public
 revoke all on routines from mle_user_role;
 
-revoke all on all tables in schema public from ds_user_role, mle_user_role;
+do $$
+declare
+    object record;
+begin
+    for object in select * from migrations.objects_in_public order by object_name loop
+        if not pg_has_role(object.owned_by, 'usage') then
+            raise notice '% belongs to %, so it was left as it is.', object.object_name, object.owned_by::regrole;
+        else
+            execute format('revoke all on %s from ds_user_role, mle_user_role', object.object_name);
+        end if;
+    end loop;
+end
+$$;
 
-revoke all on all sequences in schema public from mle_user_role;
-
-revoke all on all routines in schema public from mle_user_role;
+drop view migrations.objects_in_public;
 
 revoke all on schema public from ds_user_role, mle_user_role, pipeline;
 

@@ -2,9 +2,11 @@
 
 Why:    privileges are granted once, as defaults of each role that creates objects; no later migration and no person
         grants by hand. Default privileges belong to the role that creates, so each is named: the migrating admin,
-        mle_user, and mle_user_role, as which its members create after SET ROLE.
-Locks:  row locks on the database's entry and in the privilege catalogs, for milliseconds; no table exists yet.
-Undo:   revokes every privilege again.
+        mle_user, and mle_user_role, as which its members create after SET ROLE. Objects that the database already has
+        are granted if the migrating role has their owner's rights; others are named in a notice. Every privilege that
+        was set is looked up, because GRANT and REVOKE only warn if they have no effect.
+Locks:  row locks on the database's entry and in the privilege catalogs, for milliseconds.
+Undo:   revokes every privilege again, except on objects that were left as they are.
 """
 
 from sql_file import execute_beside

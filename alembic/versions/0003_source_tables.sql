@@ -21,8 +21,7 @@ create table public.customer_activity (
     valid_from date not null,
     valid_to date,
     scd_a double precision,
-    scd_b integer,
-    constraint "the dates are finite" check (isfinite(valid_from) and isfinite(valid_to))
+    scd_b integer
 ) partition by range (idx);
 
 comment on table public.customer_activity is
@@ -81,3 +80,16 @@ partition of public.customer_activity for values from (minvalue) to (maxvalue);
 
 create table partitions.labels
 partition of public.labels for values from (minvalue) to (maxvalue);
+
+-- A table without a key needs it for deletes if a publication includes all tables.
+alter table partitions.sales_before_all_months replica identity full;
+
+alter table partitions.customer_profiles replica identity full;
+
+alter table partitions.customer_activity replica identity full;
+
+alter table partitions.labels replica identity full;
+
+-- pipeline.open_to_readers grants them when the table is first published.
+revoke all on public.customer_profiles, public.customer_activity, public.labels, public.stores, public.sales
+from ds_user_role, mle_user_role;

@@ -2,14 +2,16 @@
 --
 --     begin_load ── request_file ── stage_load ── check_load ── publish_load
 --     loading       loading         staged        checked       published ── superseded
---        │                                           │
---        └── stop_load: waiting, rejected, failed    └── rejected
+--        │                                        │    │
+--        └── stop_load: waiting,                  │    └── hold_load: held ── decide_load: checked, rejected
+--            rejected, failed                     └── rejected
 --
 -- published     Its rows are in public now. Each file has at most one such load.
 -- archived      Its rows are in schema archive: pipeline.archive_month took the month out of public.
 -- superseded    A file that was requested later was published, before or after this load was.
 -- waiting       The file of a month that has just ended is not there yet; Airflow tries again.
--- rejected      The file, its server or a setting is wrong; the next try would find the same.
+-- held          The file is odd, compared with those that are loaded; a person decides whether it is published.
+-- rejected      The file, its server or a setting is wrong; the next try would find the same. Or a person refused it.
 -- failed        The network or a server failed, or the process was killed; Airflow tries again.
 
 create schema staging;
@@ -30,10 +32,14 @@ create table pipeline.loads (
     dag_run text not null,
     outcome text not null default 'loading' check (
         outcome in (
-            'loading', 'waiting', 'staged', 'checked', 'published', 'archived', 'superseded', 'rejected', 'failed'
+            'loading', 'waiting', 'staged', 'checked', 'held', 'published', 'archived', 'superseded', 'rejected',
+            'failed'
         )
     ),
     problem text,
+    oddities text,
+    decided_by text,
+    decided_at timestamptz,
     waits_until timestamptz,
     began_at timestamptz not null default clock_timestamp(),
     requested_at timestamptz,
@@ -69,7 +75,12 @@ comment on column pipeline.loads.sale_month is 'Month of the file; null for file
 comment on column pipeline.loads.address is 'Where the file was read, without credentials.';
 comment on column pipeline.loads.dag_run is 'DAG and run that loaded the file.';
 comment on column pipeline.loads.outcome is 'State of the load; see the life of a load in 0004_loads.sql.';
-comment on column pipeline.loads.problem is 'Why the load is waiting, rejected or failed.';
+comment on column pipeline.loads.problem is 'Why the load is waiting, held, rejected or failed.';
+comment on column pipeline.loads.oddities is
+'What is odd about the file, compared with those that were loaded before; null if nothing is.';
+comment on column pipeline.loads.decided_by is
+'Who published or refused the odd file: a person, or the setting by which nobody was asked.';
+comment on column pipeline.loads.decided_at is 'When.';
 comment on column pipeline.loads.waits_until is 'Until when a late file is waited for; null unless it is waiting.';
 comment on column pipeline.loads.began_at is 'When the attempt began.';
 comment on column pipeline.loads.requested_at is
@@ -87,7 +98,12 @@ comment on column pipeline.loads.staged_table is 'Table that holds the rows unti
 comment on column pipeline.loads.partition_name is 'Partition, in schema partitions, that the rows are published into.';
 
 -- The functions change the other columns with their owner's rights.
-grant select, update (outcome, problem, waits_until, requested_at, published_at, changed_at, last_date, total)
+grant
+select,
+update (
+    outcome, problem, oddities, decided_by, decided_at, waits_until, requested_at, published_at, changed_at, last_date,
+    total
+)
 on pipeline.loads to pipeline;
 
 create function pipeline.reject(message text)
@@ -114,6 +130,76 @@ end
 $$;
 
 comment on function pipeline.report(text) is 'Writes this message to the log of the task.';
+
+-- $1 is the context.
+create function pipeline.failed_trigger(context text)
+returns text
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+return (
+    select
+        concat(
+            'A trigger failed, so nothing was published: ',
+            string_agg(
+                format(
+                    '%I on %s, which calls %s() of %s', pg_trigger.tgname, pg_trigger.tgrelid::regclass,
+                    pg_proc.oid::regproc, pg_proc.proowner::regrole
+                ),
+                '; ' order by pg_trigger.tgrelid::regclass::text, pg_trigger.tgname
+            ),
+            '. The owner of the function can correct it, and the owner of the table can drop the trigger. Then clear',
+            ' the run.'
+        )
+    from pg_trigger
+    inner join pg_proc
+        on pg_trigger.tgfoid = pg_proc.oid
+    where
+        not pg_trigger.tgisinternal
+        and (
+            strpos($1, format('function %I() ', pg_proc.proname)) > 0
+            or strpos($1, format('function %s() ', pg_proc.oid::regproc)) > 0
+        )
+    having count(*) > 0
+);
+
+comment on function pipeline.failed_trigger(text) is
+'Whose trigger an error is of, found by the functions that its context names; null if it is of none.';
+
+create table pipeline.open_tables (
+    table_id regclass primary key,
+    opened_at timestamptz not null default clock_timestamp()
+);
+
+comment on table pipeline.open_tables is 'Tables of public that have been published, and were then opened to readers.';
+comment on column pipeline.open_tables.table_id is 'The table.';
+comment on column pipeline.open_tables.opened_at is 'When it was first published.';
+
+create function pipeline.open_to_readers(table_name text)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    opened constant regclass := format('public.%I', table_name)::regclass;
+begin
+    if exists (select from pipeline.open_tables where table_id = opened) then
+        return;
+    end if;
+    -- A statement that began before the rows are there would otherwise find its privilege granted, and no rows.
+    execute format('lock table only %s in access exclusive mode', opened);
+    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
+    if found then
+        execute format('grant select on %s to ds_user_role', opened);
+        execute format('grant all on %s to mle_user_role', opened);
+    end if;
+end
+$$;
+
+comment on function pipeline.open_to_readers(text) is
+'Grants the privileges on a table of public in the transaction that first publishes it. Before, its readers get
+"permission denied" instead of an empty table. Afterwards the privileges are changed only by hand.';
 
 create function pipeline.lock_file(table_name text, sale_month date)
 returns void
@@ -187,7 +273,7 @@ begin
         loads.table_name = begin_load.table_name
         and loads.sale_month is not distinct from begin_load.sale_month
         and loads.dag_run = begin_load.dag_run
-        and loads.outcome in ('staged', 'checked');
+        and loads.outcome in ('staged', 'checked', 'held');
 
     perform pipeline.discard_staged(loads.load_id)
     from pg_class
@@ -216,6 +302,7 @@ begin
         -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
         if to_regclass('partitions.' || this.partition_name) is null then
             execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
+            execute format('alter table partitions.%I replica identity full', this.partition_name);
             execute format(
                 'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
                 this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
@@ -225,6 +312,8 @@ begin
         columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
     end if;
     execute format('create table %s (%s)', this.staged_table, columns);
+    -- As a partition it has no key, and a publication of all tables needs an identity of the rows that are deleted.
+    execute format('alter table %s replica identity full', this.staged_table);
     execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
 
     perform set_config('application_name', 'load ' || this.load_id, false);
@@ -316,10 +405,13 @@ begin
     set
         outcome = case when check_load.problem is null then 'checked' else 'rejected' end,
         problem = check_load.problem || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
+        oddities = null,
+        decided_by = null,
+        decided_at = null,
         last_date = check_load.last_date,
         total = check_load.total,
         changed_at = clock_timestamp()
-    where load_id = load and outcome in ('staged', 'checked', 'rejected');
+    where load_id = load and outcome in ('staged', 'checked', 'held', 'rejected');
 end
 $$;
 
@@ -343,6 +435,43 @@ end;
 
 comment on function pipeline.require_checked(bigint[]) is
 'Fails with all verdicts at once if one of the loads is rejected.';
+
+create function pipeline.hold_load(load bigint, oddities text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update pipeline.loads
+    set
+        outcome = case when hold_load.oddities is null then 'checked' else 'held' end,
+        oddities = hold_load.oddities,
+        problem = hold_load.oddities,
+        decided_by = null,
+        decided_at = null,
+        changed_at = clock_timestamp()
+    where load_id = load and (outcome in ('checked', 'held') or (outcome = 'rejected' and loads.oddities is not null));
+end;
+
+comment on function pipeline.hold_load(bigint, text) is
+'Holds a checked load that is odd until decide_load is called; without oddities it stays checked.';
+
+create function pipeline.decide_load(load bigint, is_approved boolean, decided_by text)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update pipeline.loads
+    set
+        outcome = case when is_approved then 'checked' else 'rejected' end,
+        problem = case when not is_approved then concat('Refused by ', decide_load.decided_by, ': ', oddities) end,
+        decided_by = decide_load.decided_by,
+        decided_at = clock_timestamp(),
+        changed_at = clock_timestamp()
+    where load_id = load and outcome = 'held';
+end;
+
+comment on function pipeline.decide_load(bigint, boolean, text) is
+'Records the decision on a held load: it can be published, or it is rejected.';
 
 create function pipeline.publish_load(load bigint)
 returns void
@@ -392,7 +521,7 @@ begin
         where
             table_name = this.table_name
             and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'published', 'archived')
+            and outcome in ('staged', 'checked', 'held', 'published', 'archived')
             and requested_at < this.requested_at
         returning load_id
     loop
@@ -429,6 +558,10 @@ begin
     begin
         if to_regclass(this.staged_table) is not null then
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+            execute format(
+                'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
+                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
+            );
             return;
         end if;
     exception
@@ -450,21 +583,27 @@ begin
         'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
         this.table_name = 'stores'
     );
+    execute format(
+        'create or replace temporary view %I as select * from %I', view_name || '_sample', view_name
+    );
 end
 $$;
 
 comment on function pipeline.open_staged(bigint, text) is
-'Gives the staged rows of a load a name for the rest of the session: a temporary view.';
+'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
+_sample, shows all rows up to 100,000, and above that about so many.';
 
 -- Functions with their owner's rights are for the pipeline alone.
 revoke execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
-pipeline.discard_staged(bigint)
+pipeline.discard_staged(bigint),
+pipeline.open_to_readers(text)
 from public;
 
 grant execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
-pipeline.discard_staged(bigint)
+pipeline.discard_staged(bigint),
+pipeline.open_to_readers(text)
 to pipeline;

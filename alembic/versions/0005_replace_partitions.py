@@ -23,5 +23,9 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("revoke select on all tables in schema public from pipeline")
+    op.execute("""
+        revoke select on
+        public.customer_profiles, public.customer_activity, public.labels, public.stores, public.sales
+        from pipeline
+    """)
     op.execute("drop function pipeline.replace_partitions")

@@ -92,6 +92,9 @@ begin
             ));
     end;
     perform set_config('lock_timeout', patience, true);
+    foreach this in array replaced loop
+        perform pipeline.open_to_readers(this.table_name);
+    end loop;
 end
 $$;
 

@@ -13,6 +13,9 @@ comment on column public.monthly_sales.location is 'Where the store was when the
 comment on column public.monthly_sales.sale_month is 'First day of the month.';
 comment on column public.monthly_sales.value is 'Exact sum of sales.value.';
 
+-- pipeline.open_to_readers grants them when the table is first published.
+revoke all on public.monthly_sales from ds_user_role, mle_user_role;
+
 create table pipeline.sales_by_store (
     load_id bigint not null,
     store_idx integer not null,

@@ -2,7 +2,8 @@
 
 Why:    it is what a model is trained on. The key makes two rows for one client impossible. A rebuild writes only the
         clients that have changed, so it first collects in staging.clients how each client should look; that table is
-        unlogged, because it is filled and emptied within one transaction.
+        unlogged, because it is filled and emptied within one transaction. An event that starts a rebuild can be lost,
+        so the loads that the table was built from are compared with those that are published.
 Locks:  none that a session could wait for; the tables are new.
 Undo:   drops the tables; one run of the DAG feature_store fills them again.
 """
@@ -21,4 +22,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("drop view pipeline.stale_tables")
     op.execute("drop table staging.clients, pipeline.feature_store_builds, public.feature_store")

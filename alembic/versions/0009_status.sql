@@ -1,4 +1,4 @@
-create view public.data_freshness (table_name, loaded_at, file_version, up_to, row_count) as
+create view public.data_freshness (table_name, state, loaded_at, file_version, up_to, row_count) as
 with published as (
     select
         table_name,
@@ -62,6 +62,11 @@ known (table_name, loaded_at, file_version, up_to, row_count) as (
 
 select
     every_table.table_name,
+    case
+        when known.loaded_at is null then 'missing'
+        when stale_tables.table_name is not null then 'stale'
+        else 'loaded'
+    end as state,
     known.loaded_at,
     known.file_version,
     known.up_to,
@@ -73,11 +78,15 @@ from (
 ) as every_table (position, table_name)
 left join known
     on every_table.table_name = known.table_name
+left join pipeline.stale_tables
+    on every_table.table_name = stale_tables.table_name
 order by every_table.position;
 
 comment on view public.data_freshness is
 'How fresh each table is: when it was last loaded, from which files, up to which day, with how many rows.';
 comment on column public.data_freshness.table_name is 'Table in public.';
+comment on column public.data_freshness.state is
+'loaded; stale if it was built from customer files that have been replaced since; missing before the first load.';
 comment on column public.data_freshness.loaded_at is 'When a load last published its rows; null before the first.';
 comment on column public.data_freshness.file_version is
 'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the feature store of the profiles, the
@@ -127,7 +136,7 @@ attempt as (
         case
             when 'rejected' in (newest_attempt.outcome, newest_stores.outcome) then 'rejected'
             when 'failed' in (newest_attempt.outcome, newest_stores.outcome) then 'failed'
-            when newest_attempt.outcome = 'archived' then 'archived'
+            when newest_attempt.outcome in ('held', 'archived') then newest_attempt.outcome
             when newest_attempt.waits_until > now() then 'waiting'
             when newest_attempt.outcome = 'waiting' then 'failed'
             when newest_attempt.outcome in ('published', 'superseded') then 'loaded'
@@ -150,7 +159,8 @@ select
     attempt.changed_at,
     case
         when attempt.state = 'failed' then coalesce(attempt.problem, 'The process that loaded the file was killed.')
-        when attempt.state in ('waiting', 'rejected') then attempt.problem
+        when attempt.state in ('waiting', 'held', 'rejected') then attempt.problem
+        when attempt.state = 'loaded' then published.oddities || ' (published by ' || published.decided_by || ')'
     end as problem
 from attempt
 left join pipeline.loads as published
@@ -163,11 +173,12 @@ comment on view public.month_status is
 'Each month of sales that was ever attempted: how its newest attempt stands, and what is loaded.';
 comment on column public.month_status.sale_month is 'First day of the month.';
 comment on column public.month_status.state is
-'State of the newest attempt: loaded, archived, loading, waiting for a late file, rejected, or failed. The rows of the
-last good load stay, unless they are archived.';
+'State of the newest attempt: loaded, archived, loading, waiting for a late file, held for a decision because it is odd,
+rejected, or failed. The rows of the last good load stay, unless they are archived.';
 comment on column public.month_status.row_count is 'Sales that are loaded; null if there are none.';
 comment on column public.month_status.total is 'Sum of the sales that are loaded.';
 comment on column public.month_status.loaded_at is 'When they were published.';
 comment on column public.month_status.file_version is 'SHA-256 of their file.';
 comment on column public.month_status.newest_attempt_at is 'When the newest attempt came to its state.';
-comment on column public.month_status.problem is 'Why the newest attempt is waiting, rejected or failed.';
+comment on column public.month_status.problem is
+'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';

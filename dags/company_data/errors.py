@@ -1,8 +1,29 @@
-"""Why a load stops. The class says whether a retry can help."""
+"""Why a load stops: the class says whether a retry can help. And how foreign text is shown in a message."""
 
+import re
 from datetime import datetime
 
 from airflow.sdk.exceptions import AirflowException, AirflowFailException
+
+# Letters, marks and symbols that have no ink: str.isprintable() accepts them.
+_BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
+
+
+def shown(text: str | bytes, limit: int = 60) -> str:
+    """Foreign text for a message: what is invisible, or is invalid UTF-8, is escaped as in Python.
+
+    Args:
+        text: the text, or its bytes.
+        limit: characters after which it is cut.
+    """
+    if isinstance(text, bytes):
+        text = text[: 4 * (limit + 1)].decode(errors="backslashreplace")
+    end = "…" if len(text) > limit else ""
+    return "".join(each if _is_visible(each) else each.encode("unicode_escape").decode() for each in text[:limit]) + end
+
+
+def _is_visible(character: str) -> bool:
+    return character.isprintable() and not _BLANK.match(character)
 
 
 class FileRejected(AirflowFailException):

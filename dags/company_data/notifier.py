@@ -16,6 +16,7 @@ import requests
 from airflow.providers.common.compat.sdk import redact
 from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference, SyncCallback, conf  # type: ignore[attr-defined]  # not in its stub
 
+from company_data.http_client import Session
 from company_data.settings import notify_email, notify_webhook_url, sales_deadline
 
 NO_REASON = "The process of the task ended without an exception: it was killed, or its machine failed."
@@ -33,7 +34,7 @@ class Message:
     """One notification. The webhook gets these fields as JSON, and `text` beside them.
 
     Attributes:
-        event: "failed" or "overdue".
+        event: "failed", "overdue", "held" for an odd file that waits for a decision, or "odd" for one that was published.
         dag: id of the DAG.
         run: id of the run.
         month: month of the data (YYYY-MM), if the run has one.
@@ -53,7 +54,7 @@ class Message:
     @property
     def subject(self) -> str:
         """The message in one line."""
-        what = f"{self.task} failed" if self.task else self.event
+        what = f"{self.task} failed" if self.event == "failed" else self.event
         return f"{self.dag}, {self.month or self.run}: {what}"
 
     @property
@@ -102,9 +103,18 @@ def failure_message(context: Mapping[str, Any]) -> Message:
         run=context["run_id"],
         month=f"{start:%Y-%m}" if start and start != end else None,
         task=context["ti"].task_id,
-        reason=f"{type(error).__name__}: {error}" if error else NO_REASON,
+        reason="\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
+        if error
+        else NO_REASON,
         link=context["ti"].log_url,
     )
+
+
+def odd_message(context: Mapping[str, Any], event: str, oddities: str) -> Message:
+    """The message for an odd file: "held" if it waits for a decision, "odd" if it is published without one."""
+    message = failure_message(context)
+    waits = "It waits for a decision under Required Actions" if event == "held" else "It is published all the same"
+    return replace(message, event=event, reason=f"The file is odd: {oddities}. {waits}.")
 
 
 def overdue_message(context: Mapping[str, Any]) -> Message:
@@ -165,7 +175,8 @@ def post_to_webhook(url: str, message: Message) -> None:
     body = {"text": message.text, **asdict(message)}
     for pause in (*WEBHOOK_PAUSES, None):
         try:
-            answer = requests.post(url, json=body, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+            with Session() as session:
+                answer = session.post(url, json=body, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
             if answer.ok:
                 return
             problem = f"{host} answers {answer.status_code}"

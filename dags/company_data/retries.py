@@ -3,8 +3,9 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.sdk import RetryDecision, RetryPolicy
-from psycopg import errors
+from psycopg import Error, errors
 
 from company_data.errors import FileNotYetAvailable, SourceUnavailable
 
@@ -26,13 +27,16 @@ MAX_RETRY_AFTER = timedelta(hours=6)
 # How long after its month a sales file may come late.
 LATE_FOR = timedelta(days=7)
 
-# What a retry would find again: bad data, bad SQL, a read-only database, an error in the code.
+# What a retry would find again: bad data, bad SQL, a read-only database, an error in the code, a person's answer.
 PERMANENT = (
+    HITLRejectException,
+    HITLTimeoutError,
     errors.DataError,
     errors.IntegrityError,
     errors.ProgrammingError,
     errors.NotSupportedError,
     errors.ReadOnlySqlTransaction,
+    errors.ObjectNotInPrerequisiteState,
     ValueError,
     TypeError,
     LookupError,
@@ -48,6 +52,10 @@ ADVICE: dict[type[Exception], str] = {
         "a row is no longer in the files, and a row of another table refers to it (table, constraint and key are named "
         "above), so nothing was changed; delete or change the referring rows, or declare the foreign key on delete "
         "cascade or set null, then clear the run"
+    ),
+    errors.ObjectNotInPrerequisiteState: (
+        "a publication includes a table whose rows have no identity, so nothing was changed; ALTER TABLE … REPLICA "
+        "IDENTITY DEFAULT, or FULL for a table without a key, then clear the run"
     ),
     errors.DiskFull: "the disk of the database is full, so nothing was changed; free some space",
 }
@@ -76,8 +84,11 @@ class LoadRetryPolicy(RetryPolicy):
         max_tries: int,
         context: Any = None,
     ) -> RetryDecision:
-        """Decide on one failure; see RetryPolicy."""
+        """Decide on one failure; see RetryPolicy. The exception gets a note if a trigger failed, for the notification."""
         advice = next((text for kind, text in ADVICE.items() if isinstance(exception, kind)), None)
+        if trigger := _failed_trigger(exception, context):
+            exception.add_note(trigger)
+            advice = trigger
         if isinstance(exception, PERMANENT):
             return RetryDecision.fail(advice or "a retry would find the same; fix the cause, then clear the task")
         # Clearing a task raises max_tries and goes on counting, so only the difference counts.
@@ -97,3 +108,14 @@ class LoadRetryPolicy(RetryPolicy):
     def _may_be_late(self, context: Any) -> bool:
         end = context and context.get("data_interval_end")
         return bool(end) and datetime.now(UTC) < end + self.late_for
+
+
+def _failed_trigger(exception: BaseException, context: Any) -> str | None:
+    """Whose trigger failed, asked in a new session, because that of the task is at its end."""
+    where = exception.diag.context if isinstance(exception, Error) else None
+    # Staging tasks have no hook; they write to tables on which nobody else has a trigger.
+    get_hook = getattr(context and context["task"], "get_db_hook", None)
+    if not where or not get_hook:
+        return None
+    [trigger] = get_hook().get_first("select pipeline.failed_trigger(%s)", [where])
+    return trigger and str(trigger)

@@ -10,6 +10,7 @@ from company_data.retries import SQL_RETRIES, LoadRetryPolicy
 DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaws.com"
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
 DEFAULT_SALES_DEADLINE_HOURS = "24"
+ODD_MONTHS_VALUES = ("hold", "ask", "warn", "ignore")  # the first is the default
 
 CONNECTION_ID = "operational_db"
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
@@ -56,9 +57,11 @@ TASK_DEFAULTS: dict[str, Any] = {
 }
 
 
-def source_base_url() -> str:
-    """Address below which the source files lie, without a slash at its end."""
-    return (os.environ.get("SOURCE_BASE_URL") or DEFAULT_SOURCE_BASE_URL).rstrip("/")
+def source_url(path: str) -> str:
+    """Address of a source file: its path below that of SOURCE_BASE_URL, before the query. Credentials included."""
+    base = (os.environ.get("SOURCE_BASE_URL") or DEFAULT_SOURCE_BASE_URL).strip().partition("#")[0]
+    folder, separator, query = base.partition("?")
+    return f"{folder.rstrip('/')}/{path}{separator}{query}"
 
 
 def source_ca_file() -> Path | None:
@@ -113,6 +116,21 @@ def notify_webhook_url() -> str | None:
             "Correct it, or unset it to send none."
         )
     return url
+
+
+def odd_months(of_run: object = None) -> str:
+    """What happens to a file that is odd, compared with those that are loaded; see ComparisonOperator.
+
+    Args:
+        of_run: the value in the configuration of a run, which overrides the setting.
+
+    Raises:
+        ValueError: the value is none of ODD_MONTHS_VALUES.
+    """
+    value = str(of_run or os.environ.get("ODD_MONTHS") or ODD_MONTHS_VALUES[0])
+    if value not in ODD_MONTHS_VALUES:
+        raise ValueError(f'ODD_MONTHS is "{value}". Write it as one of: {", ".join(ODD_MONTHS_VALUES)}.')
+    return value
 
 
 def sales_deadline() -> timedelta:

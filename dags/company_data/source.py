@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
-import re
 import ssl
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -17,16 +17,61 @@ from typing import IO, Protocol, cast
 import requests
 import urllib3
 
+from company_data import s3_errors
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
+from company_data.http_client import (
+    INVALID_ADDRESS,
+    TRANSIENT_STATUSES,
+    Session,
+    explain,
+    one_line,
+    reason,
+    without_queries,
+    without_secrets,
+)
 from company_data.settings import source_ca_file
 
 CHUNK_BYTES = 1 << 18
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds
 MAX_REDIRECTS = 5
+MAX_SHOWN_BYTES = 40
 
-TRANSIENT_STATUSES = {408, 425, 429}
+# Values of Content-Encoding that change no byte, although some clients store them.
+NO_CODINGS = {"", "identity", "none", "aws-chunked", "utf-8", "utf8", "us-ascii", "ascii", "binary", "8bit"}
+GZIP_START = b"\x1f\x8b"
+
 KEPT = "Nothing was loaded, and what was published before stays."
+MISSING_OR_FORBIDDEN = (
+    "Either the file may not be read, or it is missing: S3 also answers 403 for a missing file of a bucket that may not "
+    "be listed. "
+)
 RETRIED = "The task tries again by itself. When it has given up, check the source and clear this run."
+
+
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> None: ...
+    def digest(self) -> bytes: ...
+
+
+class _Crc32:
+    def __init__(self) -> None:
+        self._value = 0
+
+    def update(self, data: bytes, /) -> None:
+        self._value = zlib.crc32(data, self._value)
+
+    def digest(self) -> bytes:
+        return self._value.to_bytes(4, "big")
+
+
+# Headers with a checksum of the bytes as they are sent, in base64. The standard library has no CRC32C and CRC64NVME. An
+# ETag is none: it may be the MD5 of the file, or anything else.
+CHECKSUMS: dict[str, Callable[[], _Hash]] = {
+    "x-amz-checksum-crc32": _Crc32,
+    "x-amz-checksum-sha1": lambda: hashlib.sha1(usedforsecurity=False),
+    "x-amz-checksum-sha256": hashlib.sha256,
+    "Content-MD5": lambda: hashlib.md5(usedforsecurity=False),
+}
 
 
 class _Readable(Protocol):
@@ -37,7 +82,7 @@ class Download:
     """A file that is being read.
 
     Attributes:
-        address: where it is, without credentials.
+        address: where it is, without secrets.
         etag: the server's ETag, without quotes.
         last_modified: when the server says that the file was changed.
         bytes: length of the text read so far, decompressed if it is sent compressed.
@@ -64,48 +109,60 @@ class Download:
                 f"{address}: the server neither states the length of the file nor sends it in chunks, so a lost connection "
                 f"would look like the end of the file. {KEPT} Serve it with a Content-Length."
             )
-        # The ETag of a plain upload to S3 is its MD5. Uploads in parts have a dash in it, and with keys of KMS or
-        # of the customer it is no hash of the content (S3 API reference, "Object", ETag).
-        is_digest = (
-            re.fullmatch(r'"[0-9a-f]{32}"', headers.get("ETag", "")) is not None
-            and not headers.get("x-amz-server-side-encryption", "").startswith("aws:kms")
-            and "x-amz-server-side-encryption-customer-algorithm" not in headers
-        )
-        self._sent_md5 = hashlib.md5(usedforsecurity=False) if is_digest else None
-        self._text_md5 = hashlib.md5(usedforsecurity=False) if is_digest and self._is_gzip else None
+        self._checksums = [
+            (name, value, new_hash())
+            for name, new_hash in CHECKSUMS.items()
+            if (value := _decoded(headers.get(name, ""), len(new_hash().digest())))
+        ]
+        self._start = b""
 
     def chunks(self) -> Iterator[bytes]:
         """The text of the file, piece by piece.
 
         Raises:
-            SourceUnavailable: the connection broke, stalled or ended early, or the text does not match the ETag.
+            FileRejected: the file is not the gzip that the server says it is.
+            SourceUnavailable: the connection broke, stalled or ended early, or the bytes do not match a checksum.
         """
         body: _Readable = gzip.GzipFile(fileobj=cast(IO[bytes], self)) if self._is_gzip else self
         try:
             while chunk := body.read(CHUNK_BYTES):
                 self.bytes += len(chunk)
                 self.sha256.update(chunk)
-                if self._text_md5:
-                    self._text_md5.update(chunk)
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
+            # One byte is too short to say.
+            if isinstance(error, gzip.BadGzipFile | zlib.error) and self._start != GZIP_START[:1]:
+                raise self._not_gzip(error) from None
             raise SourceUnavailable(
-                f"{self.address}: the download stopped after {self.bytes:,} bytes ({_reason(error)}). {KEPT} {RETRIED}"
+                f"{self.address}: the download stopped after {self.bytes:,} bytes ({reason(error)}). {KEPT} {RETRIED}"
             ) from None
-        if self._sent_md5:
-            found = {digest.hexdigest() for digest in (self._sent_md5, self._text_md5) if digest}
-            if self.etag not in found:
+        for name, expected, digest in self._checksums:
+            if digest.digest() != expected:
                 raise SourceUnavailable(
-                    f"{self.address}: the MD5 of the received bytes ({self._sent_md5.hexdigest()}) is not the ETag "
-                    f"({self.etag}), so they were changed in transit. {KEPT} {RETRIED}"
+                    f"{self.address}: the received bytes have the checksum {_encoded(digest.digest())}, and the server "
+                    f"announced {name}: {_encoded(expected)}, so they were changed in transit. {KEPT} {RETRIED}"
                 )
 
     def read(self, size: int, /) -> bytes:
-        """Bytes as they are sent: the input of gzip, and what the ETag describes."""
+        """Bytes as they are sent: the input of gzip, and what a checksum describes."""
         data: bytes = self._response.raw.read(size)
-        if self._sent_md5:
-            self._sent_md5.update(data)
+        self._start += data[: MAX_SHOWN_BYTES - len(self._start)]
+        for _, _, digest in self._checksums:
+            digest.update(data)
         return data
+
+    def _not_gzip(self, error: Exception) -> FileRejected:
+        """The error for a body that is damaged or not compressed; one that is cut off may be whole the next time."""
+        if self._start.startswith(GZIP_START):
+            problem = f"the gzip data is damaged ({reason(error)})"
+            advice = "Upload the file again"
+        else:
+            with suppress(urllib3.exceptions.HTTPError, OSError):
+                self.read(MAX_SHOWN_BYTES)
+            start = ascii(self._start.decode("latin-1"))
+            problem = f"the server sends Content-Encoding: gzip, but the file is not gzip: it begins with {start}"
+            advice = "Remove the Content-Encoding from the stored file, or compress it"
+        return FileRejected(f"{self.address}: {problem}. {KEPT} {advice}, then clear this run.")
 
 
 @contextmanager
@@ -118,38 +175,34 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
 
     Raises:
         FileRejected: the address, its certificate or the answer is such that a retry would find the same.
-        FileNotYetAvailable: 404, and the file may be late.
+        FileNotYetAvailable: 404 or 403, and the file may be late.
         SourceUnavailable: the network or the server failed.
     """
-    address = without_credentials(url)
-    if not url.startswith("https://"):
+    address = without_secrets(url)
+    if not url.lower().startswith("https://"):
         raise FileRejected(f"{address}: only https is read, and this is not. {KEPT} Correct SOURCE_BASE_URL.")
     authorities = source_ca_file()
     if authorities:
         _require_authorities(address, authorities)
-    with requests.Session() as session:
+    with Session() as session:
         session.adapters.pop("http://")
         session.max_redirects = MAX_REDIRECTS
         session.headers["Accept-Encoding"] = "gzip"
+        if "?" not in url:
+            # Asks S3 for its checksum. A signature in the query would have to cover this header.
+            session.headers["x-amz-checksum-mode"] = "ENABLED"
         try:
             # Given with the request: REQUESTS_CA_BUNDLE overrides Session.verify.
             verify = str(authorities) if authorities else True
             response = session.get(url, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT), verify=verify)
-        except (requests.exceptions.InvalidSchema, requests.exceptions.MissingSchema):
-            raise FileRejected(
-                f"{address}: the server redirects to what is not https, and only https is read. {KEPT} "
-                f"Correct the redirect, or SOURCE_BASE_URL."
-            ) from None
-        except (ValueError, requests.exceptions.TooManyRedirects) as error:  # ValueError: not an address
-            raise FileRejected(f"{address}: {_reason(error)}. {KEPT} Correct SOURCE_BASE_URL, or the server.") from None
         except requests.RequestException as error:
-            for cause in _causes(error):
-                if isinstance(cause, ssl.SSLCertVerificationError):
-                    raise FileRejected(
-                        f"{address}: the server's certificate does not verify ({cause.verify_message}). {KEPT} Renew "
-                        f"the certificate, or set SOURCE_CA_FILE to a file with the authority to trust."
-                    ) from None
-            raise SourceUnavailable(f"{address}: no answer ({_reason(error)}). {KEPT} {RETRIED}") from None
+            problem, advice = explain(error)
+            if advice:
+                raise FileRejected(f"{address}: {problem}. {KEPT} {advice} Then clear this run.") from None
+            raise SourceUnavailable(f"{address}: {problem}. {KEPT} {RETRIED}") from None
+        except ValueError:
+            problem, advice = INVALID_ADDRESS
+            raise FileRejected(f"{address}: {problem}. {KEPT} {advice} Then clear this run.") from None
         except OSError as error:  # REQUESTS_CA_BUNDLE or CURL_CA_BUNDLE, which requests reads without SOURCE_CA_FILE
             raise FileRejected(f"{address}: {error}. {KEPT} Correct that file, or set SOURCE_CA_FILE.") from None
         with response:
@@ -163,51 +216,65 @@ def _require_authorities(address: str, file: Path) -> None:
         ssl.create_default_context(cafile=file)
     except OSError as error:  # ssl.SSLError is one
         raise FileRejected(
-            f"{address}: SOURCE_CA_FILE is {file}, which cannot be used ({_reason(error)}), so the server's certificate "
+            f"{address}: SOURCE_CA_FILE is {file}, which cannot be used ({reason(error)}), so the server's certificate "
             f"cannot be verified. {KEPT} Correct SOURCE_CA_FILE: it names a file of certificates in PEM format."
         ) from None
 
 
-def without_credentials(url: str) -> str:
-    """The address without a user's name and password, for logs and the ledger."""
-    return re.sub(r"^(\w+://)[^/]*@", r"\1", url)
-
-
 def _require_success(address: str, response: requests.Response, late_until: datetime | None) -> None:
-    status = f"{response.status_code} {response.reason or ''}".strip()
+    """Raise the error that the status and, where it is more precise, S3's code in the body stand for."""
     if response.status_code == requests.codes.ok:
         return
-    if response.status_code in TRANSIENT_STATUSES or response.status_code >= requests.codes.server_error:
+    code, said = s3_errors.read_error(response)
+    status = one_line(f"{response.status_code} {response.reason or ''}".strip())
+    problem = without_queries(f"the server answers {status}{said}", response)
+    advice = s3_errors.ADVICE.get(code or "")
+    if not advice and (response.status_code in TRANSIENT_STATUSES or code in s3_errors.TRANSIENT):
         raise SourceUnavailable(
-            f"{address}: the server answers {status}. {KEPT} {RETRIED}",
-            _retry_after(response.headers.get("Retry-After")),
+            f"{address}: {problem}. {KEPT} {RETRIED}", _retry_after(response.headers.get("Retry-After"))
         )
-    if response.status_code == requests.codes.not_found:
-        if late_until and datetime.now(UTC) < late_until:
+    if not advice:
+        is_missing = response.status_code == requests.codes.not_found
+        is_forbidden = response.status_code == requests.codes.forbidden
+        reading = MISSING_OR_FORBIDDEN if is_forbidden else ""
+        if (is_missing or is_forbidden) and late_until and datetime.now(UTC) < late_until:
             raise FileNotYetAvailable(
-                f"{address}: the server answers {status}. {KEPT} The month has just ended and the file may be late: "
+                f"{address}: {problem}. {KEPT} {reading}The month has just ended and the file may be late: "
                 f"the task requests it again until {late_until:%Y-%m-%d %H:%M} UTC.",
                 late_until,
             )
-        hint = "Upload the file, or correct SOURCE_BASE_URL or the months that are scheduled; then clear this run."
-    elif response.status_code == requests.codes.forbidden:
-        hint = (
-            "Make it public, and check that it exists: S3 also answers 403 for a missing file of a bucket "
-            "that may not be listed. Then clear this run."
-        )
-    else:
-        hint = "Correct the server or SOURCE_BASE_URL, then clear this run."
-    raise FileRejected(f"{address}: the server answers {status}. {KEPT} {hint}")
+        if is_forbidden:
+            advice = f"{reading}Upload the file, or make it public."
+        elif is_missing:
+            advice = "Upload the file, or correct SOURCE_BASE_URL or the months that are scheduled."
+        else:
+            advice = "Correct the server or SOURCE_BASE_URL."
+    raise FileRejected(f"{address}: {problem}. {KEPT} {advice} Then clear this run.")
 
 
-def _is_gzip_encoding(address: str, encoding: str) -> bool:
-    name = encoding.strip().lower()
-    if name not in ("", "identity", "gzip", "x-gzip"):
-        raise FileRejected(
-            f'{address}: the server sends the file with Content-Encoding "{encoding}", and only gzip is supported. '
-            f"{KEPT} Store the file plain or with gzip, then clear this run."
-        )
-    return name.endswith("gzip")
+def _is_gzip_encoding(address: str, header: str) -> bool:
+    codings = [name for name in (part.strip().lower() for part in header.split(",")) if name not in NO_CODINGS]
+    if not codings:
+        return False
+    if codings in (["gzip"], ["x-gzip"]):
+        return True
+    raise FileRejected(
+        f'{address}: the server sends the file with Content-Encoding "{one_line(header)}", and only gzip is supported. '
+        f"{KEPT} Store the file plain or with gzip, then clear this run."
+    )
+
+
+def _decoded(checksum: str, length: int) -> bytes | None:
+    """A checksum in base64; none if it is not of this length, as that of an upload in parts, which ends in -PARTS."""
+    try:
+        value = base64.b64decode(checksum.strip(), validate=True)
+    except ValueError:
+        return None
+    return value if len(value) == length else None
+
+
+def _encoded(checksum: bytes) -> str:
+    return base64.b64encode(checksum).decode()
 
 
 def _retry_after(value: str | None) -> float | None:
@@ -222,22 +289,3 @@ def _http_date(value: str | None) -> datetime | None:
         return parsedate_to_datetime(value).astimezone(UTC) if value else None
     except ValueError:
         return None
-
-
-def _causes(error: BaseException) -> list[BaseException]:
-    """The error and what led to it, innermost last."""
-    found: list[BaseException] = []
-    waiting: list[object] = [error]
-    while waiting:
-        cause = waiting.pop(0)
-        if isinstance(cause, BaseException) and cause not in found:
-            found.append(cause)
-            waiting += [getattr(cause, "reason", None), *cause.args, cause.__cause__, cause.__context__]
-    return found
-
-
-def _reason(error: BaseException) -> str:
-    """What happened, without the address: after a redirect that may hold a signature."""
-    cause = _causes(error)[-1]
-    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
-    return re.sub(r"\S*://\S+|\S*[?&]\S+=\S+", "…", words) or type(cause).__name__

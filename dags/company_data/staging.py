@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from itertools import chain
 from typing import Any, NamedTuple
 
 import psycopg
@@ -16,17 +15,16 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from psycopg import sql
 
-from company_data.csv import TextCheck, match_columns, rejected, split_header, without_blank_end
-from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
+from company_data.csv import check_rows, match_columns, rejected, split_header
+from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
+from company_data.http_client import without_secrets
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
-from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_base_url
-from company_data.source import KEPT, RETRIED, open_file, without_credentials
+from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_url
+from company_data.source import KEPT, RETRIED, open_file
 
 log = logging.getLogger(__name__)
 
-# Up to PostgreSQL 17 a line of \. ends a COPY of CSV too, and COPY ignores what follows.
-END_OF_COPY = re.compile(rb"[\r\n]\\\.[\r\n]")
-END_OF_COPY_IS_DATA = 180_000
+MAX_PROBLEM = 200
 
 
 class Load(NamedTuple):
@@ -52,9 +50,17 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
         FileRejected: the file breaks the contract; a retry would find the same.
         SourceUnavailable: the network or the source failed, or the file may be late.
         psycopg.Error: the database failed.
+        ValueError: the connection operational_db is not one to PostgreSQL.
     """
     run = get_current_context()["dag_run"]
     hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
+    kind = hook.get_connection(CONNECTION_ID).conn_type
+    if kind != PostgresHook.conn_type:
+        # This task could connect, but the SQL tasks find their hook by the type.
+        raise ValueError(
+            f'the connection {CONNECTION_ID} has the type "{kind}", and only "postgres" is supported. Nothing was loaded. '
+            f"Begin AIRFLOW_CONN_OPERATIONAL_DB with postgresql://, without a driver, then clear this run."
+        )
     with hook.get_conn() as connection:
         connection.autocommit = True
         return stage(connection, path, table, sale_month, f"{run.dag_id} {run.run_id}", hook)
@@ -82,8 +88,8 @@ def stage(
     Raises:
         FileRejected, SourceUnavailable, psycopg.Error: as of stage_csv.
     """
-    url = f"{source_base_url()}/{path}"
-    load = begin_load(connection, table, sale_month, without_credentials(url), dag_run)
+    url = source_url(path)
+    load = begin_load(connection, table, sale_month, without_secrets(url), dag_run)
     try:
         with ExitStack() as stack:
             # Only files that are named by their month can be late.
@@ -106,7 +112,7 @@ def stage(
                 )
     except AirflowTaskTimeout:
         error = SourceUnavailable(
-            f"{without_credentials(url)}: the file was not complete when the task's time limit was reached. "
+            f"{without_secrets(url)}: the file was not complete when the task's time limit was reached. "
             f"{KEPT} {RETRIED}"
         )
         stop_load(hook, load, error)
@@ -151,8 +157,6 @@ def stop_load(hook: PostgresHook, load: Load, error: Exception) -> None:
 def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: Iterator[bytes], path: str) -> int:
     """Copy a file into its staged table, in the caller's transaction.
 
-    The header goes to COPY with the rest, so that the line numbers in PostgreSQL's messages are the file's.
-
     Args:
         connection: to the operational database.
         table: the table to copy into; it is emptied, so that COPY can freeze the rows.
@@ -163,14 +167,11 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
         The number of rows copied.
 
     Raises:
-        FileRejected: the text is no CSV, its header does not match the table, or a value does not parse.
+        FileRejected: the text is not CSV, its header does not match the table, or a value is not one of its type.
     """
     header, line_end, chunks = split_header(text, path)
     expected = file_columns(connection, table)
-    columns = match_columns(header, list(expected), path)
-    chunks = without_blank_end(TextCheck(path, columns, line_end).pass_on(chunks))
-    if connection.info.server_version < END_OF_COPY_IS_DATA:
-        chunks = _without_end_of_copy(chunks, path)
+    columns = {name: expected[name] for name in match_columns(header, list(expected), path)}
     connection.execute(sql.SQL("truncate {}").format(table))
     copy = sql.SQL(
         "copy {} ({}) from stdin with (format csv, header true, freeze true, encoding 'utf8', force_null ({}))"
@@ -178,21 +179,28 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
         table,
         sql.SQL(", ").join(map(sql.Identifier, columns)),
         # Programs that quote every value write a missing number as "", which only a text can be.
-        sql.SQL(", ").join(sql.Identifier(name) for name in columns if not expected[name]),
+        sql.SQL(", ").join(sql.Identifier(name) for name, type_name in columns.items() if type_name != "text"),
     )
+    wrong_row = None
     with connection.cursor() as cursor:
         try:
             with cursor.copy(copy) as stream:
-                for chunk in chunks:
-                    stream.write(chunk)
+                stream.write(line_end)  # for the header, so that the line numbers in COPY's messages are the file's
+                try:
+                    for rows in check_rows(chunks, columns, line_end, path):
+                        stream.write(rows)
+                except FileRejected as error:
+                    wrong_row = error  # COPY ends normally, and may reject an earlier row
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
             raise rejected_by_copy(error, path) from error
+        if wrong_row:
+            raise wrong_row
         return cursor.rowcount
 
 
 def rejected_by_copy(error: psycopg.Error, path: str) -> FileRejected:
     """PostgreSQL's error for a line of a file, in our words: its context names the line, and maybe the column."""
-    problem = error.diag.message_primary or str(error)
+    problem = shown(error.diag.message_primary or str(error), MAX_PROBLEM)
     if isinstance(error, psycopg.errors.CheckViolation):
         problem = f'the row breaks the rule "{error.diag.constraint_name}"'
     context = re.match(r'COPY \w+, line (\d+)(?:, column ("[^"]*"|[^:]+))?(?:: (.*))?$', error.diag.context or "", re.S)
@@ -200,15 +208,15 @@ def rejected_by_copy(error: psycopg.Error, path: str) -> FileRejected:
         return rejected(path, 1, f"{problem} ({error.diag.context or error.diag.message_detail})")
     line, column, value = context.groups()
     if value and value not in problem:
-        problem = f"{problem} (found {value})"
+        problem = f"{problem} (found {shown(value, MAX_PROBLEM)})"
     return rejected(path, int(line), problem, column or error.diag.column_name)
 
 
-def file_columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> dict[str, bool]:
-    """Columns that a file must have, and whether each is text: those of its staged table."""
+def file_columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> dict[str, str]:
+    """Columns that a file must have, with their types: those of its staged table."""
     rows = connection.execute(
         """
-        select attname, atttypid = 'text'::regtype
+        select attname, format_type(atttypid, atttypmod)
         from pg_catalog.pg_attribute
         where attrelid = %s::regclass and attnum > 0 and not attisdropped
         order by attnum
@@ -222,15 +230,3 @@ def end_of_month(first_day: str) -> datetime:
     """The moment, in UTC, at which the month that begins on this day (YYYY-MM-DD) ends."""
     first = datetime.fromisoformat(first_day).replace(tzinfo=UTC)
     return (first + timedelta(days=32)).replace(day=1)
-
-
-def _without_end_of_copy(chunks: Iterator[bytes], path: str) -> Iterator[bytes]:
-    line, tail = 0, b"\n"
-    for chunk in chain(chunks, [b""]):
-        text = tail + (chunk or b"\n")
-        if found := END_OF_COPY.search(text):
-            line += text.count(b"\n", 0, found.start() + 1) - tail.count(b"\n") + 1
-            raise rejected(path, line, r"the line is only \., which this version of PostgreSQL takes for the end")
-        line += chunk.count(b"\n")
-        tail = (tail + chunk)[-3:]
-        yield chunk

@@ -157,6 +157,14 @@ select
 from pipeline.loads
 where outcome = 'published';
 
+-- A table that was built from no files stays closed to its readers.
+select pipeline.open_to_readers('feature_store')
+from pipeline.loads
+where
+    outcome = 'published'
+    and table_name in ('customer_profiles', 'customer_activity', 'labels')
+having count(*) = 3;
+
 select
     pipeline.report(concat(
         'feature_store: ', count(*) filter (where has_activity and label is not null), ' of ', count(*),

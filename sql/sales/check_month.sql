@@ -51,18 +51,6 @@ with unknown_stores as (
     where staged_stores.idx is null
 ),
 
--- numeric knows NaN and the infinities, and a sum with one of them is one of them.
-not_amounts as (
-    select
-        idx,
-        value
-    from staged_sales
-    where
-        -- Only then the month is read again.
-        (select bool_or(not (sold.total > '-infinity' and sold.total < 'infinity')) from sold)
-        and not (value > '-infinity' and value < 'infinity')
-),
-
 ambiguous_stores as (
     select idx
     from staged_stores
@@ -72,27 +60,6 @@ ambiguous_stores as (
 
 -- One row for each kind of problem, with the first few rows that have it.
 problems (table_name, problem) as (
-    select
-        'sales' as table_name,
-        concat(
-            count(*), ' rows have a value that is not an amount, the first of them: ',
-            (
-                select string_agg(concat('idx ', first_few.idx, ' with ', first_few.value), ', ')
-                from (
-                    select
-                        idx,
-                        value
-                    from not_amounts
-                    order by idx, value
-                    limit 5
-                ) as first_few
-            )
-        ) as problem
-    from not_amounts
-    having count(*) > 0
-
-    union all
-
     select
         'sales' as table_name,
         concat(

@@ -108,6 +108,10 @@ where
     and loads.outcome = 'published'
 group by loads.load_id;
 
+select pipeline.open_to_readers('stores');
+
+select pipeline.open_to_readers('monthly_sales');
+
 -- stores_by_load holds the rows of the staged stores.
 select pipeline.discard_staged(%(stores_load)s::bigint);
 

@@ -1,0 +1,477 @@
+-- Compares a checked month with the months that are loaded. An odd one is held until a person decides.
+--
+-- Reads   the staged rows of :sales_load (a sample, if there are many), what the check found in it and in the published
+--         months, and the measures of the published months
+-- Writes  pipeline.statistics, pipeline.comparisons; pipeline.loads: that the load is held
+-- Twice?  Yes. The figures of the load are written anew, and a decision on it is asked for again.
+--
+-- A measure is compared with its median over the 12 loaded months that are nearest, the month itself never among them.
+-- A difference d from the median (for ratios: of logarithms) is odd outside of
+--     season +- greatest(5 * 1.4826 * MAD, least, chance)
+-- where season is the median of d of the same month in other years, MAD the median absolute deviation of the 12, and
+-- chance what few sales vary by.
+
+select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
+
+delete from pipeline.statistics
+where load_id = %(sales_load)s::bigint;
+
+delete from pipeline.comparisons
+where load_id = %(sales_load)s::bigint;
+
+insert into pipeline.statistics (
+    load_id, column_name, sample_rows, missing_values, distinct_values, smallest, lower_quartile, median,
+    upper_quartile, largest, negative_values, negative_total
+)
+select
+    %(sales_load)s::bigint as load_id,
+    'value' as column_name,
+    count(*) as sample_rows,
+    0 as missing_values,
+    count(distinct value) as distinct_values,
+    min(value) as smallest,
+    percentile_disc(0.25) within group (order by value) as lower_quartile,
+    percentile_disc(0.5) within group (order by value) as median,
+    percentile_disc(0.75) within group (order by value) as upper_quartile,
+    max(value) as largest,
+    count(*) filter (where value < 0) as negative_values,
+    coalesce(sum(value) filter (where value < 0), 0) as negative_total
+from staged_sales_sample;
+
+insert into pipeline.statistics (
+    load_id, column_name, sample_rows, missing_values, distinct_values, first_day, last_day
+)
+select
+    %(sales_load)s::bigint as load_id,
+    'date' as column_name,
+    count(*) as sample_rows,
+    0 as missing_values,
+    count(distinct date) as distinct_values,
+    min(date) as first_day,
+    max(date) as last_day
+from staged_sales_sample;
+
+insert into pipeline.statistics (load_id, column_name, sample_rows, missing_values, distinct_values)
+select
+    %(sales_load)s::bigint as load_id,
+    'store_idx' as column_name,
+    loads.row_count as sample_rows,
+    0 as missing_values,
+    count(sold.store_idx) as distinct_values
+from pipeline.loads
+left join pipeline.sales_by_store as sold
+    on loads.load_id = sold.load_id
+where loads.load_id = %(sales_load)s::bigint
+group by loads.row_count;
+
+insert into pipeline.comparisons (load_id, measure, value)
+with gaps as (
+    select date - lag(date, 1, %(sale_month)s::date - 1) over (order by date) - 1 as closed_days
+    from (
+        select distinct date
+        from staged_sales_sample
+    ) as sold
+),
+
+longest_gap as (
+    select max(closed_days) as closed_days
+    from gaps
+)
+
+select
+    loads.load_id,
+    measures.measure,
+    measures.value
+from pipeline.loads
+inner join pipeline.statistics as amounts
+    on
+        loads.load_id = amounts.load_id
+        and amounts.column_name = 'value'
+inner join pipeline.statistics as sale_days
+    on
+        loads.load_id = sale_days.load_id
+        and sale_days.column_name = 'date'
+cross join longest_gap
+cross join
+    lateral (
+        values
+        ('rows', loads.row_count),
+        ('total', loads.total),
+        ('mean_amount', loads.total / nullif(loads.row_count, 0)),
+        ('refund_share', amounts.negative_values::numeric / nullif(amounts.sample_rows, 0)),
+        ('days_with_sales', sale_days.distinct_values),
+        ('days_missing_at_end', (loads.sale_month + interval '1 month')::date - 1 - loads.last_date),
+        ('days_missing_before', longest_gap.closed_days)
+    ) as measures (measure, value)
+where
+    loads.load_id = %(sales_load)s::bigint
+    and measures.value is not null;
+
+-- The thresholds. Differences between least_below and least_above are never odd: a quarter less or a third more is sold
+-- now and then, and shops close for three days. Where no other year is loaded, the season is not known: a December may
+-- sell twice as much, while a month that sells half as much is odd in any season.
+with limits (measure, is_ratio, least_below, least_above, unknown_below, unknown_above) as (
+    values
+    ('rows', true, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
+    ('total', true, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
+    ('mean_amount', true, ln(0.75), ln(1.35), ln(0.6), ln(1.7)),
+    ('refund_share', false, -1, 0.02, -1, 0.02),
+    ('days_missing_at_end', false, -31, 3, -31, 3),
+    ('days_missing_before', false, -31, 4, -31, 4)
+),
+
+-- Logarithms of ratios, so that twice and half are as far away.
+measures as (
+    select
+        loads.load_id,
+        loads.sale_month,
+        comparisons.measure,
+        comparisons.value,
+        limits.is_ratio,
+        case when limits.is_ratio then ln(greatest(comparisons.value, 0.01)) else comparisons.value end as height
+    from pipeline.comparisons
+    inner join pipeline.loads
+        on comparisons.load_id = loads.load_id
+    inner join limits
+        on comparisons.measure = limits.measure
+    where
+        (loads.outcome = 'published' and loads.sale_month <> %(sale_month)s::date)
+        or loads.load_id = %(sales_load)s::bigint
+),
+
+-- Each month beside the 12 others that are nearest to it. This one counts for none of them.
+neighbours as (
+    select
+        measures.load_id,
+        measures.sale_month,
+        measures.measure,
+        measures.height,
+        near.height as near_height
+    from measures
+    cross join
+        lateral (
+            select other.height
+            from measures as other
+            where
+                other.measure = measures.measure
+                and other.sale_month <> measures.sale_month
+                and other.load_id <> %(sales_load)s::bigint
+            order by abs(other.sale_month - measures.sale_month), other.sale_month
+            limit 12
+        ) as near
+    where extract(month from measures.sale_month) = extract(month from %(sale_month)s::date)
+),
+
+medians as (
+    select
+        load_id,
+        measure,
+        height,
+        count(*) as months,
+        percentile_cont(0.5) within group (order by near_height)::numeric as median
+    from neighbours
+    group by load_id, measure, height
+),
+
+deviations as (
+    select
+        neighbours.measure,
+        1.4826 * percentile_cont(0.5) within group (
+            order by abs(neighbours.near_height - medians.median)
+        )::numeric as spread
+    from neighbours
+    inner join medians
+        on
+            neighbours.load_id = medians.load_id
+            and neighbours.measure = medians.measure
+    where neighbours.load_id = %(sales_load)s::bigint
+    group by neighbours.measure
+),
+
+seasons as (
+    select
+        measure,
+        percentile_cont(0.5) within group (order by height - median)::numeric as season
+    from medians
+    where load_id <> %(sales_load)s::bigint
+    group by measure
+),
+
+-- What a month like the compared ones has: the fewer sales, the more their figures vary by chance.
+usual as (
+    select
+        exp(max(median) filter (where measure = 'rows')) as row_count,
+        max(median) filter (where measure = 'refund_share') as refund_share,
+        (
+            select percentile_cont(0.5) within group (order by comparisons.value)
+            from pipeline.comparisons
+            inner join pipeline.loads
+                on comparisons.load_id = loads.load_id
+            where
+                loads.outcome = 'published'
+                and comparisons.measure = 'days_with_sales'
+        ) as sale_days
+    from medians
+    where load_id = %(sales_load)s::bigint
+),
+
+chances (measure, chance) as (
+    select
+        chances.measure,
+        chances.chance
+    from usual
+    cross join lateral (
+        values
+        ('rows', 5 / sqrt(usual.row_count)),
+        ('total', 8 / sqrt(usual.row_count)),
+        ('mean_amount', 8 / sqrt(usual.row_count)),
+        ('refund_share', 5 * sqrt((usual.refund_share + 1 / usual.row_count) / usual.row_count)),
+        ('days_missing_at_end', case when usual.sale_days < 24 then 31 else 0 end),
+        ('days_missing_before', case when usual.sale_days < 24 then 31 else 0 end)
+    ) as chances (measure, chance)
+),
+
+expected as (
+    select
+        medians.load_id,
+        medians.measure,
+        limits.is_ratio,
+        medians.median,
+        medians.median + coalesce(seasons.season, 0) + least(
+            -5 * deviations.spread,
+            -chances.chance,
+            case when seasons.season is null then limits.unknown_below else limits.least_below end
+        ) as low,
+        medians.median + coalesce(seasons.season, 0) + greatest(
+            5 * deviations.spread,
+            chances.chance,
+            case when seasons.season is null then limits.unknown_above else limits.least_above end
+        ) as high
+    from medians
+    inner join limits
+        on medians.measure = limits.measure
+    inner join deviations
+        on medians.measure = deviations.measure
+    inner join chances
+        on medians.measure = chances.measure
+    left join seasons
+        on medians.measure = seasons.measure
+    where
+        medians.load_id = %(sales_load)s::bigint
+        and medians.months >= 6
+)
+
+update pipeline.comparisons
+set
+    median = case when expected.is_ratio then exp(expected.median) else expected.median end,
+    low = case when expected.is_ratio then exp(expected.low) else expected.low end,
+    high = case when expected.is_ratio then exp(expected.high) else expected.high end
+from expected
+where
+    comparisons.load_id = expected.load_id
+    and comparisons.measure = expected.measure;
+
+update pipeline.comparisons
+set
+    oddity = format(
+        '%%s: %%s (expected: %%s to %%s)',
+        words.name,
+        trim_scale(round(comparisons.value, 2)),
+        trim_scale(round(greatest(comparisons.low, words.least), 2)),
+        trim_scale(round(comparisons.high, 2))
+    )
+from (
+    values
+    ('rows', 'rows', 0),
+    ('total', 'total', null),
+    ('mean_amount', 'mean amount', null),
+    ('refund_share', 'share of refunds', 0),
+    ('days_missing_at_end', 'days without sales at the end of the month', 0),
+    ('days_missing_before', 'days without sales in a row before that', 0)
+) as words (measure, name, least)
+where
+    comparisons.load_id = %(sales_load)s::bigint
+    and comparisons.measure = words.measure
+    and (comparisons.value < comparisons.low or comparisons.value > comparisons.high);
+
+-- Stores that come and go. 20 sales a month: a store with fewer may have none by chance.
+with last_three as (
+    select sale_month
+    from pipeline.loads
+    where
+        table_name = 'sales'
+        and outcome = 'published'
+        and sale_month < %(sale_month)s::date
+    order by sale_month desc
+    limit 3
+),
+
+missing as (
+    select
+        sold.store_idx,
+        min(sold.row_count) as row_count
+    from pipeline.published_sales_by_store as sold
+    inner join last_three
+        on sold.sale_month = last_three.sale_month
+    where
+        not exists (
+            select
+            from pipeline.sales_by_store as mine
+            where
+                mine.load_id = %(sales_load)s::bigint
+                and mine.store_idx = sold.store_idx
+        )
+    group by sold.store_idx
+    having count(*) = 3 and min(sold.row_count) >= 20
+),
+
+new as (
+    select mine.store_idx
+    from pipeline.sales_by_store as mine
+    where
+        mine.load_id = %(sales_load)s::bigint
+        and not exists (
+            select
+            from pipeline.published_sales_by_store as sold
+            where
+                sold.store_idx = mine.store_idx
+                and sold.sale_month <> %(sale_month)s::date
+        )
+),
+
+measures (measure, value, high, oddity) as (
+    select
+        'stores_missing' as measure,
+        count(*) as value,
+        0 as high,
+        concat(
+            'no sales of ', count(*), ' stores that sold in each of the last three months, the first of them: store ',
+            min(store_idx)
+        ) as oddity
+    from missing
+
+    union all
+
+    -- A chain opens a few stores at once. More of them, and the stores are numbered in another way.
+    select
+        'stores_new' as measure,
+        count(*) as value,
+        3 + 0.2 * (
+            select count(distinct sold.store_idx)
+            from pipeline.published_sales_by_store as sold
+        ) as high,
+        concat(count(*), ' stores never had sales before, the first of them: store ', min(store_idx)) as oddity
+    from new
+)
+
+insert into pipeline.comparisons (load_id, measure, value, low, high, oddity)
+select
+    %(sales_load)s::bigint as load_id,
+    measure,
+    value,
+    0 as low,
+    high,
+    case when value > high then oddity end as oddity
+from measures
+where (
+    select count(*)
+    from pipeline.loads
+    where
+        loads.table_name = 'sales'
+        and loads.outcome = 'published'
+) >= 6;
+
+-- The month against other files. Small changes are corrections: up to 5 %%, or 20 rows.
+with this as (
+    select *
+    from pipeline.loads
+    where load_id = %(sales_load)s::bigint
+),
+
+measures (measure, value, low, high, oddity) as (
+    select
+        measures.measure,
+        measures.value,
+        measures.published - measures.tolerance as low,
+        measures.published + measures.tolerance as high,
+        concat(
+            measures.name, trim_scale(round(measures.published, 2)), ' -> ', trim_scale(round(measures.value, 2)),
+            ' against what is published'
+        ) as oddity
+    from this
+    inner join pipeline.loads as published
+        on
+            this.sale_month = published.sale_month
+            and published.outcome = 'published'
+    cross join
+        lateral (
+            values
+            (
+                'rows_published', 'rows ', this.row_count, published.row_count,
+                greatest(0.05 * published.row_count, 20)
+            ),
+            (
+                'total_published', 'total ', this.total, published.total,
+                greatest(0.05, 20.0 / greatest(published.row_count, 1)) * abs(published.total)
+            )
+        ) as measures (measure, name, value, published, tolerance)
+
+    union all
+
+    select
+        'same_as_other_month' as measure,
+        count(*) as value,
+        0 as low,
+        0 as high,
+        concat(
+            'the same ',
+            case when bool_or(other.sha256 = this.sha256) then 'file' else 'rows and total of each store' end,
+            ' as ', to_char(min(other.sale_month), 'YYYY-MM')
+        ) as oddity
+    from this
+    inner join pipeline.loads as other
+        on
+            this.sale_month <> other.sale_month
+            and other.outcome = 'published'
+            and this.row_count = other.row_count
+            and this.total = other.total
+    where
+        this.row_count >= 100
+        and (
+            select count(*)
+            from pipeline.loads
+            where
+                loads.table_name = 'sales'
+                and loads.outcome = 'published'
+        ) >= 6
+        and not exists (
+            select
+                mine.store_idx,
+                mine.row_count,
+                mine.total
+            from pipeline.sales_by_store as mine
+            where mine.load_id = this.load_id
+            except
+            select
+                theirs.store_idx,
+                theirs.row_count,
+                theirs.total
+            from pipeline.sales_by_store as theirs
+            where theirs.load_id = other.load_id
+        )
+    having count(*) > 0
+)
+
+insert into pipeline.comparisons (load_id, measure, value, low, high, oddity)
+select
+    %(sales_load)s::bigint as load_id,
+    measure,
+    value,
+    low,
+    high,
+    case when not value between low and high then oddity end as oddity
+from measures;
+
+select pipeline.hold_load(%(sales_load)s::bigint, string_agg(oddity, '; ' order by measure))
+from pipeline.comparisons
+where load_id = %(sales_load)s::bigint;

@@ -1,0 +1,61 @@
+"""Settings of the environment that the embedded run reads or passes on."""
+
+import os
+
+import pytest
+
+from local import __main__ as embedded_run
+
+PROXY_SETTINGS = [*embedded_run.PROXIES, *map(str.lower, embedded_run.PROXIES)]
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the machine's own settings, and none that is left behind."""
+    for name in PROXY_SETTINGS:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "first"),
+    [
+        ("NO_PROXY", "", []),
+        ("NO_PROXY", "bucket.here, .there", ["bucket.here", ".there"]),
+        ("no_proxy", "localhost", ["localhost"]),
+    ],
+)
+def test_this_machine_is_never_reached_through_a_proxy(
+    setting: str, value: str, first: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(setting, value)
+    embedded_run.keep_local_traffic_from_proxies()
+    once = os.environ["NO_PROXY"]
+    hosts = once.split(",")
+    assert hosts[: len(first)] == first
+    assert {"127.0.0.1", "localhost", "::1"} <= set(hosts)
+    assert len(set(hosts)) == len(hosts)
+    embedded_run.keep_local_traffic_from_proxies()
+    assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == once
+
+
+def test_a_setting_that_admits_no_proxy_at_all_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")
+    embedded_run.keep_local_traffic_from_proxies()
+    assert os.environ["NO_PROXY"] == "*"
+
+
+@pytest.mark.parametrize("setting", ["ALL_PROXY", "https_proxy"])
+def test_a_socks_proxy_without_its_packages_is_named(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(setting, "socks5h://me:hidden@127.0.0.1:1080")
+    with pytest.raises(embedded_run.UpError, match=f"^{setting.upper()} is a SOCKS proxy, .*PySocks") as failure:
+        embedded_run.keep_local_traffic_from_proxies()
+    assert "hidden" not in str(failure.value)
+
+
+@pytest.mark.parametrize("source", ["http://me:hidden@host/?sig=hidden", "s3://hidden", "hidden"])
+def test_an_address_of_the_source_that_is_not_https_is_not_shown(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_BASE_URL", source)
+    with pytest.raises(embedded_run.UpError, match=r"^SOURCE_BASE_URL does not begin with https://\. ") as failure:
+        embedded_run.up()
+    assert "hidden" not in str(failure.value)
