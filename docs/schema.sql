@@ -908,22 +908,27 @@ CREATE VIEW pipeline.questions AS
          SELECT comparisons.load_id,
             comparisons.measure,
             comparisons.oddity,
-            trim_scale(round(comparisons.value, 4)) AS value,
-            trim_scale(round(comparisons.median, 4)) AS median,
+            trim_scale(round(comparisons.value, places.number)) AS value,
+            trim_scale(round(comparisons.median, places.number)) AS median,
             trim_scale(round(
                 CASE
                     WHEN (comparisons.value < (0)::numeric) THEN comparisons.low
                     ELSE GREATEST(comparisons.low, (0)::numeric)
-                END, 4)) AS low,
-            trim_scale(round(comparisons.high, 4)) AS high
-           FROM pipeline.comparisons
+                END, places.number)) AS low,
+            trim_scale(round(comparisons.high, places.number)) AS high
+           FROM (pipeline.comparisons
+             CROSS JOIN LATERAL ( VALUES (
+                        CASE
+                            WHEN (abs(comparisons.value) < (1)::numeric) THEN 4
+                            ELSE 2
+                        END)) places(number))
         ), measures AS (
          SELECT rounded.load_id,
             string_agg(concat_ws(' | '::text,
                 CASE
                     WHEN (rounded.oddity IS NULL) THEN ''::text
                     ELSE '**odd**'::text
-                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE((rounded.median)::text, ''::text), COALESCE(concat(rounded.low, ' to ', rounded.high), ''::text)), '
+                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE((rounded.median)::text, ''::text), COALESCE(((rounded.low || ' to '::text) || rounded.high), ''::text)), '
 '::text ORDER BY (rounded.oddity IS NULL), rounded.measure) AS listing
            FROM rounded
           GROUP BY rounded.load_id
