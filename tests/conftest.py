@@ -23,7 +23,13 @@ os.environ |= {
     "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of the tests, as long as the signature needs it: 64 bytes or more",
     "SALES_FIRST_MONTH": "2023-11",
 }
-for setting in ("SALES_LAST_MONTH", "NOTIFY_EMAIL", "NOTIFY_WEBHOOK_URL", "SALES_DEADLINE_HOURS"):
+for setting in (
+    "SALES_LAST_MONTH",
+    "NOTIFY_EMAIL",
+    "NOTIFY_WEBHOOK_URL",
+    "SALES_DEADLINE_HOURS",
+    "FEATURE_HISTORY_KEEP_DAYS",
+):
     os.environ.pop(setting, None)
 
 import psycopg  # noqa: E402 - after Airflow's settings

@@ -13,6 +13,7 @@ TABLES = [
     "stores",
     "sales",
     "monthly_sales",
+    "feature_history",
     "feature_store",
 ]
 
@@ -114,7 +115,7 @@ def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: 
         database.run(statement, user=user)
 
 
-def test_public_holds_the_seven_tables_and_two_views_of_their_state_and_nothing_else(database: Database) -> None:
+def test_public_holds_the_eight_tables_and_two_views_of_their_state_and_nothing_else(database: Database) -> None:
     found = database.run("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind <> 'i'")
     assert sorted(name for (name,) in found) == sorted([*TABLES, "data_freshness", "month_status"])
 
