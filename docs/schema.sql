@@ -206,6 +206,58 @@ $$;
 
 COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
 
+CREATE TABLE pipeline.training_sets (
+    set_name text NOT NULL,
+    query text NOT NULL,
+    known_at timestamp with time zone NOT NULL,
+    loads bigint[] NOT NULL,
+    row_count bigint NOT NULL,
+    set_hash text NOT NULL,
+    made_by text DEFAULT SESSION_USER NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE pipeline.training_sets IS 'Every training set that was recorded; readers see it in public.';
+
+COMMENT ON COLUMN pipeline.training_sets.set_name IS 'Its name.';
+
+COMMENT ON COLUMN pipeline.training_sets.query IS 'Query that makes it; $1 is known_at.';
+
+COMMENT ON COLUMN pipeline.training_sets.known_at IS 'Moment whose knowledge it uses.';
+
+COMMENT ON COLUMN pipeline.training_sets.loads IS 'Loads of the profiles, the activity and the labels known then.';
+
+COMMENT ON COLUMN pipeline.training_sets.row_count IS 'Its rows.';
+
+COMMENT ON COLUMN pipeline.training_sets.set_hash IS 'SHA-256 over its rows, in whatever order.';
+
+COMMENT ON COLUMN pipeline.training_sets.made_by IS 'Login.';
+
+COMMENT ON COLUMN pipeline.training_sets.made_at IS 'When it was recorded.';
+
+CREATE FUNCTION pipeline.find_training_set(name text) RETURNS pipeline.training_sets
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    found_set pipeline.training_sets;
+begin
+    select * into found_set from pipeline.training_sets as recorded where set_name = find_training_set.name;
+    if found_set.set_name is null then
+        perform pipeline.reject(format('There is no training set "%s". training_sets lists all.', name));
+    elsif found_set.made_by <> session_user then
+        perform pipeline.reject(format(
+            'The training set "%s" was made by %s, and its query is run with the rights of its caller. Log in as %s, or'
+            ' read the query in training_sets and make it under another name.',
+            found_set.set_name, found_set.made_by, found_set.made_by
+        ));
+    end if;
+    return found_set;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.find_training_set(name text) IS 'A training set that this login made.';
+
 CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -219,6 +271,39 @@ CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS voi
     RETURN pg_advisory_xact_lock(hashtext(('pipeline.'::text || table_name)), COALESCE((sale_month - '2000-01-01'::date), 0));
 
 COMMENT ON FUNCTION pipeline.lock_file(table_name text, sale_month date) IS 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
+
+CREATE FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD'
+    SET "TimeZone" TO 'UTC'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    AS $_$
+begin
+    execute format(
+        $measure$
+        select
+            count(*),
+            encode(sha256(convert_to(concat_ws(' ', count(*), sum(upper_half), sum(lower_half)), 'UTF8')), 'hex')
+        from (
+            select
+                ('x' || substr(digest, 1, 16))::bit(64)::bigint as upper_half,
+                ('x' || substr(digest, 17, 16))::bit(64)::bigint as lower_half
+            from (
+                select encode(sha256(convert_to(row(made.*)::text, 'UTF8')), 'hex') as digest
+                from (
+                    %s
+                ) as made
+            ) as digests
+        ) as halves
+        $measure$, rtrim(query, E'; \n\t')
+    ) into row_count, hash using known_at;
+end
+$_$;
+
+COMMENT ON FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) IS 'Runs a query with the rights of the caller; $1 in it is the moment. The hash is made of the sum of the rows'' hashes.';
 
 CREATE FUNCTION pipeline.open_staged(load bigint, view_name text) RETURNS void
     LANGUAGE plpgsql
@@ -324,6 +409,38 @@ $$;
 
 COMMENT ON FUNCTION pipeline.publish_load(load bigint) IS 'Makes a checked load the published one of its file, unless a file that was requested later is published. The rest of
 the transaction brings the tables to what the published loads hold.';
+
+CREATE FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    insert into pipeline.training_sets (set_name, query, known_at, loads, row_count, set_hash)
+    values (
+        record_training_set.name,
+        record_training_set.query,
+        record_training_set.known_at,
+        coalesce(
+            (
+                select array[builds.profiles_load, builds.activity_load, builds.labels_load]
+                from pipeline.feature_store_builds as builds
+                where builds.known_at <= record_training_set.known_at
+                order by builds.known_at desc
+                limit 1
+            ), '{}'
+        ),
+        record_training_set.row_count,
+        record_training_set.hash
+    );
+exception
+    when unique_violation then
+        perform pipeline.reject(format(
+            'There is a training set "%s" already, so nothing was recorded. Choose another name.', name
+        ));
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) IS 'Records a training set that was measured.';
 
 CREATE FUNCTION pipeline.reject(message text) RETURNS void
     LANGUAGE plpgsql
@@ -517,6 +634,31 @@ $$;
 
 COMMENT ON FUNCTION pipeline.stop_load(load bigint, outcome text, problem text, waits_until timestamp with time zone) IS 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
+CREATE FUNCTION pipeline.training_moment(known_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    newest timestamptz;
+    kept timestamptz;
+begin
+    select max(builds.known_at), max(builds.kept_from) into newest, kept from pipeline.feature_store_builds as builds;
+    if newest is null then
+        perform pipeline.reject(
+            'There are no features yet, so no training set can be made. Make it when feature_store has been built.'
+        );
+    elsif training_moment.known_at < kept then
+        perform pipeline.reject(format(
+            'Superseded rows of feature_history are deleted up to %s, so what was known at %s cannot be made again.'
+            ' Choose a later moment.', kept, training_moment.known_at
+        ));
+    end if;
+    return least(training_moment.known_at, newest);
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) IS 'This moment, or that of the newest build if it is earlier or null is given: what was known at it does not change.';
+
 CREATE TABLE public.feature_history (
     idx integer NOT NULL,
     valid_from date NOT NULL,
@@ -621,6 +763,70 @@ CREATE FUNCTION public.feature_store_at(idx integer[], day date[], known_at time
 END;
 
 COMMENT ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) IS 'The features of each pair of a client and a day, as they were known at that moment, in the order of the arrays.';
+
+CREATE VIEW public.training_sets AS
+ SELECT set_name AS name,
+    query,
+    known_at,
+    loads,
+    row_count,
+    set_hash AS hash,
+    made_by,
+    made_at
+   FROM pipeline.training_sets;
+
+COMMENT ON VIEW public.training_sets IS 'Every training set that make_training_set recorded.';
+
+COMMENT ON COLUMN public.training_sets.name IS 'Its name.';
+
+COMMENT ON COLUMN public.training_sets.query IS 'Query that makes it; $1 is known_at.';
+
+COMMENT ON COLUMN public.training_sets.known_at IS 'Moment whose knowledge of the features it uses.';
+
+COMMENT ON COLUMN public.training_sets.loads IS 'Loads of the profiles, the activity and the labels that were known then; data_freshness names their versions.';
+
+COMMENT ON COLUMN public.training_sets.row_count IS 'Its rows.';
+
+COMMENT ON COLUMN public.training_sets.hash IS 'SHA-256 over its rows. It does not depend on their order.';
+
+COMMENT ON COLUMN public.training_sets.made_by IS 'Login that made it.';
+
+COMMENT ON COLUMN public.training_sets.made_at IS 'When it was made.';
+
+CREATE FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS public.training_sets
+    LANGUAGE sql
+    BEGIN ATOMIC
+ SELECT pipeline.record_training_set(make_training_set.name, make_training_set.query, moments.moment, measured.row_count, measured.hash) AS record_training_set
+    FROM (pipeline.training_moment(make_training_set.known_at) moments(moment)
+      CROSS JOIN LATERAL pipeline.measure_training_set(make_training_set.query, moments.moment) measured(row_count, hash));
+ SELECT recorded.name,
+     recorded.query,
+     recorded.known_at,
+     recorded.loads,
+     recorded.row_count,
+     recorded.hash,
+     recorded.made_by,
+     recorded.made_at
+    FROM public.training_sets recorded
+   WHERE (recorded.name = make_training_set.name);
+END;
+
+COMMENT ON FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone) IS 'Runs a query, in which $1 is the moment whose knowledge it uses, and records it in training_sets. Without a moment, or
+with one after the newest build of the features, it is that of the newest build.';
+
+CREATE FUNCTION public.repeat_training_set(name text) RETURNS TABLE(name text, row_count bigint, hash text, is_same boolean)
+    LANGUAGE sql
+    BEGIN ATOMIC
+ SELECT recorded.set_name,
+     measured.row_count,
+     measured.hash,
+     ((measured.row_count = recorded.row_count) AND (measured.hash = recorded.set_hash)) AS is_same
+    FROM ((pipeline.find_training_set(repeat_training_set.name) recorded(set_name, query, known_at, loads, row_count, set_hash, made_by, made_at)
+      CROSS JOIN LATERAL pipeline.training_moment(recorded.known_at) moments(moment))
+      CROSS JOIN LATERAL pipeline.measure_training_set(recorded.query, moments.moment) measured(row_count, hash));
+END;
+
+COMMENT ON FUNCTION public.repeat_training_set(name text) IS 'Makes a training set again, for the login that made it, and says whether it has the same rows.';
 
 CREATE TABLE public.customer_activity (
     idx integer NOT NULL,
@@ -1201,6 +1407,9 @@ ALTER TABLE ONLY pipeline.sales_by_store
 ALTER TABLE ONLY pipeline.stores_by_load
     ADD CONSTRAINT stores_by_load_pkey PRIMARY KEY (load_id, idx);
 
+ALTER TABLE ONLY pipeline.training_sets
+    ADD CONSTRAINT training_sets_pkey PRIMARY KEY (set_name);
+
 ALTER TABLE ONLY public.feature_store
     ADD CONSTRAINT feature_store_pkey PRIMARY KEY (idx);
 
@@ -1265,11 +1474,23 @@ GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, addr
 REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
 
+REVOKE ALL ON FUNCTION pipeline.find_training_set(name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO ds_user_role;
+GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO mle_user_role;
+
+REVOKE ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO ds_user_role;
+GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO mle_user_role;
+
 REVOKE ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) TO pipeline;
+
+REVOKE ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) TO ds_user_role;
+GRANT ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) TO mle_user_role;
 
 GRANT SELECT ON TABLE public.feature_history TO ds_user_role;
 GRANT ALL ON TABLE public.feature_history TO mle_user_role;
@@ -1286,6 +1507,15 @@ GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[]) TO ds_u
 
 GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) TO mle_user_role;
 GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) TO ds_user_role;
+
+GRANT SELECT ON TABLE public.training_sets TO ds_user_role;
+GRANT SELECT,REFERENCES,TRIGGER,TRUNCATE,MAINTAIN ON TABLE public.training_sets TO mle_user_role;
+
+GRANT ALL ON FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone) TO mle_user_role;
+GRANT ALL ON FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone) TO ds_user_role;
+
+GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO mle_user_role;
+GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO ds_user_role;
 
 GRANT SELECT ON TABLE public.customer_activity TO ds_user_role;
 GRANT ALL ON TABLE public.customer_activity TO mle_user_role;

@@ -115,9 +115,9 @@ def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: 
         database.run(statement, user=user)
 
 
-def test_public_holds_the_eight_tables_and_two_views_of_their_state_and_nothing_else(database: Database) -> None:
+def test_public_holds_the_eight_tables_and_three_views_and_nothing_else(database: Database) -> None:
     found = database.run("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind <> 'i'")
-    assert sorted(name for (name,) in found) == sorted([*TABLES, "data_freshness", "month_status"])
+    assert sorted(name for (name,) in found) == sorted([*TABLES, "data_freshness", "month_status", "training_sets"])
 
 
 @pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
