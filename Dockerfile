@@ -12,8 +12,8 @@ RUN useradd --uid 50000 --create-home --home-dir /opt/airflow airflow \
 WORKDIR /opt/company-data
 
 # Before the code: a change of SQL does not install the packages again.
-COPY requirements.txt constraints.txt ./
-RUN pip install --no-cache-dir --disable-pip-version-check -r requirements.txt -c constraints.txt
+COPY requirements.lock ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
 COPY alembic.ini ./
 COPY alembic alembic

@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status down clean test test-fast test-ui examples report plan bench docs lint audit lock venv
+.PHONY: help up status backup restore down clean test test-fast test-ui examples report plan bench docs lint audit sbom lock venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -10,6 +10,12 @@ up: venv ## start PostgreSQL and Airflow here, run the three workflows, print wh
 
 status: venv ## print per table and per month what is loaded; fails unless all of it is, or a month waits for a late file
 	@$(PYTHON) -m local status
+
+backup: venv ## copy the data into a new folder of backups/, or into BACKUP=folder, and verify it; loads may go on
+	@$(PYTHON) -m local backup $(if $(BACKUP),"$(BACKUP)")
+
+restore: venv ## go on with the newest of backups/, or with BACKUP=folder; keeps the data that was here beside it
+	@$(PYTHON) -m local restore $(if $(BACKUP),"$(BACKUP)")
 
 down: ## stop what make up started; keeps the data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local down; else echo "nothing was started here"; fi
@@ -25,7 +31,7 @@ test-fast: venv ## run the tests that take no more than a minute together
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
-	@.venv/bin/pip install --quiet --disable-pip-version-check -r tests/ui/requirements.txt -c constraints.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check -r tests/ui/requirements.txt
 	@PICTURES=$(PICTURES) $(PYTHON) -m pytest --exitfirst tests/ui
 
 examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
@@ -54,18 +60,28 @@ bench: venv ## measure the loads against psql's \copy and other tools, on an emb
 docs: venv ## write the dictionary and the schema in docs/ from what the migrations make
 	@$(PYTHON) -m local.schema
 
-lint: venv ## check format, types and SQL; changes nothing
+lint: venv ## check format, types, SQL, migrations and workflows; changes nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy bench dags examples local plugins tests
 	$(PYTHON) -m sqlfluff lint --disable-progress-bar alembic/versions sql
+	.venv/bin/squawk alembic/versions/*.sql
+	.venv/bin/zizmor --offline --quiet .github
 
 audit: venv ## look the locked packages up in the public list of vulnerabilities
-	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --no-deps --disable-pip --requirement constraints.txt
+	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --require-hashes --disable-pip --requirement local/requirements.lock
 
-lock: venv ## renew constraints.txt for Python 3.11 to 3.14
-	$(PYTHON) -m uv pip compile --quiet --upgrade --universal --python-version 3.11 --no-emit-index-url --no-annotate \
-		--custom-compile-command "make lock" requirements.txt local/requirements.txt -o constraints.txt
+sbom: venv ## list the packages of the image in sbom.json, as CycloneDX
+	@$(PYTHON) -m uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock \
+		--output-reproducible --output-file sbom.json
+
+# Both locks at once, so that the image and .venv have the same versions.
+COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
+	--no-emit-index-url --custom-compile-command "make lock"
+
+lock: venv ## renew the two locks, with the hash of every package, for Python 3.11 to 3.14
+	$(COMPILE) --upgrade requirements.txt local/requirements.txt -o local/requirements.lock
+	$(COMPILE) requirements.txt --constraints local/requirements.lock -o requirements.lock
 
 venv:
 	@sh local/make_venv.sh

@@ -1,4 +1,4 @@
-"""Runs the migrations against DATABASE_URL, one transaction a revision, one upgrade at a time."""
+"""Runs the migrations, one transaction per revision and one upgrade at a time, or prints their SQL (--sql)."""
 
 import os
 from logging.config import fileConfig
@@ -13,7 +13,7 @@ EXPECTED = "Nothing was migrated. Write it as postgresql://USER:PASSWORD@HOST:PO
 
 # Passed at connection time: a SET before context.configure would open an outer transaction, and
 # Alembic would then ignore transaction_per_migration.
-MIGRATION_TIMEOUTS = "-c lock_timeout=5s -c statement_timeout=60s -c idle_in_transaction_session_timeout=60s"
+MIGRATION_TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
 
 # A second upgrade waits for the first to finish, which may take as many statements as there are revisions.
 # Its connection does not report that the schema exists.
@@ -23,6 +23,7 @@ GUARD_LOCK = "select pg_advisory_lock(hashtext('companydata.migrations'))"
 # Alembic's own table lives where neither ds_user nor mle_user may look; it cannot be made by a
 # migration, because Alembic reads it before the first one.
 VERSION_SCHEMA = "migrations"
+CREATE_VERSION_SCHEMA = f"create schema if not exists {VERSION_SCHEMA}"
 
 
 def database_url() -> URL:
@@ -43,11 +44,12 @@ def run_migrations() -> None:
     guard_engine = create_engine(
         url, poolclass=pool.NullPool, isolation_level="AUTOCOMMIT", connect_args={"options": GUARD_OPTIONS}
     )
-    engine = create_engine(url, poolclass=pool.NullPool, connect_args={"options": MIGRATION_TIMEOUTS})
+    options = " ".join(f"-c {name}={value}" for name, value in MIGRATION_TIMEOUTS.items())
+    engine = create_engine(url, poolclass=pool.NullPool, connect_args={"options": options})
 
     with guard_engine.connect() as guard:
         guard.execute(text(GUARD_LOCK))
-        guard.execute(text(f"create schema if not exists {VERSION_SCHEMA}"))
+        guard.execute(text(CREATE_VERSION_SCHEMA))
         with engine.connect() as connection:
             context.configure(
                 connection=connection,
@@ -58,12 +60,25 @@ def run_migrations() -> None:
                 context.run_migrations()
 
 
-if context.is_offline_mode():
-    raise SystemExit(
-        "alembic --sql is not supported: revision 0001 adopts the roles that the server already has, so it "
-        "must ask the server. Run it against an empty database and read the result with pg_dump instead."
+def print_migrations() -> None:
+    """Print the same statements, for a review and for psql; no server is asked."""
+    context.configure(
+        dialect_name="postgresql",
+        dialect_opts={"paramstyle": "named"},  # the driver's own style would double each percent sign
+        version_table_schema=VERSION_SCHEMA,
+        transaction_per_migration=True,
     )
+    for name, value in MIGRATION_TIMEOUTS.items():
+        context.execute(f"set {name} = '{value}'")
+    context.execute(GUARD_LOCK)
+    context.execute(CREATE_VERSION_SCHEMA)
+    with context.begin_transaction():
+        context.run_migrations()
+
 
 if context.config.config_file_name:
     fileConfig(context.config.config_file_name, disable_existing_loggers=False)
-run_migrations()
+if context.is_offline_mode():
+    print_migrations()
+else:
+    run_migrations()

@@ -19,7 +19,8 @@ def execute_beside(revision: str, suffix: str = ".sql") -> None:
     Raises:
         CommandError: the file stopped itself with RAISE EXCEPTION. Alembic prints the message without a traceback.
     """
-    statements = Path(revision).with_suffix(suffix).read_text()
+    # The last semicolon is Alembic's, where it prints the SQL.
+    statements = Path(revision).with_suffix(suffix).read_text().rstrip().removesuffix(";")
     # A colon before a word would be a bind parameter.
     try:
         op.execute(sa.text(re.sub(r"(?<![:\w]):(?=\w)", r"\:", statements)))

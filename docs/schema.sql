@@ -14,6 +14,10 @@ ALTER ROLE pipeline WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREP
 GRANT ds_user_role TO ds_user WITH INHERIT TRUE GRANTED BY admin;
 GRANT mle_user_role TO mle_user WITH INHERIT TRUE GRANTED BY admin;
 
+CREATE SCHEMA archive;
+
+COMMENT ON SCHEMA archive IS 'Months that pipeline.archive_month took out of public.sales: one table per month, as the partition was.';
+
 CREATE SCHEMA partitions;
 
 COMMENT ON SCHEMA partitions IS 'Partitions of the tables in public; read them through those tables.';
@@ -25,6 +29,50 @@ COMMENT ON SCHEMA pipeline IS 'The ledger of loads, and the functions that the S
 CREATE SCHEMA staging;
 
 COMMENT ON SCHEMA staging IS 'Files as they were downloaded, before they are published: one table per load.';
+
+CREATE FUNCTION pipeline.analyze_sales() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    -- Each load has analyzed its own partition. Before PostgreSQL 18 all partitions are read again.
+    execute 'analyze '
+    || case when current_setting('server_version_num')::integer >= 180000 then 'only ' else '' end
+    || 'public.sales';
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.analyze_sales() IS 'Renews the statistics of all months of sales together.';
+
+CREATE FUNCTION pipeline.archive_month(month date) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '3s'
+    AS $$
+declare
+    this pipeline.loads;
+begin
+    perform pipeline.lock_file('sales', month);
+    select * into this
+    from pipeline.loads
+    where table_name = 'sales' and sale_month = month and outcome = 'published';
+    if this.load_id is null then
+        perform pipeline.reject(format(
+            '%s is not a month that is loaded, so nothing was archived. month_status shows the months; a month is'
+            ' named by its first day.', month
+        ));
+    end if;
+
+    -- What an earlier load of the month has left there is superseded.
+    execute format('drop table if exists archive.%I', this.partition_name);
+    execute format('alter table public.sales detach partition partitions.%I', this.partition_name);
+    execute format('alter table partitions.%I set schema archive', this.partition_name);
+    update pipeline.loads set outcome = 'archived', changed_at = clock_timestamp() where load_id = this.load_id;
+    return format('%s rows are in archive.%s', this.row_count, this.partition_name);
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.archive_month(month date) IS 'Takes a month out of public.sales and keeps its rows in schema archive. monthly_sales keeps the sums.';
 
 CREATE TABLE pipeline.loads (
     load_id bigint NOT NULL,
@@ -52,7 +100,7 @@ CREATE TABLE pipeline.loads (
     staged_table text GENERATED ALWAYS AS (((('staging.'::text || table_name) || '_'::text) || load_id)) STORED NOT NULL,
     partition_name text GENERATED ALWAYS AS ((table_name || COALESCE(((('_'::text || lpad((EXTRACT(year FROM sale_month))::text, 4, '0'::text)) || '_'::text) || lpad((EXTRACT(month FROM sale_month))::text, 2, '0'::text)), ''::text))) STORED NOT NULL,
     CONSTRAINT loads_check CHECK (((table_name = 'sales'::text) = (sale_month IS NOT NULL))),
-    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text, 'published'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
+    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text, 'published'::text, 'archived'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
     CONSTRAINT loads_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
 );
 
@@ -456,7 +504,10 @@ begin
 
     select * into previous
     from pipeline.loads
-    where table_name = this.table_name and sale_month is not distinct from this.sale_month and outcome = 'published';
+    where
+        table_name = this.table_name
+        and sale_month is not distinct from this.sale_month
+        and outcome in ('published', 'archived');
 
     if previous.requested_at > this.requested_at then
         update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
@@ -471,7 +522,7 @@ begin
         where
             table_name = this.table_name
             and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'held', 'published')
+            and outcome in ('staged', 'checked', 'held', 'published', 'archived')
             and requested_at < this.requested_at
         returning load_id
     loop
@@ -746,6 +797,51 @@ end
 $$;
 
 COMMENT ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) IS 'This moment, or that of the newest build if it is earlier or null is given: what was known at it does not change.';
+
+CREATE FUNCTION pipeline.unarchive_month(month date) RETURNS text
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '3s'
+    AS $$
+declare
+    this pipeline.loads;
+    next_month constant date := month + interval '1 month';
+begin
+    perform pipeline.lock_file('sales', month);
+    select * into this
+    from pipeline.loads
+    where table_name = 'sales' and sale_month = month and outcome = 'archived';
+    if this.load_id is null then
+        perform pipeline.reject(format(
+            '%s is not a month that is archived, so nothing was changed. month_status shows the months; a month is'
+            ' named by its first day.', month
+        ));
+    elsif to_regclass('archive.' || this.partition_name) is null then
+        perform pipeline.reject(format(
+            'The table archive.%s does not exist, so nothing was changed. Restore it with pg_restore, or load the month'
+            ' again.', this.partition_name
+        ));
+    end if;
+
+    -- The rows are read for this constraint, and not again while readers of sales wait.
+    execute format(
+        'alter table archive.%I add constraint "the date is in the month" check (date >= %L and date < %L)',
+        this.partition_name, month, next_month
+    );
+    -- An attempt to load the month has left an empty partition.
+    execute format('drop table if exists partitions.%I', this.partition_name);
+    execute format('alter table archive.%I set schema partitions', this.partition_name);
+    execute format(
+        'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
+        this.partition_name, month, next_month
+    );
+    execute format('alter table partitions.%I drop constraint "the date is in the month"', this.partition_name);
+    update pipeline.loads set outcome = 'published', changed_at = clock_timestamp() where load_id = this.load_id;
+    return format('%s rows are in public.sales again', this.row_count);
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.unarchive_month(month date) IS 'Brings a month back that archive_month took out.';
 
 CREATE TABLE public.feature_history (
     idx integer NOT NULL,
@@ -1654,7 +1750,7 @@ CREATE VIEW public.month_status AS
                 CASE
                     WHEN (('rejected'::text = newest_attempt.outcome) OR ('rejected'::text = newest_stores.outcome)) THEN 'rejected'::text
                     WHEN (('failed'::text = newest_attempt.outcome) OR ('failed'::text = newest_stores.outcome)) THEN 'failed'::text
-                    WHEN (newest_attempt.outcome = 'held'::text) THEN 'held'::text
+                    WHEN (newest_attempt.outcome = ANY (ARRAY['held'::text, 'archived'::text])) THEN newest_attempt.outcome
                     WHEN (newest_attempt.waits_until > now()) THEN 'waiting'::text
                     WHEN (newest_attempt.outcome = 'waiting'::text) THEN 'failed'::text
                     WHEN (newest_attempt.outcome = ANY (ARRAY['published'::text, 'superseded'::text])) THEN 'loaded'::text
@@ -1686,10 +1782,10 @@ COMMENT ON VIEW public.month_status IS 'Each month of sales that was ever attemp
 
 COMMENT ON COLUMN public.month_status.sale_month IS 'First day of the month.';
 
-COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, loading, waiting for a late file, held for a decision because it is odd, rejected,
-or failed. Whatever it is, the rows of the last good load stay.';
+COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, archived, loading, waiting for a late file, held for a decision because it is odd,
+rejected, or failed. The rows of the last good load stay, unless they are archived.';
 
-COMMENT ON COLUMN public.month_status.row_count IS 'Sales that are loaded; null if the month never was.';
+COMMENT ON COLUMN public.month_status.row_count IS 'Sales that are loaded; null if there are none.';
 
 COMMENT ON COLUMN public.month_status.total IS 'Sum of the sales that are loaded.';
 
@@ -1846,6 +1942,9 @@ GRANT USAGE ON SCHEMA public TO pipeline;
 GRANT ALL ON SCHEMA public TO mle_user_role;
 
 GRANT USAGE ON SCHEMA staging TO pipeline;
+
+REVOKE ALL ON FUNCTION pipeline.analyze_sales() FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.analyze_sales() TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.loads TO pipeline;
 

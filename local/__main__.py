@@ -1,4 +1,4 @@
-"""The embedded run: `python -m local up`, `status`, `down` and `clean`, called by the Makefile."""
+"""The embedded run: `python -m local up`, `status`, `backup`, `restore`, `down` and `clean`, called by the Makefile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,6 +36,7 @@ from local.status import GOOD_STATES, Status, months_due, print_status, read_sta
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / ".embedded"
 LOGS = RUN / "logs"
+BACKUPS = ROOT / "backups"
 
 PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 0001
 UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
@@ -212,6 +213,73 @@ def plan(month: str) -> None:
     print(f"\nNothing is published. Approve or reject it: {ui_url(state)}/required_actions")
 
 
+def backup(folder: Path | None) -> None:
+    """Copy the server and the keys of this run into a new folder; loads may go on meanwhile.
+
+    Args:
+        folder: the new folder; by default one in backups/, named by the time.
+
+    Raises:
+        UpError: nothing runs here, or the folder exists.
+        ClusterError: the copy failed.
+    """
+    state = State.load()
+    if not state.postgres_home or not state.cluster.is_running():
+        raise UpError("nothing runs here, so there is nothing to back up. make up starts it.")
+    folder = (folder or BACKUPS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}").absolute()
+    if folder.exists():
+        raise UpError(f"{folder} exists. A backup is written into a new folder: name another one.")
+    # Renamed when it is whole: an interrupted backup is not taken for one.
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700, parents=True)
+    began = time.monotonic()
+    state.cluster.back_up(unfinished / "data")
+    shutil.copy(RUN / "state.json", unfinished)
+    unfinished.rename(folder)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    print(f"backed up into {folder}: {size / 1e6:,.0f} MB in {time.monotonic() - began:.0f} s, verified")
+
+
+def restore(folder: Path | None) -> None:
+    """Stop this run and go on with a backup. The data that was here is kept beside it.
+
+    Args:
+        folder: the backup; by default the newest one in backups/.
+
+    Raises:
+        UpError: there is no backup.
+        ClusterError: the backup is damaged, or its server does not start.
+    """
+    folder = folder or max((file.parent for file in BACKUPS.glob("*Z/state.json")), default=BACKUPS)
+    if not (folder / "state.json").exists():
+        raise UpError(f"there is no backup in {folder}. make backup makes one; BACKUP names its folder.")
+    home = State.load().postgres_home
+    if home:
+        down()
+    # The databases of the backup know the keys and passwords of its time.
+    state = replace(
+        State(**json.loads((folder / "state.json").read_text())),
+        postgres_home=home or str(Cluster.new_home(RUN / "postgres")),
+        pids={},
+    )
+    data = state.cluster.data
+    kept = data.with_name(f"data.before-{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}")
+    if data.exists():
+        data.rename(kept)
+    try:
+        state.cluster.restore(folder / "data")
+    except ClusterError:
+        if kept.exists():
+            kept.rename(data)
+        raise
+    state.save()
+    start_postgres(state)
+    print(f"restored {folder}; make up starts Airflow, which loads the months that are missing")
+    if kept.exists():
+        print(f"The data that was here before is in {kept}; make clean deletes it too.")
+
+
 def start_postgres(state: State) -> None:
     """Start the server, made where it is new, with a database for the data and one for Airflow."""
     if not state.postgres_home:
@@ -337,6 +405,7 @@ def airflow_environment(state: State) -> dict[str, str]:
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
         "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(RUN / "airflow" / "passwords.json"),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
+        "AIRFLOW_DATABASE_URL": database,
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(state.airflow_port),
         "AIRFLOW__API__BASE_URL": url,
@@ -522,24 +591,30 @@ def only_one_command() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UpError("another make up, down or clean is at work here. Wait for it, or interrupt it.") from None
+            raise UpError("another make up, restore, down or clean is at work. Wait for it, or interrupt it.") from None
         yield
 
 
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("command", choices=["up", "status", "plan", "down", "clean"])
+    parser.add_argument("command", choices=["up", "status", "plan", "backup", "restore", "down", "clean"])
+    parser.add_argument("folder", nargs="?", type=Path, help="for backup and restore: the folder")
     parser.add_argument("--month", default="", help="for plan: the month (YYYY-MM)")
-    command, month = parser.parse_args().command, parser.parse_args().month
+    arguments = parser.parse_args()
+    command, folder, month = arguments.command, arguments.folder, arguments.month
     try:
-        if command == "status":  # only looks, while another command is at work too
+        # These two only look, while another command is at work too.
+        if command == "status":
             return 0 if status() else 1
         if command == "plan":
             plan(month)
             return 0
+        if command == "backup":
+            backup(folder)
+            return 0
         with only_one_command():
-            {"up": up, "down": down, "clean": clean}[command]()
+            {"up": up, "restore": lambda: restore(folder), "down": down, "clean": clean}[command]()
     except (
         UpError,
         ClusterError,

@@ -20,6 +20,7 @@ from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS
 
 SQL = ROOT / "sql"
 SALES, CUSTOMERS, FEATURES = "sales_load_and_aggregation", "customer_data_load", "feature_store"
+MAINTENANCE = "maintenance"
 
 Step = Callable[[], list[str]]
 _run_numbers = itertools.count(1)

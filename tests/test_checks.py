@@ -1,10 +1,12 @@
 """The checks before a commit, in .ci/run and on GitHub are the same."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from conftest import ROOT
 from system import lend_packages
@@ -34,7 +36,7 @@ def settings(name: str) -> Any:
 def test_the_checks_before_a_commit_are_the_commands_of_make_lint() -> None:
     lint = run(ROOT, "make", "--dry-run", "lint").stdout.splitlines()
     [repository] = settings(".pre-commit-config.yaml")["repos"]
-    assert [hook["entry"] for hook in repository["hooks"]] == [line for line in lint if "-m " in line]
+    assert [hook["entry"] for hook in repository["hooks"]] == [line for line in lint if line.startswith(".venv/bin/")]
 
 
 def test_a_commit_that_breaks_the_format_is_rejected(tmp_path: Path) -> None:
@@ -66,6 +68,49 @@ def test_github_runs_what_ci_runs_on_the_oldest_and_the_newest_postgresql() -> N
     assert scripts == [".ci/run", ".ci/compose"]
     for script in scripts:
         assert os.access(ROOT / script, os.X_OK)
-    for job in jobs.values():
-        for step in job["steps"]:
-            assert "uses" not in step or step["uses"].partition("@")[2].count(".") == 2  # pinned by its whole version
+
+
+def test_actions_are_pinned_by_their_commit_and_vulnerabilities_are_looked_up_weekly() -> None:
+    for workflow in (ROOT / ".github/workflows").glob("*.yml"):
+        for use in re.findall(r"uses: (.*)", workflow.read_text()):
+            assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", use), workflow.name
+    audit = settings(".github/workflows/audit.yml")
+    # YAML 1.1 reads the word on as true.
+    assert len(audit[True]["schedule"]) == 1
+    assert "make audit" in [step.get("run") for step in audit["jobs"]["audit"]["steps"]]
+
+
+@pytest.mark.parametrize(
+    ("lock", "wanted", "installer"),
+    [
+        ("requirements.lock", ["requirements.txt"], "Dockerfile"),
+        ("local/requirements.lock", ["requirements.txt", "local/requirements.txt"], "local/make_venv.sh"),
+    ],
+)
+def test_every_package_is_locked_by_its_hash_and_installed_from_the_lock(
+    lock: str, wanted: list[str], installer: str
+) -> None:
+    text = (ROOT / lock).read_text()
+    locked = re.findall(r"^([\w.-]+==\S+).*\\\n {4}--hash=sha256:[0-9a-f]{64}", text, re.M)
+    assert len(locked) > 50
+    assert len(locked) == len(re.findall(r"^\w", text, re.M))
+    for file in wanted:
+        assert set(re.findall(r"^\w.*", (ROOT / file).read_text(), re.M)) <= set(locked), "run make lock"
+    assert f"--require-hashes -r {lock}\n" in (ROOT / installer).read_text()
+
+
+def test_a_migration_that_blocks_sessions_is_rejected_by_lint(tmp_path: Path) -> None:
+    migration = tmp_path / "0100_blocks.sql"
+    migration.write_text("create index on public.stores (location);\n")
+    done = run(ROOT, ".venv/bin/squawk", "--config", ".squawk.toml", str(migration))
+    assert done.returncode == 1
+    assert "require-concurrent-index-creation" in done.stdout
+
+
+def test_a_workflow_with_an_action_of_a_movable_tag_is_rejected_by_lint(tmp_path: Path) -> None:
+    workflow = tmp_path / ".github/workflows/ci.yml"
+    workflow.parent.mkdir(parents=True)
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    for checkout, code in (("actions/checkout@v6", 14), (None, 0)):
+        workflow.write_text(re.sub(r"actions/checkout@\w+", checkout, text) if checkout else text)
+        assert run(ROOT, ".venv/bin/zizmor", "--offline", str(workflow)).returncode == code

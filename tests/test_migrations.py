@@ -117,6 +117,29 @@ def test_loaded_months_survive_a_downgrade_of_the_views_and_an_upgrade(managed: 
     ]
 
 
+def test_the_printed_sql_does_what_the_migrations_do(empty_database: Database, template: Database) -> None:
+    def psql(*arguments: str, text: str) -> None:
+        command = [str(empty_database.cluster.programs / "psql"), "--quiet", "--set=ON_ERROR_STOP=1", *arguments]
+        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+    def schema(database: Database) -> str:
+        command = [str(database.cluster.programs / "pg_dump"), "--schema-only", database.url()]
+        text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return re.sub(r"^\\(un)?restrict .*$", "", text, flags=re.M)
+
+    printed = empty_database.alembic("upgrade", "head", "--sql", PIPELINE_PASSWORD="not to be printed")
+    assert printed.returncode == 0, printed.stderr
+    assert "not to be printed" not in printed.stdout
+    psql(empty_database.url(), text=printed.stdout)
+    assert schema(empty_database) == schema(template)
+    assert empty_database.alembic("current").stdout == f"{head()} (head)\n"
+
+    printed = empty_database.alembic("downgrade", "head:base", "--sql")
+    psql(empty_database.url(), text=printed.stdout)
+    assert empty_database.run("select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
+
+
 @pytest.mark.parametrize("attribute", ["superuser", "createrole", "in role admin"])
 def test_a_privileged_role_of_the_server_is_not_adopted(attribute: str) -> None:
     with Cluster.temporary() as cluster:

@@ -6,19 +6,23 @@ import signal
 import subprocess
 import sys
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psutil
+import psycopg
 import pytest
 from misbehaviour import redirect, stall
-from steps import SQL
-from system import SALES_DAG, FaultySystem, System, months, started, wait_for
+from steps import MAINTENANCE, SQL
+from system import SALES_DAG, FaultySystem, System, lend_packages, months, started, wait_for
 
+from company_data import maintenance
 from local import processes
 from local.airflow import Api
+from local.postgres import free_port
+from local.tree import copy_tree
 
 
 def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
@@ -60,7 +64,7 @@ def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_besid
         assert sql == text.rstrip("\n")
         assert set(re.findall(r"%\((\w+)\)s", text)) <= set(parameters or {})
         shown.add(file)
-    assert shown == set(SQL.rglob("*.sql"))
+    assert shown | set(SQL.glob("maintenance/*.sql")) == set(SQL.rglob("*.sql"))
     months_shown = {parameters["sale_month"] for _, _, parameters in rendered if "sale_month" in (parameters or {})}
     assert months_shown == {str(month) for month in months(2)}
 
@@ -335,6 +339,83 @@ def test_an_earlier_first_month_is_loaded_by_a_backfill(tmp_path: Path) -> None:
         exit_status, printed = status(system)
         assert exit_status == 0
         assert "3 months: 3 loaded" in printed
+
+
+def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_that_was_there(
+    system: FaultySystem, tmp_path: Path
+) -> None:
+    def make(folder: Path, *arguments: str) -> str:
+        done = subprocess.run(
+            ["/usr/bin/env", "make", *arguments],
+            cwd=folder,
+            env={**system.environment, "OPERATIONAL_DB_PORT": str(free_port())},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    months_loaded = "select sale_month, value from monthly_sales order by 1"
+    with system.connect() as connection:
+        expected = connection.execute(months_loaded).fetchall()
+    assert "verified" in make(system.folder, "backup", f"BACKUP={tmp_path / 'the backup'}")
+
+    other = tmp_path / "other"
+    copy_tree(other)
+    lend_packages(other)
+    restored = FaultySystem(other, {}, "", system.bucket_folder, {}, {}, [], system.mail)
+    try:
+        make(other, "restore", f"BACKUP={tmp_path / 'the backup'}")
+        # The newest backup in backups/, without BACKUP.
+        make(other, "backup")
+        with restored.connect() as connection:
+            assert connection.execute(months_loaded).fetchall() == expected
+            connection.execute("drop table public.monthly_sales cascade")
+        assert "The data that was here before is in" in make(other, "restore")
+        with restored.connect() as connection:
+            assert connection.execute(months_loaded).fetchall() == expected
+        # Airflow's own database lets Airflow in, with the keys of the backup.
+        state = restored.state
+        address = f"postgresql://airflow:{state['airflow_password']}@127.0.0.1:{state['postgres_port']}/airflow"
+        with psycopg.connect(address) as airflow:
+            assert airflow.execute("select count(*) > 0 from dag_run").fetchone() == (True,)
+        assert state["fernet_key"] == system.state["fernet_key"]
+    finally:
+        make(other, "clean")
+
+
+def test_the_maintenance_cleans_up_and_reports_what_it_did(system: FaultySystem) -> None:
+    api = system.api()
+    runs = f"{api.url}/api/v2/dags/{MAINTENANCE}/dagRuns"
+    made = api.session.post(runs, json={"logical_date": None})
+    assert made.ok, made.text
+    run = made.json()["dag_run_id"]
+    wait_for(lambda: api.session.get(f"{runs}/{run}").json()["state"] in ("success", "failed"), 120)
+    assert api.failures(MAINTENANCE, run) == []
+    report = get(system, f"dags/{MAINTENANCE}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value")["value"]
+    airflow, logs, staging, sales = report.splitlines()
+    assert airflow == "Airflow's database: deleted nothing"
+    assert re.fullmatch(r"logs: deleted 0 files; \d+ are left, \d+ MB", logs)
+    assert re.fullmatch(r"\d+ staged tables are left, .*; the ledger has \d+ loads", staging)
+    assert re.fullmatch(r"statistics of sales: 2 months, \d+ rows", sales)
+
+
+def test_a_table_of_airflow_that_is_not_cleaned_fails_the_maintenance(
+    system: FaultySystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with system.connect("airflow") as connection:
+        connection.execute("create role cleaner login password 'cleaner'")
+        connection.execute("grant select on all tables in schema public to cleaner")
+        before = connection.execute("select count(*) from task_instance").fetchall()
+        address = f"postgresql+psycopg2://cleaner:cleaner@127.0.0.1:{system.state['postgres_port']}/airflow"
+        monkeypatch.setenv("AIRFLOW_DATABASE_URL", address)
+        monkeypatch.setattr(maintenance, "RUNS_KEPT", -timedelta(days=1))
+        with pytest.raises(RuntimeError, match=r"(?s)did not clean every table.*errors on the following tables"):
+            maintenance.clean_airflow_database.function()
+        assert connection.execute("select count(*) from task_instance").fetchall() == before
+        connection.execute("drop owned by cleaner")
+        connection.execute("drop role cleaner")
 
 
 def newest_month(system: FaultySystem) -> str:

@@ -165,7 +165,7 @@ def has_compose() -> bool:
 HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
-    r"make (test-fast|bench|examples|test-ui|audit|lock)\b": dry,
+    r"make (test-fast|bench|examples|test-ui|audit|sbom|lock)\b": dry,
     r"(\w+=\S+ )*make (up|status)$": on_the_system,
     r"psql ": on_the_system,
     r"\.venv/bin/": on_the_system,

@@ -30,7 +30,7 @@ import yaml
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from conftest import ROOT, Database
 from psycopg import sql
-from steps import CUSTOMERS, FEATURES, SALES, SQL, build_feature_store, connect, dag, run_sql
+from steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, SQL, build_feature_store, connect, dag, run_sql
 
 CASES = ROOT / "tests" / "cases"
 README = SQL / "README.md"
@@ -53,7 +53,7 @@ def sql_tasks() -> dict[str, SQLExecuteQueryOperator]:
     """The tasks that run SQL, by its text."""
     return {
         str(task.sql): task
-        for dag_id in (SALES, CUSTOMERS, FEATURES)
+        for dag_id in (SALES, CUSTOMERS, FEATURES, MAINTENANCE)
         for task in dag(dag_id).tasks
         if isinstance(task, SQLExecuteQueryOperator)
     }

@@ -5,7 +5,7 @@ import re
 import pytest
 from conftest import ROOT
 
-DAGS = ("customer_data_load", "feature_store", "sales_load_and_aggregation")
+DAGS = ("customer_data_load", "feature_store", "maintenance", "sales_load_and_aggregation")
 
 
 @pytest.mark.parametrize("dag_id", DAGS)

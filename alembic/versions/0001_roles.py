@@ -30,6 +30,9 @@ PASSWORDS = {
 
 def upgrade() -> None:
     execute_beside(__file__)
+    if op.get_context().as_sql:
+        op.execute("-- Passwords are not printed. Set those of ds_user, mle_user and pipeline with psql's \\password.")
+        return
     connection = op.get_bind()
     for login, (variable, default) in PASSWORDS.items():
         # The SCRAM verifier is computed here, so that the server's log never holds the password.

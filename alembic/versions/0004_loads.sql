@@ -7,6 +7,7 @@
 --            rejected, failed                     └── rejected
 --
 -- published     Its rows are in public now. Each file has at most one such load.
+-- archived      Its rows are in schema archive: pipeline.archive_month took the month out of public.
 -- superseded    A file that was requested later was published, before or after this load was.
 -- waiting       The file of a month that has just ended is not there yet; Airflow tries again.
 -- held          The file is odd, compared with those that are loaded; a person decides whether it is published.
@@ -30,7 +31,10 @@ create table pipeline.loads (
     address text not null,
     dag_run text not null,
     outcome text not null default 'loading' check (
-        outcome in ('loading', 'waiting', 'staged', 'checked', 'held', 'published', 'superseded', 'rejected', 'failed')
+        outcome in (
+            'loading', 'waiting', 'staged', 'checked', 'held', 'published', 'archived', 'superseded', 'rejected',
+            'failed'
+        )
     ),
     problem text,
     oddities text,
@@ -499,7 +503,10 @@ begin
 
     select * into previous
     from pipeline.loads
-    where table_name = this.table_name and sale_month is not distinct from this.sale_month and outcome = 'published';
+    where
+        table_name = this.table_name
+        and sale_month is not distinct from this.sale_month
+        and outcome in ('published', 'archived');
 
     if previous.requested_at > this.requested_at then
         update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
@@ -514,7 +521,7 @@ begin
         where
             table_name = this.table_name
             and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'held', 'published')
+            and outcome in ('staged', 'checked', 'held', 'published', 'archived')
             and requested_at < this.requested_at
         returning load_id
     loop

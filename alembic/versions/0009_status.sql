@@ -149,7 +149,7 @@ attempt as (
         case
             when 'rejected' in (newest_attempt.outcome, newest_stores.outcome) then 'rejected'
             when 'failed' in (newest_attempt.outcome, newest_stores.outcome) then 'failed'
-            when newest_attempt.outcome = 'held' then 'held'
+            when newest_attempt.outcome in ('held', 'archived') then newest_attempt.outcome
             when newest_attempt.waits_until > now() then 'waiting'
             when newest_attempt.outcome = 'waiting' then 'failed'
             when newest_attempt.outcome in ('published', 'superseded') then 'loaded'
@@ -186,9 +186,9 @@ comment on view public.month_status is
 'Each month of sales that was ever attempted: how its newest attempt stands, and what is loaded.';
 comment on column public.month_status.sale_month is 'First day of the month.';
 comment on column public.month_status.state is
-'State of the newest attempt: loaded, loading, waiting for a late file, held for a decision because it is odd, rejected,
-or failed. Whatever it is, the rows of the last good load stay.';
-comment on column public.month_status.row_count is 'Sales that are loaded; null if the month never was.';
+'State of the newest attempt: loaded, archived, loading, waiting for a late file, held for a decision because it is odd,
+rejected, or failed. The rows of the last good load stay, unless they are archived.';
+comment on column public.month_status.row_count is 'Sales that are loaded; null if there are none.';
 comment on column public.month_status.total is 'Sum of the sales that are loaded.';
 comment on column public.month_status.loaded_at is 'When they were published.';
 comment on column public.month_status.file_version is 'SHA-256 of their file.';

@@ -1,0 +1,77 @@
+"""### Removes what accumulates, once per month
+
+**Owns** nothing that readers see. The ledger `pipeline.loads` keeps every row.
+
+**Fires** on the 15th of each month, when loads are rare. Trigger it at any time. A load may run at the same time.
+
+#### `clean_airflow_database`
+
+Deletes Airflow's records of runs, tasks and events that are older than 400 days, by `airflow db clean`. The newest
+scheduled run of each workflow stays, so that its schedule goes on.
+
+- **When it fails**, a table could not be cleaned; Airflow's database grows until it is.
+- **Look** at its log, which ends with the output of the command.
+- **Then** fix the cause, and clear this task with its downstream tasks.
+
+#### `delete_old_logs`
+
+Deletes log files of tasks and services that were not written to for 90 days.
+
+- **When it fails**, a file belongs to another account.
+- **Look** at its log, which names the file.
+- **Then** change its owner, and clear this task with its downstream tasks.
+
+#### `discard_orphans`
+
+Drops the staged tables of loads that are dead: `sql/maintenance/discard_orphans.sql`.
+
+- **When it fails**, the database was not available.
+- **Look** at its log.
+- **Then** clear this task with its downstream tasks.
+
+#### `analyze_sales`
+
+Renews the statistics of all months together: `sql/maintenance/analyze_sales.sql`.
+
+- **When it fails**, a lock timed out.
+- **Look** at its log, and at the sessions in `pg_stat_activity`.
+- **Then** clear this task with its downstream tasks.
+
+#### `report`
+
+Writes what the tasks did into one log.
+
+- **When it fails**, a task before it has failed.
+- **Look** at the log of that task.
+- **Then** clear that task with its downstream tasks.
+"""
+
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+from airflow.sdk import DAG
+
+from company_data.docs import explain_tasks
+from company_data.maintenance import clean_airflow_database, delete_old_logs, report
+from company_data.notifier import LoadNotifier
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
+
+with DAG(
+    dag_id="maintenance",
+    description="Removes old records and logs of Airflow and dead staged tables, and analyzes sales; once per month",
+    doc_md=__doc__,
+    schedule="0 3 15 * *",
+    start_date=first_sales_month(),
+    catchup=False,
+    max_active_runs=1,
+    is_paused_upon_creation=False,
+    template_searchpath=str(SQL_FOLDER),
+    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier(), "do_xcom_push": True},
+    tags=["monthly"],
+) as dag:
+    discard_orphans = SQLExecuteQueryOperator(
+        task_id="discard_orphans", sql="maintenance/discard_orphans.sql", autocommit=True
+    )
+    analyze_sales = SQLExecuteQueryOperator(task_id="analyze_sales", sql="maintenance/analyze_sales.sql")
+
+    report(clean_airflow_database(), delete_old_logs(), discard_orphans.output, analyze_sales.output)
+
+explain_tasks(dag)
