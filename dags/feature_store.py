@@ -1,16 +1,15 @@
-"""### Rebuilds the feature store
+"""### Rebuilds the feature history and the feature store
 
-**Owns** `feature_store`: one row for every client that has a profile, an activity and a label, with its latest
-activity (the row without `valid_to`; otherwise the one with the greatest `valid_to`; ties go to the latest
-`valid_from`).
+**Owns** `feature_history`: the features of every client that has a profile, an activity and a label, on every day, and
+when they were known; and `feature_store`: the last row of each client.
 
 **Fires** by itself whenever `customer_data_load` has published, and once a day (UTC): if the event of a publication
-was lost, for example because this DAG was paused, the daily run finds that the table is stale. Trigger it to rebuild
-the table from the customer tables as they are. Only clients that have changed are written.
+was lost, for example because this DAG was paused, the daily run finds that the tables are stale. Trigger it to rebuild
+the tables from the customer tables as they are. Only clients that have changed are written.
 
 #### `look_for_changes`
 
-Compares the loads that the table was built from with those that are published: `sql/feature_store/look_for_changes.sql`.
+Compares the loads that the tables were built from with those that are published: `sql/feature_store/look_for_changes.sql`.
 If they are the same, both tasks are skipped, except in a run that was triggered by hand.
 
 - **When it fails**, the database cannot be reached, or the schema lacks a migration.
@@ -19,11 +18,11 @@ If they are the same, both tasks are skipped, except in a run that was triggered
 
 #### `replace_feature_store`
 
-Compares the table with what it should be and writes the difference:
+Compares the tables with what they should be and writes the difference:
 `sql/feature_store/replace_feature_store.sql`. Its log says how many clients were left out, and why.
 
-- **When it fails**, a lock timed out, or another table refers to a client that is no longer in the files. The table
-  stays as it was.
+- **When it fails**, a lock timed out, or another table refers to a client that is no longer in the files. The tables
+  stay as they were.
 - **Look** at its log.
 - **Then** fix the cause, and clear the run.
 """
@@ -34,11 +33,11 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 from company_data.docs import explain_tasks
 from company_data.handlers import skip_unless_true
 from company_data.notifier import LoadNotifier
-from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, feature_history_keep_days
 
 with DAG(
     dag_id="feature_store",
-    description="One row per client, with its latest activity; whenever customer data has been published",
+    description="The features of each client, on each day and now; whenever customer data has been published",
     doc_md=__doc__,
     schedule=AssetOrTimeSchedule(
         assets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
@@ -60,7 +59,8 @@ with DAG(
     replace_feature_store = SQLExecuteQueryOperator(
         task_id="replace_feature_store",
         sql="feature_store/replace_feature_store.sql",
-        outlets=[Asset("feature_store")],
+        parameters={"keep_days": feature_history_keep_days()},
+        outlets=[Asset("feature_history"), Asset("feature_store")],
     )
 
     look_for_changes >> replace_feature_store

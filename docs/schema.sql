@@ -294,6 +294,58 @@ CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
 
 COMMENT ON FUNCTION pipeline.failed_trigger(context text) IS 'Whose trigger an error is of, found by the functions that its context names; null if it is of none.';
 
+CREATE TABLE pipeline.training_sets (
+    set_name text NOT NULL,
+    query text NOT NULL,
+    known_at timestamp with time zone NOT NULL,
+    loads bigint[] NOT NULL,
+    row_count bigint NOT NULL,
+    set_hash text NOT NULL,
+    made_by text DEFAULT SESSION_USER NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE pipeline.training_sets IS 'Every training set that was recorded; readers see it in public.';
+
+COMMENT ON COLUMN pipeline.training_sets.set_name IS 'Its name.';
+
+COMMENT ON COLUMN pipeline.training_sets.query IS 'Query that makes it; $1 is known_at.';
+
+COMMENT ON COLUMN pipeline.training_sets.known_at IS 'Moment whose knowledge it uses.';
+
+COMMENT ON COLUMN pipeline.training_sets.loads IS 'Loads of the profiles, the activity and the labels known then.';
+
+COMMENT ON COLUMN pipeline.training_sets.row_count IS 'Its rows.';
+
+COMMENT ON COLUMN pipeline.training_sets.set_hash IS 'SHA-256 over its rows, in whatever order.';
+
+COMMENT ON COLUMN pipeline.training_sets.made_by IS 'Login.';
+
+COMMENT ON COLUMN pipeline.training_sets.made_at IS 'When it was recorded.';
+
+CREATE FUNCTION pipeline.find_training_set(name text) RETURNS pipeline.training_sets
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    found_set pipeline.training_sets;
+begin
+    select * into found_set from pipeline.training_sets as recorded where set_name = find_training_set.name;
+    if found_set.set_name is null then
+        perform pipeline.reject(format('There is no training set "%s". training_sets lists all.', name));
+    elsif found_set.made_by <> session_user then
+        perform pipeline.reject(format(
+            'The training set "%s" was made by %s, and its query is run with the rights of its caller. Log in as %s, or'
+            ' read the query in training_sets and make it under another name.',
+            found_set.set_name, found_set.made_by, found_set.made_by
+        ));
+    end if;
+    return found_set;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.find_training_set(name text) IS 'A training set that this login made.';
+
 CREATE FUNCTION pipeline.hold_load(load bigint, oddities text) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -321,6 +373,39 @@ CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS voi
     RETURN pg_advisory_xact_lock(hashtext(('pipeline.'::text || table_name)), COALESCE((sale_month - '2000-01-01'::date), 0));
 
 COMMENT ON FUNCTION pipeline.lock_file(table_name text, sale_month date) IS 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
+
+CREATE FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) RETURNS record
+    LANGUAGE plpgsql
+    SET search_path TO 'public', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD'
+    SET "TimeZone" TO 'UTC'
+    SET "IntervalStyle" TO 'postgres'
+    SET extra_float_digits TO '1'
+    SET bytea_output TO 'hex'
+    AS $_$
+begin
+    execute format(
+        $measure$
+        select
+            count(*),
+            encode(sha256(convert_to(concat_ws(' ', count(*), sum(upper_half), sum(lower_half)), 'UTF8')), 'hex')
+        from (
+            select
+                ('x' || substr(digest, 1, 16))::bit(64)::bigint as upper_half,
+                ('x' || substr(digest, 17, 16))::bit(64)::bigint as lower_half
+            from (
+                select encode(sha256(convert_to(row(made.*)::text, 'UTF8')), 'hex') as digest
+                from (
+                    %s
+                ) as made
+            ) as digests
+        ) as halves
+        $measure$, rtrim(query, E'; \n\t')
+    ) into row_count, hash using known_at;
+end
+$_$;
+
+COMMENT ON FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) IS 'Runs a query with the rights of the caller; $1 in it is the moment. The hash is made of the sum of the rows'' hashes.';
 
 CREATE FUNCTION pipeline.open_staged(load bigint, view_name text) RETURNS void
     LANGUAGE plpgsql
@@ -460,6 +545,38 @@ $$;
 
 COMMENT ON FUNCTION pipeline.publish_load(load bigint) IS 'Makes a checked load the published one of its file, unless a file that was requested later is published. The rest of
 the transaction brings the tables to what the published loads hold.';
+
+CREATE FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    insert into pipeline.training_sets (set_name, query, known_at, loads, row_count, set_hash)
+    values (
+        record_training_set.name,
+        record_training_set.query,
+        record_training_set.known_at,
+        coalesce(
+            (
+                select array[builds.profiles_load, builds.activity_load, builds.labels_load]
+                from pipeline.feature_store_builds as builds
+                where builds.known_at <= record_training_set.known_at
+                order by builds.known_at desc
+                limit 1
+            ), '{}'
+        ),
+        record_training_set.row_count,
+        record_training_set.hash
+    );
+exception
+    when unique_violation then
+        perform pipeline.reject(format(
+            'There is a training set "%s" already, so nothing was recorded. Choose another name.', name
+        ));
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) IS 'Records a training set that was measured.';
 
 CREATE FUNCTION pipeline.reject(message text) RETURNS void
     LANGUAGE plpgsql
@@ -656,6 +773,31 @@ $$;
 
 COMMENT ON FUNCTION pipeline.stop_load(load bigint, outcome text, problem text, waits_until timestamp with time zone) IS 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
+CREATE FUNCTION pipeline.training_moment(known_at timestamp with time zone) RETURNS timestamp with time zone
+    LANGUAGE plpgsql STABLE SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    newest timestamptz;
+    kept timestamptz;
+begin
+    select max(builds.known_at), max(builds.kept_from) into newest, kept from pipeline.feature_store_builds as builds;
+    if newest is null then
+        perform pipeline.reject(
+            'There are no features yet, so no training set can be made. Make it when feature_store has been built.'
+        );
+    elsif training_moment.known_at < kept then
+        perform pipeline.reject(format(
+            'Superseded rows of feature_history are deleted up to %s, so what was known at %s cannot be made again.'
+            ' Choose a later moment.', kept, training_moment.known_at
+        ));
+    end if;
+    return least(training_moment.known_at, newest);
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) IS 'This moment, or that of the newest build if it is earlier or null is given: what was known at it does not change.';
+
 CREATE FUNCTION pipeline.unarchive_month(month date) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -701,6 +843,175 @@ $$;
 
 COMMENT ON FUNCTION pipeline.unarchive_month(month date) IS 'Brings a month back that archive_month took out.';
 
+CREATE TABLE public.feature_history (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer NOT NULL,
+    known_from timestamp with time zone NOT NULL,
+    known_to timestamp with time zone,
+    CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
+    CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
+)
+PARTITION BY LIST (known_to);
+
+COMMENT ON TABLE public.feature_history IS 'The features of every client that has a profile, an activity and a label, on every day, and when they were known. The
+rows of a client that are known now (known_to is null) follow each other without a gap from its first day on.';
+
+COMMENT ON COLUMN public.feature_history.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN public.feature_history.valid_from IS 'First day on which the row holds.';
+
+COMMENT ON COLUMN public.feature_history.valid_to IS 'Day on which the next row of the client begins; null for the last row, which is the row of feature_store.';
+
+COMMENT ON COLUMN public.feature_history.attr_a IS 'customer_profiles.attr_a';
+
+COMMENT ON COLUMN public.feature_history.attr_b IS 'customer_profiles.attr_b';
+
+COMMENT ON COLUMN public.feature_history.scd_a IS 'customer_activity.scd_a of the latest activity on these days';
+
+COMMENT ON COLUMN public.feature_history.scd_b IS 'customer_activity.scd_b of the latest activity on these days';
+
+COMMENT ON COLUMN public.feature_history.label IS 'labels.label';
+
+COMMENT ON COLUMN public.feature_history.known_from IS 'When the newest of the three files that the row was built from was published.';
+
+COMMENT ON COLUMN public.feature_history.known_to IS 'The same of the files that replaced or removed the row; null while the row is known.';
+
+CREATE FUNCTION public.feature_store_as_of(day date) RETURNS TABLE(idx integer, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT history.idx,
+     history.attr_a,
+     history.attr_b,
+     history.scd_a,
+     history.scd_b,
+     history.label
+    FROM public.feature_history history
+   WHERE ((history.valid_from <= feature_store_as_of.day) AND ((history.valid_to > feature_store_as_of.day) OR (history.valid_to IS NULL)) AND (history.known_to IS NULL));
+END;
+
+COMMENT ON FUNCTION public.feature_store_as_of(day date) IS 'The features of each client on that day, as they are known now. Clients whose first activity began later are left out.
+On a day after all rows of the files it equals feature_store.';
+
+CREATE FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) RETURNS TABLE(idx integer, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT history.idx,
+     history.attr_a,
+     history.attr_b,
+     history.scd_a,
+     history.scd_b,
+     history.label
+    FROM public.feature_history history
+   WHERE ((history.valid_from <= feature_store_as_of.day) AND ((history.valid_to > feature_store_as_of.day) OR (history.valid_to IS NULL)) AND (history.known_from <= feature_store_as_of.known_at) AND ((history.known_to > feature_store_as_of.known_at) OR (history.known_to IS NULL)));
+END;
+
+COMMENT ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) IS 'The features of each client on that day, as they were known at that moment.';
+
+CREATE FUNCTION public.feature_store_at(idx integer[], day date[]) RETURNS TABLE(idx integer, day date, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT pairs.idx,
+     pairs.day,
+     history.attr_a,
+     history.attr_b,
+     history.scd_a,
+     history.scd_b,
+     history.label
+    FROM (UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY pairs(idx, day, "position")
+      LEFT JOIN public.feature_history history ON (((pairs.idx = history.idx) AND (pairs.day >= history.valid_from) AND ((pairs.day < history.valid_to) OR (history.valid_to IS NULL)) AND (history.known_to IS NULL))))
+   ORDER BY pairs."position";
+END;
+
+COMMENT ON FUNCTION public.feature_store_at(idx integer[], day date[]) IS 'The features of each pair of a client and a day, as they are known now: one row per pair, in the order of the arrays,
+with nulls if nothing is known of the client on the day.';
+
+CREATE FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) RETURNS TABLE(idx integer, day date, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
+    LANGUAGE sql STABLE PARALLEL SAFE
+    BEGIN ATOMIC
+ SELECT pairs.idx,
+     pairs.day,
+     history.attr_a,
+     history.attr_b,
+     history.scd_a,
+     history.scd_b,
+     history.label
+    FROM (UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY pairs(idx, day, "position")
+      LEFT JOIN public.feature_history history ON (((pairs.idx = history.idx) AND (pairs.day >= history.valid_from) AND ((pairs.day < history.valid_to) OR (history.valid_to IS NULL)) AND (history.known_from <= feature_store_at.known_at) AND ((history.known_to > feature_store_at.known_at) OR (history.known_to IS NULL)))))
+   ORDER BY pairs."position";
+END;
+
+COMMENT ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) IS 'The features of each pair of a client and a day, as they were known at that moment, in the order of the arrays.';
+
+CREATE VIEW public.training_sets AS
+ SELECT set_name AS name,
+    query,
+    known_at,
+    loads,
+    row_count,
+    set_hash AS hash,
+    made_by,
+    made_at
+   FROM pipeline.training_sets;
+
+COMMENT ON VIEW public.training_sets IS 'Every training set that make_training_set recorded.';
+
+COMMENT ON COLUMN public.training_sets.name IS 'Its name.';
+
+COMMENT ON COLUMN public.training_sets.query IS 'Query that makes it; $1 is known_at.';
+
+COMMENT ON COLUMN public.training_sets.known_at IS 'Moment whose knowledge of the features it uses.';
+
+COMMENT ON COLUMN public.training_sets.loads IS 'Loads of the profiles, the activity and the labels that were known then; data_freshness names their versions.';
+
+COMMENT ON COLUMN public.training_sets.row_count IS 'Its rows.';
+
+COMMENT ON COLUMN public.training_sets.hash IS 'SHA-256 over its rows. It does not depend on their order.';
+
+COMMENT ON COLUMN public.training_sets.made_by IS 'Login that made it.';
+
+COMMENT ON COLUMN public.training_sets.made_at IS 'When it was made.';
+
+CREATE FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS public.training_sets
+    LANGUAGE sql
+    BEGIN ATOMIC
+ SELECT pipeline.record_training_set(make_training_set.name, make_training_set.query, moments.moment, measured.row_count, measured.hash) AS record_training_set
+    FROM (pipeline.training_moment(make_training_set.known_at) moments(moment)
+      CROSS JOIN LATERAL pipeline.measure_training_set(make_training_set.query, moments.moment) measured(row_count, hash));
+ SELECT recorded.name,
+     recorded.query,
+     recorded.known_at,
+     recorded.loads,
+     recorded.row_count,
+     recorded.hash,
+     recorded.made_by,
+     recorded.made_at
+    FROM public.training_sets recorded
+   WHERE (recorded.name = make_training_set.name);
+END;
+
+COMMENT ON FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone) IS 'Runs a query, in which $1 is the moment whose knowledge it uses, and records it in training_sets. Without a moment, or
+with one after the newest build of the features, it is that of the newest build.';
+
+CREATE FUNCTION public.repeat_training_set(name text) RETURNS TABLE(name text, row_count bigint, hash text, is_same boolean)
+    LANGUAGE sql
+    BEGIN ATOMIC
+ SELECT recorded.set_name,
+     measured.row_count,
+     measured.hash,
+     ((measured.row_count = recorded.row_count) AND (measured.hash = recorded.set_hash)) AS is_same
+    FROM ((pipeline.find_training_set(repeat_training_set.name) recorded(set_name, query, known_at, loads, row_count, set_hash, made_by, made_at)
+      CROSS JOIN LATERAL pipeline.training_moment(recorded.known_at) moments(moment))
+      CROSS JOIN LATERAL pipeline.measure_training_set(recorded.query, moments.moment) measured(row_count, hash));
+END;
+
+COMMENT ON FUNCTION public.repeat_training_set(name text) IS 'Makes a training set again, for the login that made it, and says whether it has the same rows.';
+
 CREATE TABLE public.customer_activity (
     idx integer NOT NULL,
     valid_from date NOT NULL,
@@ -722,6 +1033,16 @@ COMMENT ON COLUMN public.customer_activity.scd_a IS 'Slowly changing attribute a
 
 COMMENT ON COLUMN public.customer_activity.scd_b IS 'Slowly changing attribute b, a whole number.';
 
+CREATE TABLE partitions.customer_activity (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    scd_a double precision,
+    scd_b integer
+);
+
+ALTER TABLE ONLY partitions.customer_activity REPLICA IDENTITY FULL;
+
 CREATE TABLE public.customer_profiles (
     idx integer NOT NULL,
     attr_a integer,
@@ -740,6 +1061,45 @@ COMMENT ON COLUMN public.customer_profiles.attr_b IS 'Profile attribute b, one l
 
 COMMENT ON COLUMN public.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
 
+CREATE TABLE partitions.customer_profiles (
+    idx integer NOT NULL,
+    attr_a integer,
+    attr_b text,
+    attr_c text
+);
+
+ALTER TABLE ONLY partitions.customer_profiles REPLICA IDENTITY FULL;
+
+CREATE TABLE partitions.feature_history_known (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer CONSTRAINT feature_history_label_not_null NOT NULL,
+    known_from timestamp with time zone CONSTRAINT feature_history_known_from_not_null NOT NULL,
+    known_to timestamp with time zone,
+    CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
+    CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
+);
+
+CREATE TABLE partitions.feature_history_superseded (
+    idx integer CONSTRAINT feature_history_idx_not_null NOT NULL,
+    valid_from date CONSTRAINT feature_history_valid_from_not_null NOT NULL,
+    valid_to date,
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer CONSTRAINT feature_history_label_not_null NOT NULL,
+    known_from timestamp with time zone CONSTRAINT feature_history_known_from_not_null NOT NULL,
+    known_to timestamp with time zone,
+    CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
+    CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
+);
+
 CREATE TABLE public.labels (
     idx integer NOT NULL,
     label integer NOT NULL,
@@ -752,79 +1112,6 @@ COMMENT ON TABLE public.labels IS 'The label that a model learns to predict, exa
 COMMENT ON COLUMN public.labels.idx IS 'Client: customer_profiles.idx.';
 
 COMMENT ON COLUMN public.labels.label IS 'The label, 0 or 1.';
-
-CREATE FUNCTION public.feature_store_as_of(day date) RETURNS TABLE(idx integer, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
-    LANGUAGE sql STABLE PARALLEL SAFE
-    BEGIN ATOMIC
- WITH profiles AS (
-          SELECT DISTINCT customer_profiles.idx,
-             customer_profiles.attr_a,
-             customer_profiles.attr_b
-            FROM public.customer_profiles
-         ), labelled AS (
-          SELECT DISTINCT labels.idx,
-             labels.label
-            FROM public.labels
-         ), current_activity AS (
-          SELECT DISTINCT ON (activity.idx) activity.idx,
-             activity.scd_a,
-             activity.scd_b
-            FROM public.customer_activity activity
-           WHERE ((activity.valid_from <= feature_store_as_of.day) AND ((activity.valid_to IS NULL) OR (activity.valid_to > feature_store_as_of.day)))
-           ORDER BY activity.idx, activity.valid_from DESC, activity.scd_a DESC NULLS LAST, activity.scd_b DESC NULLS LAST
-         ), last_activity AS (
-          SELECT DISTINCT ON (activity.idx) activity.idx,
-             activity.scd_a,
-             activity.scd_b
-            FROM public.customer_activity activity
-           WHERE ((activity.valid_from <= feature_store_as_of.day) AND (activity.valid_to <= feature_store_as_of.day) AND (NOT (EXISTS ( SELECT
-                    FROM public.customer_activity other
-                   WHERE ((other.idx = activity.idx) AND (other.valid_from <= feature_store_as_of.day) AND ((other.valid_to IS NULL) OR (other.valid_to > feature_store_as_of.day)))))))
-           ORDER BY activity.idx, activity.valid_to DESC, activity.valid_from DESC, activity.scd_a DESC NULLS LAST, activity.scd_b DESC NULLS LAST
-         ), latest_activity AS (
-          SELECT current_activity.idx,
-             current_activity.scd_a,
-             current_activity.scd_b
-            FROM current_activity
-         UNION ALL
-          SELECT last_activity.idx,
-             last_activity.scd_a,
-             last_activity.scd_b
-            FROM last_activity
-         )
-  SELECT profiles.idx,
-     profiles.attr_a,
-     profiles.attr_b,
-     latest_activity.scd_a,
-     latest_activity.scd_b,
-     labelled.label
-    FROM ((profiles
-      JOIN latest_activity ON ((profiles.idx = latest_activity.idx)))
-      JOIN labelled ON ((profiles.idx = labelled.idx)));
-END;
-
-COMMENT ON FUNCTION public.feature_store_as_of(day date) IS 'The feature store as it would have been built on that day: each client with the activity that was its latest then.
-Clients whose first activity began later are left out. Profiles and labels have no days: they are today''s. For today
-it equals feature_store.';
-
-CREATE TABLE partitions.customer_activity (
-    idx integer NOT NULL,
-    valid_from date NOT NULL,
-    valid_to date,
-    scd_a double precision,
-    scd_b integer
-);
-
-ALTER TABLE ONLY partitions.customer_activity REPLICA IDENTITY FULL;
-
-CREATE TABLE partitions.customer_profiles (
-    idx integer NOT NULL,
-    attr_a integer,
-    attr_b text,
-    attr_c text
-);
-
-ALTER TABLE ONLY partitions.customer_profiles REPLICA IDENTITY FULL;
 
 CREATE TABLE partitions.labels (
     idx integer NOT NULL,
@@ -861,6 +1148,17 @@ CREATE TABLE partitions.sales_before_all_months (
 
 ALTER TABLE ONLY partitions.sales_before_all_months REPLICA IDENTITY FULL;
 
+CREATE TABLE pipeline.client_hashes (
+    idx integer NOT NULL,
+    source_hash bigint NOT NULL
+);
+
+COMMENT ON TABLE pipeline.client_hashes IS 'The source rows that the known rows of each client in feature_history were built from.';
+
+COMMENT ON COLUMN pipeline.client_hashes.idx IS 'Client.';
+
+COMMENT ON COLUMN pipeline.client_hashes.source_hash IS 'Hash of its profile, its label and all its activity.';
+
 CREATE TABLE pipeline.comparisons (
     load_id bigint NOT NULL,
     measure text NOT NULL,
@@ -889,17 +1187,26 @@ COMMENT ON COLUMN pipeline.comparisons.oddity IS 'What is odd, in words; null if
 
 CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    known_at timestamp with time zone NOT NULL,
+    kept_from timestamp with time zone,
     row_count bigint NOT NULL,
+    history_row_count bigint NOT NULL,
     profiles_load bigint,
     activity_load bigint,
     labels_load bigint
 );
 
-COMMENT ON TABLE pipeline.feature_store_builds IS 'Every rebuild of the feature store, and its loads.';
+COMMENT ON TABLE pipeline.feature_store_builds IS 'Every rebuild of feature_history and feature_store, and its loads.';
 
 COMMENT ON COLUMN pipeline.feature_store_builds.built_at IS 'When.';
 
+COMMENT ON COLUMN pipeline.feature_store_builds.known_at IS 'known_from of the rows that it inserted, and known_to of those that it superseded.';
+
+COMMENT ON COLUMN pipeline.feature_store_builds.kept_from IS 'Superseded rows that were known until an earlier moment are deleted; null if all are kept.';
+
 COMMENT ON COLUMN pipeline.feature_store_builds.row_count IS 'Clients in the feature store.';
+
+COMMENT ON COLUMN pipeline.feature_store_builds.history_row_count IS 'Rows of feature_history that are known.';
 
 COMMENT ON COLUMN pipeline.feature_store_builds.profiles_load IS 'Load of customer_profiles.';
 
@@ -915,6 +1222,39 @@ ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY
     NO MAXVALUE
     CACHE 1
 );
+
+CREATE VIEW pipeline.next_feature_store_build AS
+ WITH published AS (
+         SELECT max(loads.published_at) AS published_at,
+            max(loads.load_id) FILTER (WHERE (loads.table_name = 'customer_profiles'::text)) AS profiles_load,
+            max(loads.load_id) FILTER (WHERE (loads.table_name = 'customer_activity'::text)) AS activity_load,
+            max(loads.load_id) FILTER (WHERE (loads.table_name = 'labels'::text)) AS labels_load
+           FROM pipeline.loads
+          WHERE ((loads.outcome = 'published'::text) AND (loads.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
+        ), last_build AS (
+         SELECT max(feature_store_builds.known_at) AS known_at
+           FROM pipeline.feature_store_builds
+        )
+ SELECT published.profiles_load,
+    published.activity_load,
+    published.labels_load,
+        CASE
+            WHEN (published.published_at > COALESCE(last_build.known_at, '-infinity'::timestamp with time zone)) THEN published.published_at
+            ELSE GREATEST(now(), (last_build.known_at + '00:00:00.000001'::interval))
+        END AS known_at
+   FROM (published
+     CROSS JOIN last_build);
+
+COMMENT ON VIEW pipeline.next_feature_store_build IS 'The loads of a build that begins now, and its known_at.';
+
+COMMENT ON COLUMN pipeline.next_feature_store_build.profiles_load IS 'Published load of customer_profiles.';
+
+COMMENT ON COLUMN pipeline.next_feature_store_build.activity_load IS 'Published load of customer_activity.';
+
+COMMENT ON COLUMN pipeline.next_feature_store_build.labels_load IS 'Published load of labels.';
+
+COMMENT ON COLUMN pipeline.next_feature_store_build.known_at IS 'When the newest of the loads was published. If an earlier build knew that load or a later moment, the rows were changed
+by hand, and it is now.';
 
 CREATE TABLE pipeline.open_tables (
     table_id regclass NOT NULL,
@@ -1004,22 +1344,27 @@ CREATE VIEW pipeline.questions AS
          SELECT comparisons.load_id,
             comparisons.measure,
             comparisons.oddity,
-            trim_scale(round(comparisons.value, 4)) AS value,
-            trim_scale(round(comparisons.median, 4)) AS median,
+            trim_scale(round(comparisons.value, places.number)) AS value,
+            trim_scale(round(comparisons.median, places.number)) AS median,
             trim_scale(round(
                 CASE
                     WHEN (comparisons.value < (0)::numeric) THEN comparisons.low
                     ELSE GREATEST(comparisons.low, (0)::numeric)
-                END, 4)) AS low,
-            trim_scale(round(comparisons.high, 4)) AS high
-           FROM pipeline.comparisons
+                END, places.number)) AS low,
+            trim_scale(round(comparisons.high, places.number)) AS high
+           FROM (pipeline.comparisons
+             CROSS JOIN LATERAL ( VALUES (
+                        CASE
+                            WHEN (abs(comparisons.value) < (1)::numeric) THEN 4
+                            ELSE 2
+                        END)) places(number))
         ), measures AS (
          SELECT rounded.load_id,
             string_agg(concat_ws(' | '::text,
                 CASE
                     WHEN (rounded.oddity IS NULL) THEN ''::text
                     ELSE '**odd**'::text
-                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE((rounded.median)::text, ''::text), COALESCE(concat(rounded.low, ' to ', rounded.high), ''::text)), '
+                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE((rounded.median)::text, ''::text), COALESCE(((rounded.low || ' to '::text) || rounded.high), ''::text)), '
 '::text ORDER BY (rounded.oddity IS NULL), rounded.measure) AS listing
            FROM rounded
           GROUP BY rounded.load_id
@@ -1086,19 +1431,26 @@ COMMENT ON COLUMN pipeline.questions.question IS 'The question, in Markdown.';
 CREATE VIEW pipeline.stale_tables AS
  WITH newest AS (
          SELECT feature_store_builds.built_at,
+            feature_store_builds.known_at,
+            feature_store_builds.kept_from,
             feature_store_builds.row_count,
+            feature_store_builds.history_row_count,
             feature_store_builds.profiles_load,
             feature_store_builds.activity_load,
             feature_store_builds.labels_load
            FROM pipeline.feature_store_builds
           ORDER BY feature_store_builds.built_at DESC
          LIMIT 1
+        ), staleness AS (
+         SELECT ((count(*) = 3) AND (count(newest.built_at) < 3)) AS is_stale
+           FROM (pipeline.loads
+             LEFT JOIN newest ON ((((loads.load_id = newest.profiles_load) OR (loads.load_id = newest.activity_load)) OR (loads.load_id = newest.labels_load))))
+          WHERE ((loads.outcome = 'published'::text) AND (loads.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
         )
- SELECT 'feature_store'::text AS table_name
-   FROM (pipeline.loads
-     LEFT JOIN newest ON ((((loads.load_id = newest.profiles_load) OR (loads.load_id = newest.activity_load)) OR (loads.load_id = newest.labels_load))))
-  WHERE ((loads.outcome = 'published'::text) AND (loads.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
- HAVING ((count(*) = 3) AND (count(newest.built_at) < 3));
+ SELECT built_tables.table_name
+   FROM (staleness
+     CROSS JOIN ( VALUES ('feature_history'::text), ('feature_store'::text)) built_tables(table_name))
+  WHERE staleness.is_stale;
 
 COMMENT ON VIEW pipeline.stale_tables IS 'Tables that were not built from the loads that are published now. A table whose files have never been published is not
 stale.';
@@ -1196,7 +1548,9 @@ CREATE VIEW public.data_freshness AS
           GROUP BY loads.table_name
         ), newest_build AS (
          SELECT feature_store_builds.built_at,
+            feature_store_builds.known_at,
             feature_store_builds.row_count,
+            feature_store_builds.history_row_count,
             activity.last_date,
             concat_ws(' '::text, profiles.sha256, activity.sha256, labels.sha256) AS file_version
            FROM (((pipeline.feature_store_builds
@@ -1226,6 +1580,13 @@ CREATE VIEW public.data_freshness AS
            FROM published
           WHERE (published.table_name = 'sales'::text)
         UNION ALL
+         SELECT 'feature_history'::text AS table_name,
+            newest_build.known_at AS loaded_at,
+            newest_build.file_version,
+            newest_build.last_date AS up_to,
+            newest_build.history_row_count AS row_count
+           FROM newest_build
+        UNION ALL
          SELECT 'feature_store'::text AS table_name,
             newest_build.built_at AS loaded_at,
             newest_build.file_version,
@@ -1243,7 +1604,7 @@ CREATE VIEW public.data_freshness AS
     known.file_version,
     known.up_to,
     known.row_count
-   FROM ((( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_store'::text)) every_table("position", table_name)
+   FROM ((( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_history'::text), (8,'feature_store'::text)) every_table("position", table_name)
      LEFT JOIN known ON ((every_table.table_name = known.table_name)))
      LEFT JOIN pipeline.stale_tables ON ((every_table.table_name = stale_tables.table_name)))
   ORDER BY every_table."position";
@@ -1254,9 +1615,9 @@ COMMENT ON COLUMN public.data_freshness.table_name IS 'Table in public.';
 
 COMMENT ON COLUMN public.data_freshness.state IS 'loaded; stale if it was built from customer files that have been replaced since; missing before the first load.';
 
-COMMENT ON COLUMN public.data_freshness.loaded_at IS 'When a load last published its rows; null before the first.';
+COMMENT ON COLUMN public.data_freshness.loaded_at IS 'When a load last published its rows; null before the first. For feature_history, its newest known_from or known_to.';
 
-COMMENT ON COLUMN public.data_freshness.file_version IS 'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the feature store of the profiles, the
+COMMENT ON COLUMN public.data_freshness.file_version IS 'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the features of the profiles, the
 activity and the labels.';
 
 COMMENT ON COLUMN public.data_freshness.up_to IS 'Latest day in the data; null where it has no days.';
@@ -1345,7 +1706,8 @@ CREATE TABLE public.feature_store (
     label integer NOT NULL
 );
 
-COMMENT ON TABLE public.feature_store IS 'One row for every client that has a profile, an activity and a label, with its latest activity.';
+COMMENT ON TABLE public.feature_store IS 'One row for every client that has a profile, an activity and a label, with its latest activity: the last row of each
+client in feature_history.';
 
 COMMENT ON COLUMN public.feature_store.idx IS 'Client: customer_profiles.idx.';
 
@@ -1439,13 +1801,14 @@ CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,
     attr_a integer,
     attr_b text,
-    scd_a double precision,
-    scd_b integer,
     label integer,
-    has_activity boolean NOT NULL
+    has_profile boolean NOT NULL,
+    has_activity boolean NOT NULL,
+    source_hash bigint,
+    is_changed boolean NOT NULL
 );
 
-COMMENT ON TABLE staging.clients IS 'Every client with a profile, as the feature store should show it.';
+COMMENT ON TABLE staging.clients IS 'Every client that has a profile or is in feature_history.';
 
 COMMENT ON COLUMN staging.clients.idx IS 'Client.';
 
@@ -1453,21 +1816,62 @@ COMMENT ON COLUMN staging.clients.attr_a IS 'customer_profiles.attr_a.';
 
 COMMENT ON COLUMN staging.clients.attr_b IS 'customer_profiles.attr_b.';
 
-COMMENT ON COLUMN staging.clients.scd_a IS 'customer_activity.scd_a of the latest activity.';
-
-COMMENT ON COLUMN staging.clients.scd_b IS 'customer_activity.scd_b of the latest activity.';
-
 COMMENT ON COLUMN staging.clients.label IS 'labels.label; null without one.';
 
+COMMENT ON COLUMN staging.clients.has_profile IS 'Whether there is a profile.';
+
 COMMENT ON COLUMN staging.clients.has_activity IS 'Whether there is an activity at all.';
+
+COMMENT ON COLUMN staging.clients.source_hash IS 'Hash of its rows; null if it lacks a profile, an activity or a label.';
+
+COMMENT ON COLUMN staging.clients.is_changed IS 'Whether its rows in feature_history were built from other source rows.';
+
+CREATE UNLOGGED TABLE staging.feature_history (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer NOT NULL,
+    is_resolved boolean NOT NULL
+);
+
+COMMENT ON TABLE staging.feature_history IS 'The rows of the changed clients, as feature_history should show them.';
+
+COMMENT ON COLUMN staging.feature_history.idx IS 'Client.';
+
+COMMENT ON COLUMN staging.feature_history.valid_from IS 'First day.';
+
+COMMENT ON COLUMN staging.feature_history.valid_to IS 'Day on which the next row begins; null for the last row.';
+
+COMMENT ON COLUMN staging.feature_history.attr_a IS 'customer_profiles.attr_a.';
+
+COMMENT ON COLUMN staging.feature_history.attr_b IS 'customer_profiles.attr_b.';
+
+COMMENT ON COLUMN staging.feature_history.scd_a IS 'customer_activity.scd_a of the latest activity.';
+
+COMMENT ON COLUMN staging.feature_history.scd_b IS 'customer_activity.scd_b of the latest activity.';
+
+COMMENT ON COLUMN staging.feature_history.label IS 'labels.label.';
+
+COMMENT ON COLUMN staging.feature_history.is_resolved IS 'Whether one activity is the latest on all these days; otherwise the days are still to be divided.';
 
 ALTER TABLE ONLY public.customer_activity ATTACH PARTITION partitions.customer_activity FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
 ALTER TABLE ONLY public.customer_profiles ATTACH PARTITION partitions.customer_profiles FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
+ALTER TABLE ONLY public.feature_history ATTACH PARTITION partitions.feature_history_known FOR VALUES IN (NULL);
+
+ALTER TABLE ONLY public.feature_history ATTACH PARTITION partitions.feature_history_superseded DEFAULT;
+
 ALTER TABLE ONLY public.labels ATTACH PARTITION partitions.labels FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
 ALTER TABLE ONLY public.sales ATTACH PARTITION partitions.sales_before_all_months FOR VALUES FROM (MINVALUE) TO ('0001-01-01');
+
+ALTER TABLE ONLY partitions.feature_history_known
+    ADD CONSTRAINT feature_history_known_pkey PRIMARY KEY (idx, valid_from);
 
 ALTER TABLE ONLY pipeline.comparisons
     ADD CONSTRAINT comparisons_pkey PRIMARY KEY (load_id, measure);
@@ -1490,6 +1894,9 @@ ALTER TABLE ONLY pipeline.statistics
 ALTER TABLE ONLY pipeline.stores_by_load
     ADD CONSTRAINT stores_by_load_pkey PRIMARY KEY (load_id, idx);
 
+ALTER TABLE ONLY pipeline.training_sets
+    ADD CONSTRAINT training_sets_pkey PRIMARY KEY (set_name);
+
 ALTER TABLE ONLY public.feature_store
     ADD CONSTRAINT feature_store_pkey PRIMARY KEY (idx);
 
@@ -1498,6 +1905,10 @@ ALTER TABLE ONLY public.monthly_sales
 
 ALTER TABLE ONLY public.stores
     ADD CONSTRAINT stores_pkey PRIMARY KEY (idx);
+
+CREATE INDEX feature_history_superseded_idx ON partitions.feature_history_superseded USING btree (idx, valid_from);
+
+CREATE INDEX feature_store_builds_known_at ON pipeline.feature_store_builds USING btree (known_at);
 
 CREATE INDEX loads_of_file ON pipeline.loads USING btree (table_name, sale_month);
 
@@ -1565,8 +1976,16 @@ GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, addr
 REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
 
+REVOKE ALL ON FUNCTION pipeline.find_training_set(name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO ds_user_role;
+GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO mle_user_role;
+
 REVOKE ALL ON FUNCTION pipeline.open_to_readers(table_name text) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.open_to_readers(table_name text) TO pipeline;
+
+REVOKE ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO ds_user_role;
+GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO mle_user_role;
 
 REVOKE ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) TO pipeline;
@@ -1574,20 +1993,48 @@ GRANT ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) TO
 REVOKE ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) TO pipeline;
 
+REVOKE ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) TO ds_user_role;
+GRANT ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) TO mle_user_role;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_history TO pipeline;
+
+GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
+GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
+
+GRANT ALL ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) TO mle_user_role;
+GRANT ALL ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) TO ds_user_role;
+
+GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[]) TO mle_user_role;
+GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[]) TO ds_user_role;
+
+GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) TO mle_user_role;
+GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) TO ds_user_role;
+
+GRANT SELECT ON TABLE public.training_sets TO ds_user_role;
+GRANT SELECT,REFERENCES,TRIGGER,TRUNCATE,MAINTAIN ON TABLE public.training_sets TO mle_user_role;
+
+GRANT ALL ON FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone) TO mle_user_role;
+GRANT ALL ON FUNCTION public.make_training_set(name text, query text, known_at timestamp with time zone) TO ds_user_role;
+
+GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO mle_user_role;
+GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO ds_user_role;
+
 GRANT SELECT ON TABLE public.customer_activity TO pipeline;
 
 GRANT SELECT ON TABLE public.customer_profiles TO pipeline;
 
 GRANT SELECT ON TABLE public.labels TO pipeline;
 
-GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
-GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
-
 GRANT SELECT ON TABLE public.sales TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.client_hashes TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.comparisons TO pipeline;
 
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
+
+GRANT SELECT ON TABLE pipeline.next_feature_store_build TO pipeline;
 
 GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
 
@@ -1618,7 +2065,9 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 GRANT SELECT ON TABLE public.month_status TO ds_user_role;
 GRANT ALL ON TABLE public.month_status TO mle_user_role;
 
-GRANT SELECT,INSERT,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
+GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE staging.feature_history TO pipeline;
 
 ALTER DEFAULT PRIVILEGES FOR ROLE admin IN SCHEMA public GRANT ALL ON SEQUENCES TO mle_user_role;
 

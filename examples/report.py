@@ -106,7 +106,7 @@ def draw_sales(figure: Figure) -> None:
     for axes, (column, name) in zip(figure.subplots(1, 2), (("row_count", "rows"), ("total", "total")), strict=True):
         axes.plot(months.sale_month, months[column].astype(float), marker=".")
         axes.plot(odd.sale_month, odd[column].astype(float), "o", color=STATES["odd"], label="odd")
-        axes.set(title=name, ylim=(0, None))
+        axes.set(title=name, ylim=(0, 1.1 * float(months[column].max())))
         axes.yaxis.set_major_formatter("{x:,.0f}")
         axes.tick_params(axis="x", rotation=30)
         if len(odd):
@@ -151,7 +151,14 @@ with open(arguments.page, "w") as page:
                 for m, p in zip(problems.sale_month, problems.problem, strict=True)
             ),
             sales=picture(draw_sales, 3) if len(months) else "",
-            freshness=table(freshness.drop(columns="file_version")),
+            freshness=table(
+                freshness.drop(columns="file_version").assign(
+                    loaded_at=freshness.loaded_at.map(
+                        lambda moment: "" if pd.isna(moment) else f"{moment:%Y-%m-%d %H:%M}"
+                    ),
+                    up_to=freshness.up_to.fillna(""),
+                )
+            ),
             drift=drift(),
         )
     )

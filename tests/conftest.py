@@ -25,7 +25,13 @@ os.environ |= {
     # The tests' own servers are on this machine.
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
 }
-for setting in ("SALES_LAST_MONTH", "NOTIFY_EMAIL", "NOTIFY_WEBHOOK_URL", "SALES_DEADLINE_HOURS"):
+for setting in (
+    "SALES_LAST_MONTH",
+    "NOTIFY_EMAIL",
+    "NOTIFY_WEBHOOK_URL",
+    "SALES_DEADLINE_HOURS",
+    "FEATURE_HISTORY_KEEP_DAYS",
+):
     os.environ.pop(setting, None)
 
 import psycopg  # noqa: E402 - after Airflow's settings

@@ -73,8 +73,9 @@ declare
     event text;
 begin
     foreach place in array array[
-        'public.stores', 'public.monthly_sales', 'public.feature_store', 'staging.clients', 'pipeline.sales_by_store',
-        'pipeline.stores_by_load', 'pipeline.feature_store_builds'
+        'public.stores', 'public.monthly_sales', 'public.feature_history', 'public.feature_store', 'staging.clients',
+        'staging.feature_history', 'pipeline.client_hashes', 'pipeline.sales_by_store', 'pipeline.stores_by_load',
+        'pipeline.feature_store_builds'
     ] loop
         foreach event in array array['insert', 'update', 'delete', 'truncate'] loop
             execute format(

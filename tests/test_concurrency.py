@@ -616,13 +616,22 @@ def test_customer_loads_and_rebuilds_of_the_feature_store_at_once_never_show_a_m
     load_customers(database)
     build_feature_store(database)
     # A profile's attr_a and an activity's scd_a come from the same version of the files, or the mixture shows.
-    seen = "select count(*), count(*) filter (where attr_a = scd_a), count(distinct attr_a) from feature_store"
+    # Nor does feature_store ever differ from the rows of feature_history, or one of these have two rows for a client.
+    seen = """
+        select
+            count(*), count(*) filter (where store.attr_a = store.scd_a), count(distinct store.attr_a),
+            count(*) filter (where store = row(
+                history.idx, history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label
+            ))
+        from feature_store as store
+        full join (select * from feature_history where known_to is null) as history on store.idx = history.idx
+    """
     with reading(database, seen) as (answers,), ThreadPoolExecutor(3) as pool:
         for version in range(2, 6):
             write_customers(files, version)
             running = [pool.submit(build_feature_store, database) for _ in range(2)]
             all_results([*running, pool.submit(load_customers, database)])
-    assert answers == {(CLIENTS, CLIENTS, 1)}
+    assert answers == {(CLIENTS, CLIENTS, 1, CLIENTS)}
     build_feature_store(database)
     assert database.run("select distinct attr_a, scd_a from feature_store") == [(5, 5.0)]
 

@@ -549,14 +549,21 @@ def write_customers(files: Files, version: int) -> None:
     [
         "truncate staging.clients",
         "insert staging.clients",
-        "update staging.clients",
+        "insert staging.feature_history",
+        "update public.feature_history",
+        "insert public.feature_history",
         "delete public.feature_store",
         "insert public.feature_store",
+        "insert pipeline.client_hashes",
+        "insert pipeline.feature_store_builds",
     ],
 )
-def test_a_feature_store_whose_rebuild_is_cut_off_stays_whole(database: Database, files: Files, point: str) -> None:
+def test_features_whose_rebuild_is_cut_off_stay_whole(database: Database, files: Files, point: str) -> None:
     def seen() -> list[tuple[object, ...]]:
-        return database.run("select idx, attr_a, scd_a from feature_store order by idx", "ds_user")
+        shown = database.run("select idx, attr_a, scd_a from feature_store order by idx", "ds_user")
+        known = "select idx, attr_a, scd_a from feature_history where known_to is null order by idx"
+        assert database.run(known, "ds_user") == shown
+        return shown
 
     write_customers(files, 1)
     load_customers(database)
@@ -573,6 +580,9 @@ def test_a_feature_store_whose_rebuild_is_cut_off_stays_whole(database: Database
     assert database.run("select count(*) from staging.clients") == [(0,)]
     build_feature_store(database)
     assert seen() == [(idx, 2, 2.0) for idx in (1, 2, 12)]
+    assert database.run("select idx, attr_a from feature_history where known_to is not null order by idx") == [
+        (idx, 1) for idx in (1, 2, 11)
+    ]
     assert database.run("select count(*) from pipeline.feature_store_builds") == [(2,)]
 
 

@@ -334,6 +334,7 @@ class Machine(RuleBasedStateMachine):
             name for (name,) in self.read("select relname from pg_class where relnamespace = 'staging'::regnamespace")
         } == {
             "clients",
+            "feature_history",
             *(f"{'sales' if load.month else 'stores'}_{number}" for number, load in loads.items() if load.has_table),
         }
 

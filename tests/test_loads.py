@@ -357,6 +357,7 @@ def test_data_freshness_shows_version_last_day_and_rows_of_each_table(database: 
         "customer_profiles": (file["customer_profiles"], None, 2),
         "customer_activity": (activity, date(2020, 2, 2), 2),
         "labels": (file["labels"], None, 2),
+        "feature_history": (f"{file['customer_profiles']} {activity} {file['labels']}", date(2020, 2, 2), 2),
         "feature_store": (f"{file['customer_profiles']} {activity} {file['labels']}", date(2020, 2, 2), 1),
     }
     [(oldest,)] = database.run("select min(loaded_at) from data_freshness")

@@ -13,6 +13,7 @@ TABLES = [
     "stores",
     "sales",
     "monthly_sales",
+    "feature_history",
     "feature_store",
 ]
 
@@ -123,7 +124,9 @@ def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: 
 
 def test_public_holds_the_tables_and_the_views_of_their_state_and_nothing_else(database: Database) -> None:
     found = database.run("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind <> 'i'")
-    assert sorted(name for (name,) in found) == sorted([*TABLES, "data_freshness", "data_statistics", "month_status"])
+    assert sorted(name for (name,) in found) == sorted(
+        [*TABLES, "data_freshness", "data_statistics", "month_status", "training_sets"]
+    )
 
 
 @pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])

@@ -10,7 +10,7 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ FAULTS = {
     "when published": ("pipeline.loads", "update", "new.outcome = 'published'"),
     "before the stores change": ("public.stores", "insert or update or delete", "true"),
     "before the month of monthly_sales changes": ("public.monthly_sales", "insert or update or delete", "true"),
+    "before a client of the feature history changes": ("public.feature_history", "insert or update", "true"),
     "before a client of the feature store changes": ("public.feature_store", "insert or update or delete", "true"),
 }
 
@@ -81,6 +82,10 @@ activity = st.tuples(
     clients, st.integers(0, 5), st.none() | st.integers(0, 6), st.none() | st.floats(-9, 9), st.integers(0, 9)
 )
 
+# The days of activity, one before and one after them.
+START = date(2020, 1, 1)
+DAYS = [START + timedelta(days=number) for number in range(-1, 8)]
+
 customers = st.tuples(
     st.dictionaries(clients, st.tuples(st.integers(0, 9), st.sampled_from("AB")), min_size=3),
     st.lists(activity, min_size=3, max_size=12),
@@ -99,6 +104,8 @@ class Model:
     activity: Rows = field(default_factory=list)
     labels: Rows = field(default_factory=list)
     features: Rows = field(default_factory=list)
+    # The features on each day, by the moment from which they were known.
+    known: dict[datetime, set[tuple[Any, ...]]] = field(default_factory=dict)
 
 
 @dataclass
@@ -178,11 +185,10 @@ class Machine(RuleBasedStateMachine):
         if files is None:
             return
         profiles, periods, labels = files
-        start = date(2020, 1, 1)
         self.customers = (
             [(client, *attributes, "x") for client, attributes in profiles.items()],
             [
-                (client, start + timedelta(begin), None if end is None else start + timedelta(end), a, b)
+                (client, START + timedelta(begin), None if end is None else START + timedelta(end), a, b)
                 for client, begin, end, a, b in periods
             ],
             list(labels.items()),
@@ -306,29 +312,37 @@ class Machine(RuleBasedStateMachine):
         build_feature_store(self.database)
         self.expect_features()
 
-    @rule(files=customers)
+    @rule(files=customers, point=st.sampled_from([point for point in FAULTS if "client" in point]))
     def rebuild_features_with_a_dropped_connection(
-        self, files: tuple[dict[int, Any], list[Any], dict[int, int]]
+        self, files: tuple[dict[int, Any], list[Any], dict[int, int]], point: str
     ) -> None:
         self.load_customers(files)
-        with self.fault("before a client of the feature store changes") as struck:
+        with self.fault(point) as struck:
             build_feature_store(self.database)
         if not struck:
             self.expect_features()
 
     def expect_features(self) -> None:
+        [(moment,)] = self.found("select max(known_at) from pipeline.feature_store_builds")
+        self.model.known[moment] = {(day, *row) for day in DAYS for row in self.features_on(day)}
+        self.model.features = self.features_on(date.max)
+
+    def features_on(self, day: date) -> Rows:
+        """The features of each client on a day."""
         latest: dict[int, tuple[Any, ...]] = {}
 
         def rank(row: tuple[Any, ...]) -> tuple[Any, ...]:
-            """The later of two rows: without an end before with one, then by end, beginning and attributes."""
+            """The later of two rows: one that has not ended, then by end, beginning and attributes."""
             _, begin, end, a, b = row
             nothing = -float("inf")
-            return (end is None, end or date.min, begin, nothing if a is None else a, nothing if b is None else b)
+            is_valid = end is None or end > day
+            last_day = date.min if is_valid else end
+            return (is_valid, last_day, begin, nothing if a is None else a, nothing if b is None else b)
 
-        for row in sorted(self.model.activity, key=rank):
+        for row in sorted((row for row in self.model.activity if row[1] <= day), key=rank):
             latest[row[0]] = row
         labels: dict[int, int] = dict(self.model.labels)
-        self.model.features = [
+        return [
             (idx, a, b, latest[idx][3], latest[idx][4], labels[idx])
             for idx, a, b, _ in self.model.profiles
             if idx in latest and idx in labels
@@ -359,6 +373,24 @@ class Machine(RuleBasedStateMachine):
             ("feature_store", model.features),
         ):
             assert sorted(self.found(f"select * from {table}"), key=repr) == sorted(expected, key=repr)
+
+    @invariant()
+    def what_was_known_at_each_moment_equals_the_model(self) -> None:
+        moments = list(self.model.known)
+        found: dict[datetime, list[tuple[Any, ...]]] = {moment: [] for moment in moments}
+        for moment, *row in self.admin.execute(
+            """
+            select known_at, day, features.*
+            from unnest(%s::timestamptz[]) as moments (known_at)
+            cross join unnest(%s::date[]) as days (day)
+            cross join lateral feature_store_as_of(day, known_at) as features
+            """,
+            [moments, DAYS],
+        ):
+            found[moment].append(tuple(row))
+        for moment in moments:
+            assert len(found[moment]) == len(self.model.known[moment])
+            assert set(found[moment]) == self.model.known[moment]
 
     @invariant()
     def the_views_and_the_ledger_agree_with_the_model(self) -> None:

@@ -73,13 +73,17 @@ def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database
         join pg_attribute on attrelid = indrelid and attnum = any(indkey)
         where
             indisunique
-            and (relnamespace::regnamespace::text in ('public', 'staging') or relname = 'sales_by_store')
+            and (
+                relnamespace::regnamespace::text in ('public', 'staging')
+                or relname in ('sales_by_store', 'feature_history_known')
+            )
         group by indrelid, indexrelid
     """)
     assert {table for table, _ in keys} == {
         "stores",
         "feature_store",
         "monthly_sales",
+        "partitions.feature_history_known",
         "pipeline.sales_by_store",
     }
     for table, columns in keys:

@@ -14,7 +14,9 @@ with published as (
 newest_build as (
     select
         feature_store_builds.built_at,
+        feature_store_builds.known_at,
         feature_store_builds.row_count,
+        feature_store_builds.history_row_count,
         activity.last_date,
         concat_ws(' ', profiles.sha256, activity.sha256, labels.sha256) as file_version
     from pipeline.feature_store_builds
@@ -52,6 +54,16 @@ known (table_name, loaded_at, file_version, up_to, row_count) as (
     union all
 
     select
+        'feature_history' as table_name,
+        known_at as loaded_at,
+        file_version,
+        last_date as up_to,
+        history_row_count as row_count
+    from newest_build
+
+    union all
+
+    select
         'feature_store' as table_name,
         built_at as loaded_at,
         file_version,
@@ -74,7 +86,7 @@ select
 from (
     values
     (1, 'customer_profiles'), (2, 'customer_activity'), (3, 'labels'), (4, 'stores'), (5, 'sales'),
-    (6, 'monthly_sales'), (7, 'feature_store')
+    (6, 'monthly_sales'), (7, 'feature_history'), (8, 'feature_store')
 ) as every_table (position, table_name)
 left join known
     on every_table.table_name = known.table_name
@@ -87,9 +99,10 @@ comment on view public.data_freshness is
 comment on column public.data_freshness.table_name is 'Table in public.';
 comment on column public.data_freshness.state is
 'loaded; stale if it was built from customer files that have been replaced since; missing before the first load.';
-comment on column public.data_freshness.loaded_at is 'When a load last published its rows; null before the first.';
+comment on column public.data_freshness.loaded_at is
+'When a load last published its rows; null before the first. For feature_history, its newest known_from or known_to.';
 comment on column public.data_freshness.file_version is
-'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the feature store of the profiles, the
+'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the features of the profiles, the
 activity and the labels.';
 comment on column public.data_freshness.up_to is 'Latest day in the data; null where it has no days.';
 comment on column public.data_freshness.row_count is 'Rows that were loaded; null before the first load.';

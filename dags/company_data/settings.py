@@ -11,6 +11,7 @@ DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaw
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
 DEFAULT_SALES_DEADLINE_HOURS = "24"
 ODD_MONTHS_VALUES = ("hold", "ask", "warn", "ignore")  # the first is the default
+MAX_KEEP_DAYS = 1_000_000  # more would come before the first day that PostgreSQL knows
 
 CONNECTION_ID = "operational_db"
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
@@ -149,6 +150,21 @@ def sales_deadline() -> timedelta:
             f'SALES_DEADLINE_HOURS is "{value}", which is not a number of hours above 0. Write it as 24, or 1.5.'
         )
     return timedelta(hours=hours)
+
+
+def feature_history_keep_days() -> str:
+    """Days for which rows of feature_history are kept after they were superseded, as digits; empty: for ever.
+
+    Raises:
+        ValueError: FEATURE_HISTORY_KEEP_DAYS is not a whole number of days above 0.
+    """
+    value = os.environ.get("FEATURE_HISTORY_KEEP_DAYS") or ""
+    if value and not (value.isdecimal() and 0 < int(value) < MAX_KEEP_DAYS):
+        raise ValueError(
+            f'FEATURE_HISTORY_KEEP_DAYS is "{value}", which is not a whole number of days above 0. Write it as 730, or '
+            "unset it to keep all rows."
+        )
+    return value
 
 
 def _month(setting: str, value: str) -> datetime:

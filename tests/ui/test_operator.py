@@ -14,8 +14,8 @@ from playwright.sync_api import Locator, Page, expect
 from system import SALES_DAG, System, months, started, wait_for
 
 WORKFLOWS = ("customer_data_load", "feature_store", SALES_DAG)
-TASKS = ("stage_sales", "stage_stores", "check_month", "publish_month")
-MONTHS = 6
+TASKS = ("stage_sales", "stage_stores", "check_month", "compare_month", "publish_month")
+MONTHS = 8  # with fewer, a month is compared with none
 RUN_SECONDS = 180
 
 BAD_LINE, BAD_VALUE = 42, "12,50 EUR"
@@ -41,13 +41,13 @@ def page(program: str, system: System, tmp_path_factory: pytest.TempPathFactory)
         yield window
 
 
-def test_the_login_leads_to_three_green_workflows(page: Page, system: System) -> None:
+def test_the_login_leads_to_green_workflows(page: Page, system: System) -> None:
     page.goto(system.url)
     page.get_by_label("Username").fill("airflow")
     page.get_by_label("Password").fill("airflow")
     page.get_by_role("button", name="Sign in").click()
     page.get_by_role("link", name="Dags", exact=True).first.click()
-    expect(page.get_by_role("heading", name="3 Dags")).to_be_visible()
+    expect(page.get_by_role("heading", name="4 Dags")).to_be_visible()
     for workflow in WORKFLOWS:
         latest = page.locator(f'a[href^="/dags/{workflow}/runs/"]').filter(has=page.get_by_role("time"))
         expect(latest).to_have_accessible_name(re.compile("success$"))
@@ -151,9 +151,41 @@ def test_a_trigger_with_the_date_that_the_form_offers_loads_the_last_whole_month
     assert in_tables(system, newest) == in_file(system, newest)
 
 
+def test_an_odd_month_is_refused_and_then_published_under_required_actions(page: Page, system: System) -> None:
+    [newest] = months(1)
+    before = in_tables(system, newest)
+    header, *rows = file_of(system, newest).read_text().splitlines(keepends=True)
+    file_of(system, newest).write_text(header + "".join(row for row in rows if int(row.split(",")[2][-2:]) <= 20))
+
+    open_sales(page)
+    run = clear_by_clicks(page, system, newest)
+    decide(page, run, "Reject", shown="days missing at end")
+    expect(row_of(page, run)).to_contain_text("Failed", timeout=RUN_SECONDS * 1000)
+    assert in_tables(system, newest) == before
+
+    assert clear_by_clicks(page, system, newest) == run
+    decide(page, run, "Approve", shown="rows published")
+    expect(row_of(page, run)).to_contain_text("Success", timeout=RUN_SECONDS * 1000)
+    assert in_tables(system, newest) == in_file(system, newest) != before
+
+
+def decide(page: Page, run: str, answer: str, shown: str) -> None:
+    """Answer under Required Actions, and go back to the runs of the sales."""
+    page.get_by_role("link", name="Home", exact=True).first.click()
+    page.get_by_role("link", name=re.compile("Required Action")).click(timeout=RUN_SECONDS * 1000)
+    page.get_by_role("row").filter(has_text=run).get_by_role("link", name=re.compile("publish this")).click()
+    expect(page.get_by_role("cell", name=shown)).to_be_visible()
+    page.set_viewport_size({"width": WIDTH, "height": 1200})  # the whole question
+    picture(page, "odd-month", last=page.get_by_role("button", name="Reject", exact=True))
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
+    page.get_by_role("button", name=answer, exact=True).click()
+    open_sales(page)
+    page.get_by_role("link", name="Runs", exact=True).click()
+
+
 def open_sales(page: Page) -> None:
     page.get_by_role("link", name="Dags", exact=True).first.click()
-    expect(page.get_by_role("heading", name="3 Dags")).to_be_visible()  # of the page before there is a link, too
+    expect(page.get_by_role("heading", name="4 Dags")).to_be_visible()  # of the page before there is a link, too
     page.get_by_role("link", name=SALES_DAG, exact=True).click()
     expect(page.get_by_role("link", name="Backfills", exact=True)).to_be_visible()
 
@@ -176,7 +208,11 @@ def row_of(page: Page, run: str) -> Locator:
 
 
 def run_of(system: System, month: date) -> str:
-    [run] = [run for run in system.api().runs(SALES_DAG) if run["data_interval_start"].startswith(str(month))]
+    [run] = [
+        run
+        for run in system.api().runs(SALES_DAG)
+        if run["data_interval_start"].startswith(str(month)) and run["run_type"] != "manual"
+    ]
     return str(run["dag_run_id"])
 
 

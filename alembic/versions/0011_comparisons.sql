@@ -116,14 +116,22 @@ comment on column public.data_statistics.decided_by is 'Who published it all the
 create view pipeline.questions as
 with rounded as (
     select
-        load_id,
-        measure,
-        oddity,
-        trim_scale(round(value, 4)) as value,
-        trim_scale(round(median, 4)) as median,
-        trim_scale(round(case when value < 0 then low else greatest(low, 0) end, 4)) as low,
-        trim_scale(round(high, 4)) as high
+        comparisons.load_id,
+        comparisons.measure,
+        comparisons.oddity,
+        trim_scale(round(comparisons.value, places.number)) as value,
+        trim_scale(round(comparisons.median, places.number)) as median,
+        trim_scale(
+            round(
+                case when comparisons.value < 0 then comparisons.low else greatest(comparisons.low, 0) end,
+                places.number
+            )
+        ) as low,
+        trim_scale(round(comparisons.high, places.number)) as high
     from pipeline.comparisons
+    cross join lateral (
+        values (case when abs(comparisons.value) < 1 then 4 else 2 end)
+    ) as places (number)
 ),
 
 measures as (
@@ -132,7 +140,7 @@ measures as (
         string_agg(
             concat_ws(
                 ' | ', case when oddity is null then '' else '**odd**' end, replace(measure, '_', ' '), value,
-                coalesce(median::text, ''), coalesce(concat(low, ' to ', high), '')
+                coalesce(median::text, ''), coalesce(low || ' to ' || high, '')
             ), E'\n'
             order by oddity is null, measure
         ) as listing

@@ -12,8 +12,8 @@ Undo:   drops the functions, and the schema if no month is archived.
 from alembic import op
 from sql_file import execute_beside
 
-revision = "0011"
-down_revision = "0010"
+revision = "0012"
+down_revision = "0011"
 branch_labels = None
 depends_on = None
 

@@ -10,8 +10,8 @@ Undo:   drops them with the figures of all loads. Odd loads then publish like an
 from alembic import op
 from sql_file import execute_beside
 
-revision = "0010"
-down_revision = "0009"
+revision = "0011"
+down_revision = "0010"
 branch_labels = None
 depends_on = None
 

@@ -1,0 +1,221 @@
+create table public.feature_history (
+    idx integer not null,
+    valid_from date not null,
+    valid_to date check (valid_to > valid_from),
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer not null,
+    known_from timestamptz not null,
+    known_to timestamptz check (known_to > known_from)
+) partition by list (known_to);
+
+comment on table public.feature_history is
+'The features of every client that has a profile, an activity and a label, on every day, and when they were known. The
+rows of a client that are known now (known_to is null) follow each other without a gap from its first day on.';
+comment on column public.feature_history.idx is 'Client: customer_profiles.idx.';
+comment on column public.feature_history.valid_from is 'First day on which the row holds.';
+comment on column public.feature_history.valid_to is
+'Day on which the next row of the client begins; null for the last row, which is the row of feature_store.';
+comment on column public.feature_history.attr_a is 'customer_profiles.attr_a';
+comment on column public.feature_history.attr_b is 'customer_profiles.attr_b';
+comment on column public.feature_history.scd_a is 'customer_activity.scd_a of the latest activity on these days';
+comment on column public.feature_history.scd_b is 'customer_activity.scd_b of the latest activity on these days';
+comment on column public.feature_history.label is 'labels.label';
+comment on column public.feature_history.known_from is
+'When the newest of the three files that the row was built from was published.';
+comment on column public.feature_history.known_to is
+'The same of the files that replaced or removed the row; null while the row is known.';
+
+-- What is known now. The key makes two rows of a client for one day impossible.
+create table partitions.feature_history_known
+partition of public.feature_history (primary key (idx, valid_from)) for values in (null);
+
+create table partitions.feature_history_superseded
+partition of public.feature_history default;
+
+create index feature_history_superseded_idx on partitions.feature_history_superseded (idx, valid_from);
+
+create table public.feature_store (
+    idx integer primary key,
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer not null
+);
+
+comment on table public.feature_store is
+'One row for every client that has a profile, an activity and a label, with its latest activity: the last row of each
+client in feature_history.';
+comment on column public.feature_store.idx is 'Client: customer_profiles.idx.';
+comment on column public.feature_store.attr_a is 'customer_profiles.attr_a';
+comment on column public.feature_store.attr_b is 'customer_profiles.attr_b';
+comment on column public.feature_store.scd_a is 'customer_activity.scd_a of the latest activity';
+comment on column public.feature_store.scd_b is 'customer_activity.scd_b of the latest activity';
+comment on column public.feature_store.label is 'labels.label';
+
+-- pipeline.open_to_readers grants them when the tables are first published.
+revoke all on public.feature_history, public.feature_store from ds_user_role, mle_user_role;
+
+-- Read as a whole, so it has no key.
+create table pipeline.client_hashes (
+    idx integer not null,
+    source_hash bigint not null
+);
+
+comment on table pipeline.client_hashes is
+'The source rows that the known rows of each client in feature_history were built from.';
+comment on column pipeline.client_hashes.idx is 'Client.';
+comment on column pipeline.client_hashes.source_hash is 'Hash of its profile, its label and all its activity.';
+
+create unlogged table staging.clients (
+    idx integer not null,
+    attr_a integer,
+    attr_b text,
+    label integer,
+    has_profile boolean not null,
+    has_activity boolean not null,
+    source_hash bigint,
+    is_changed boolean not null
+);
+
+comment on table staging.clients is 'Every client that has a profile or is in feature_history.';
+comment on column staging.clients.idx is 'Client.';
+comment on column staging.clients.attr_a is 'customer_profiles.attr_a.';
+comment on column staging.clients.attr_b is 'customer_profiles.attr_b.';
+comment on column staging.clients.label is 'labels.label; null without one.';
+comment on column staging.clients.has_profile is 'Whether there is a profile.';
+comment on column staging.clients.has_activity is 'Whether there is an activity at all.';
+comment on column staging.clients.source_hash is
+'Hash of its rows; null if it lacks a profile, an activity or a label.';
+comment on column staging.clients.is_changed is
+'Whether its rows in feature_history were built from other source rows.';
+
+create unlogged table staging.feature_history (
+    idx integer not null,
+    valid_from date not null,
+    valid_to date,
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer not null,
+    is_resolved boolean not null
+);
+
+comment on table staging.feature_history is 'The rows of the changed clients, as feature_history should show them.';
+comment on column staging.feature_history.idx is 'Client.';
+comment on column staging.feature_history.valid_from is 'First day.';
+comment on column staging.feature_history.valid_to is 'Day on which the next row begins; null for the last row.';
+comment on column staging.feature_history.attr_a is 'customer_profiles.attr_a.';
+comment on column staging.feature_history.attr_b is 'customer_profiles.attr_b.';
+comment on column staging.feature_history.scd_a is 'customer_activity.scd_a of the latest activity.';
+comment on column staging.feature_history.scd_b is 'customer_activity.scd_b of the latest activity.';
+comment on column staging.feature_history.label is 'labels.label.';
+comment on column staging.feature_history.is_resolved is
+'Whether one activity is the latest on all these days; otherwise the days are still to be divided.';
+
+create table pipeline.feature_store_builds (
+    built_at timestamptz primary key default clock_timestamp(),
+    known_at timestamptz not null,
+    kept_from timestamptz,
+    row_count bigint not null,
+    history_row_count bigint not null,
+    profiles_load bigint references pipeline.loads,
+    activity_load bigint references pipeline.loads,
+    labels_load bigint references pipeline.loads
+);
+
+create index feature_store_builds_known_at on pipeline.feature_store_builds (known_at);
+
+comment on table pipeline.feature_store_builds is 'Every rebuild of feature_history and feature_store, and its loads.';
+comment on column pipeline.feature_store_builds.built_at is 'When.';
+comment on column pipeline.feature_store_builds.known_at is
+'known_from of the rows that it inserted, and known_to of those that it superseded.';
+comment on column pipeline.feature_store_builds.kept_from is
+'Superseded rows that were known until an earlier moment are deleted; null if all are kept.';
+comment on column pipeline.feature_store_builds.row_count is 'Clients in the feature store.';
+comment on column pipeline.feature_store_builds.history_row_count is 'Rows of feature_history that are known.';
+comment on column pipeline.feature_store_builds.profiles_load is 'Load of customer_profiles.';
+comment on column pipeline.feature_store_builds.activity_load is 'Load of customer_activity.';
+comment on column pipeline.feature_store_builds.labels_load is 'Load of labels.';
+
+-- known_at must grow from build to build, or what was known at a moment would change afterwards.
+create view pipeline.next_feature_store_build as
+with published as (
+    select
+        max(published_at) as published_at,
+        max(load_id) filter (where table_name = 'customer_profiles') as profiles_load,
+        max(load_id) filter (where table_name = 'customer_activity') as activity_load,
+        max(load_id) filter (where table_name = 'labels') as labels_load
+    from pipeline.loads
+    where
+        outcome = 'published'
+        and table_name in ('customer_profiles', 'customer_activity', 'labels')
+),
+
+last_build as (
+    select max(known_at) as known_at
+    from pipeline.feature_store_builds
+)
+
+select
+    published.profiles_load,
+    published.activity_load,
+    published.labels_load,
+    case
+        when published.published_at > coalesce(last_build.known_at, '-infinity') then published.published_at
+        else greatest(now(), last_build.known_at + interval '1 microsecond')
+    end as known_at
+from published
+cross join last_build;
+
+comment on view pipeline.next_feature_store_build is 'The loads of a build that begins now, and its known_at.';
+comment on column pipeline.next_feature_store_build.profiles_load is 'Published load of customer_profiles.';
+comment on column pipeline.next_feature_store_build.activity_load is 'Published load of customer_activity.';
+comment on column pipeline.next_feature_store_build.labels_load is 'Published load of labels.';
+comment on column pipeline.next_feature_store_build.known_at is
+'When the newest of the loads was published. If an earlier build knew that load or a later moment, the rows were changed
+by hand, and it is now.';
+
+create view pipeline.stale_tables as
+with newest as (
+    select *
+    from pipeline.feature_store_builds
+    order by built_at desc
+    limit 1
+),
+
+staleness as (
+    select
+        count(*) = 3
+        and count(newest.built_at) < 3 as is_stale
+    from pipeline.loads
+    left join newest
+        on loads.load_id in (newest.profiles_load, newest.activity_load, newest.labels_load)
+    where
+        loads.outcome = 'published'
+        and loads.table_name in ('customer_profiles', 'customer_activity', 'labels')
+)
+
+select built_tables.table_name
+from staleness
+cross join (values ('feature_history'), ('feature_store')) as built_tables (table_name)
+where staleness.is_stale;
+
+comment on view pipeline.stale_tables is
+'Tables that were not built from the loads that are published now. A table whose files have never been published is not
+stale.';
+comment on column pipeline.stale_tables.table_name is 'Table in public.';
+
+grant select, insert, update, delete on public.feature_history, public.feature_store to pipeline;
+
+grant select, insert, update, delete on pipeline.client_hashes to pipeline;
+
+grant select, insert, update, delete, truncate on staging.clients, staging.feature_history to pipeline;
+
+grant select, insert on pipeline.feature_store_builds to pipeline;
+
+grant select on pipeline.next_feature_store_build, pipeline.stale_tables to pipeline;

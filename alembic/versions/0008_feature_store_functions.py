@@ -1,0 +1,28 @@
+"""feature_store_as_of and feature_store_at: the feature history on a day, and for pairs of a client and a day.
+
+Why:    a model that is trained on features of today learns from what happened after the day it is asked about. The
+        functions select from feature_history and decide nothing; each has a second form for what was known at a
+        moment. They set no search_path and have no rights of their own: either would keep PostgreSQL from planning
+        them as part of the query that calls them.
+Locks:  none that a session could wait for; the functions are new. From now on a column that they read can change its
+        type only in a migration that drops the functions and creates them again.
+Undo:   drops the functions.
+"""
+
+from alembic import op
+from sql_file import execute_beside
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    execute_beside(__file__)
+
+
+def downgrade() -> None:
+    op.execute("drop function public.feature_store_as_of(date), public.feature_store_as_of(date, timestamptz)")
+    op.execute("drop function public.feature_store_at(integer[], date[])")
+    op.execute("drop function public.feature_store_at(integer[], date[], timestamptz)")
