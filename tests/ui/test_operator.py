@@ -173,7 +173,7 @@ def decide(page: Page, system: System, run: str, answer: str, shown: str) -> Non
     """Answer under Required Actions, and go back to the runs of the sales."""
     expect(row_of(page, run)).to_contain_text("Running", timeout=RUN_SECONDS * 1000)
     page.goto(f"{system.url}/required_actions")
-    question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name=re.compile("publish this"))
+    question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="compare_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)
     question.first.click()
     expect(page.get_by_role("cell", name=shown)).to_be_visible()
