@@ -119,7 +119,7 @@ def print_status(status: Status) -> None:
 def wait_until_complete(address: str, expected: Sequence[date], limit: float) -> Status:
     """Look repeatedly until everything is loaded, or until a limit in seconds has passed; returns what was seen last.
 
-    The first look comes after a pause: docker compose up --wait rejects a service that has ended before it looks.
+    The first look comes after a pause: docker compose up --wait rejects a service that has ended before it waits.
     """
     deadline = time.monotonic() + limit
     while True:

@@ -56,7 +56,7 @@ def sales_of(chance: random.Random, month: date, scale: float) -> list[Sale]:
 
 def load(database: Database, month: date, rows: list[Sale], *tasks: str) -> Run:
     """Stage the rows as if they came from a file, and run the tasks after staging."""
-    run = Run(database, SALES, str(month))
+    run = Run(database, SALES, str(month), asks=True)
     text = {
         "sales": "".join(f"{idx},{value},{day},{store}\n" for idx, value, day, store in rows),
         "stores": "".join(f"{store},Porto\n" for store in range(1, 100)),

@@ -250,6 +250,24 @@ def test_a_run_covers_the_month_before_it_fires(airflow: None, fires: str, first
     )
 
 
+def test_the_feature_store_is_looked_at_once_a_day_from_the_next_day_on(airflow: None) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.serialization.serialized_objects import DagSerialization
+    from airflow.timetables.base import TimeRestriction
+
+    dag = DagBag(str(ROOT / "dags")).dags["feature_store"]
+    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag)).timetable
+    restriction = TimeRestriction(earliest=None, latest=None, catchup=dag.catchup)
+    tomorrow = pendulum.tomorrow("UTC")
+    first = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
+    assert first is not None
+    # Shortly after midnight also the day that has just begun.
+    assert first.run_after in (tomorrow, tomorrow.subtract(days=1))
+    second = timetable.next_dagrun_info(last_automated_data_interval=first.data_interval, restriction=restriction)
+    assert second is not None
+    assert second.run_after == first.run_after.add(days=1)
+
+
 def test_catch_up_begins_and_ends_with_the_configured_months(airflow: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
