@@ -32,7 +32,7 @@ examples: .venv-examples/installed ## run the examples as ds_user, on what make 
 	@.venv-examples/bin/python examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
 	@.venv-examples/bin/python examples/plot_monthly_sales.py --url $(DS_URL) --picture docs/pictures/monthly_sales.png
 
-DS_URL = "postgresql+psycopg2://ds_user:$${DS_USER_PASSWORD:-ds_user}@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
+DS_URL = "postgresql+psycopg://ds_user:$${DS_USER_PASSWORD:-ds_user}@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
 
 .venv-examples/installed: examples/requirements.txt | venv
 	@$(PYTHON) -m venv --clear .venv-examples

@@ -15,7 +15,7 @@ SALES = text("""
 """)
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--url", default="postgresql+psycopg2://ds_user:ds_user@localhost:5432/companydata")
+parser.add_argument("--url", default="postgresql+psycopg://ds_user:ds_user@localhost:5432/companydata")
 parser.add_argument("--picture", default="monthly_sales.png")
 arguments = parser.parse_args()
 

@@ -101,7 +101,7 @@ def test_the_hash_does_not_depend_on_the_session_or_the_order_and_counts_repetit
         "two from behind": "values (2), (1)",
     }.items():
         make(built, name, query)
-    hashes = dict(built.run("select name, hash from training_sets"))
+    hashes: dict[str, str] = dict(built.run("select name, hash from training_sets"))
     assert hashes["two"] == hashes["two from behind"]
     assert len({hashes[name] for name in ("one", "twice", "none", "two")}) == 4
 
