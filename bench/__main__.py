@@ -5,12 +5,12 @@ import json
 import sys
 from pathlib import Path
 
-from bench import catchup, customers, sales
+from bench import catchup, customers, pairs, sales
 from bench.server import ROOT, BenchError, Server, call
 from local.postgres import ClusterError
 
 RESULTS = ROOT / "bench" / "results"
-PARTS = ("table", "history", "customers", "features", "catchup", "plot")
+PARTS = ("table", "history", "customers", "features", "pairs", "catchup", "plot")
 MAX_ROWS_OF_PEERS = 1_000_000
 
 
@@ -20,8 +20,14 @@ def main() -> None:
     add = parser.add_argument
     add("part", nargs="*", metavar="PART", default=PARTS, help=f"{', '.join(PARTS)}; all by default")
     add("--rows", type=int, default=1_000_000, help="table: rows of the month (%(default)s)")
-    add("--clients", type=int, default=1_000_000, help="customers, features: each with 5 activities (%(default)s)")
-    add("--rounds", type=int, default=3, help="table, customers, features: runs of each contender (%(default)s)")
+    add(
+        "--clients",
+        type=int,
+        default=1_000_000,
+        help="customers, features, pairs: each with 5 activities (%(default)s)",
+    )
+    add("--pairs", type=int, default=1_000_000, help="pairs: pairs of a client and a day (%(default)s)")
+    add("--rounds", type=int, default=3, help="table, customers, features, pairs: runs of each contender (%(default)s)")
     add("--months", type=int, default=121, help="history: months (%(default)s)")
     add("--month-rows", type=int, default=200_000, help="history: rows of each month (%(default)s)")
     add("--baseline", type=Path, metavar="FOLDER", help="table, customers, features: checkout of another revision")
@@ -36,6 +42,7 @@ def main() -> None:
         "history": lambda server: sales.run_history(server, options.months, options.month_rows),
         "customers": lambda server: customers.run_loads(server, options.clients, options.rounds, checkouts),
         "features": lambda server: customers.run_features(server, options.clients, options.rounds, checkouts),
+        "pairs": lambda server: pairs.run(server, options.clients, options.pairs, options.rounds, options.peers_python),
         "catchup": catchup.run,
     }
     RESULTS.mkdir(exist_ok=True)

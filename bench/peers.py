@@ -55,6 +55,25 @@ def _run_dlt(url: str, rows: Any, **options: str) -> None:
         pipeline.run(rows, table_name="sales", write_disposition="replace", **options)
 
 
+def frame_of_pairs(url: str, file: str) -> None:
+    """Not a peer: the features of a frame of pairs, as examples/train_classifier.py gets them."""
+    import io
+
+    import pandas as pd
+    import psycopg
+
+    pairs = pd.read_csv(file)
+    if "day" not in pairs:
+        return
+    arrays = ["{" + ",".join(pairs[column].astype(str)) + "}" for column in ("idx", "day")]
+    query = "copy (select * from feature_store_at(%s, %s)) to stdout (format csv, header)"
+    with psycopg.connect(url) as connection, connection.cursor() as cursor, cursor.copy(query, arrays) as rows:
+        text = io.BytesIO(b"".join(rows))
+    features = pd.read_csv(text, parse_dates=["day"], keep_default_na=False, na_values=[""])
+    if not (features.idx == pairs.idx).all():
+        raise RuntimeError("The features are not in the order of the pairs.")
+
+
 def main(peer: str, url: str, file: str) -> None:
     """Load the file into a new table with the function of that name, for each line of input."""
     load = globals()[peer]

@@ -1100,6 +1100,8 @@ CREATE TABLE partitions.feature_history_superseded (
     CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
 );
 
+ALTER TABLE ONLY partitions.feature_history_superseded REPLICA IDENTITY FULL;
+
 CREATE TABLE public.labels (
     idx integer NOT NULL,
     label integer NOT NULL,
@@ -1152,6 +1154,8 @@ CREATE TABLE pipeline.client_hashes (
     idx integer NOT NULL,
     source_hash bigint NOT NULL
 );
+
+ALTER TABLE ONLY pipeline.client_hashes REPLICA IDENTITY FULL;
 
 COMMENT ON TABLE pipeline.client_hashes IS 'The source rows that the known rows of each client in feature_history were built from.';
 

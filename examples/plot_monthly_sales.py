@@ -19,7 +19,7 @@ parser.add_argument("--url", default="postgresql://ds_user:ds_user@localhost:543
 parser.add_argument("--picture", default="monthly_sales.png")
 arguments = parser.parse_args()
 
-with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg2")).connect() as connection:
+with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg")).connect() as connection:
     sales = pd.read_sql(SALES, connection, parse_dates=["sale_month"])
 
 # A month without a row sold nothing.

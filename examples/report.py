@@ -53,7 +53,7 @@ parser.add_argument("--url", default="postgresql://ds_user:ds_user@localhost:543
 parser.add_argument("--page", default="report.html")
 arguments = parser.parse_args()
 
-with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg2")).connect() as connection:
+with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg")).connect() as connection:
     months = pd.read_sql(text("select * from month_status"), connection, parse_dates=["sale_month"])
     freshness = pd.read_sql(text("select * from data_freshness"), connection)
     statistics = pd.read_sql(

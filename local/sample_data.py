@@ -61,6 +61,7 @@ def _profiles() -> Iterable[tuple[int, int, str, str]]:
 
 def _activity() -> Iterable[Sequence[object]]:
     numbers = _random("activity")
+    labels: dict[int, int] = dict(_labels())
     for client in range(1, CLIENTS + 1):
         if client % 400 == 0:  # a client without activity
             continue
@@ -70,11 +71,15 @@ def _activity() -> Iterable[Sequence[object]]:
             end = start + timedelta(days=numbers.randint(1, 300))
             # Client 7 left: two closed rows, and none that is current.
             current = period == periods - 1 and client != 7
-            yield client, start, "" if current else end, f"{numbers.random():.17f}", numbers.randint(0, 9)
+            scd_a, scd_b = numbers.random(), numbers.randint(0, 9)
+            # What a client does last follows from what the label says: a model must not see it beforehand.
+            if current and period > 0 and labels.get(client):
+                scd_b = min(scd_b + 6, 9)
+            yield client, start, "" if current else end, f"{scd_a:.17f}", scd_b
             start = end + timedelta(days=1)
 
 
-def _labels() -> Iterable[Sequence[object]]:
+def _labels() -> Iterable[tuple[int, int]]:
     numbers = _random("labels")
     profiles = {client: (attr_a, attr_b) for client, attr_a, attr_b, *_ in _profiles()}
     for client in range(1, CLIENTS + 1):

@@ -85,7 +85,7 @@ def test_roles_of_the_server_are_adopted_with_the_passwords_of_the_environment(m
     done = managed.alembic("upgrade", "head", user="managed", DS_USER_PASSWORD="it's: a %secret")
     assert done.returncode == 0, done.stderr
     with managed.connect("ds_user", "it's%3A%20a%20%25secret") as connection:
-        assert connection.execute("select count(*) from data_freshness").fetchone() == (7,)
+        assert connection.execute("select count(*) from data_freshness").fetchone() == (8,)
     with pytest.raises(psycopg.OperationalError):
         managed.connect("ds_user", "ds_user")
 
@@ -191,7 +191,7 @@ def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
 def test_a_downgrade_leaves_the_roles_that_another_database_uses(empty_database: Database, template: Database) -> None:
     assert empty_database.alembic("upgrade", "head").returncode == 0
     assert empty_database.alembic("downgrade", "base").returncode == 0
-    assert template.run("select count(*) from data_freshness", user="ds_user") == [(7,)]
+    assert template.run("select count(*) from data_freshness", user="ds_user") == [(8,)]
 
 
 NOT_OURS = {

@@ -23,8 +23,8 @@ STEP = re.compile(r"(?:`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
 
 def steps() -> Iterator[tuple[str, str, str]]:
     """The page's blocks with their places; its revision gets the next free number."""
-    text = PAGE.read_text().replace("0010", f"{int(head()) + 1:04}")
-    text = text.replace('down_revision = "0009"', f'down_revision = "{head()}"')
+    text = PAGE.read_text().replace("0011", f"{int(head()) + 1:04}")
+    text = text.replace('down_revision = "0010"', f'down_revision = "{head()}"')
     yield from STEP.findall(text)
 
 

@@ -210,6 +210,11 @@ comment on view pipeline.stale_tables is
 stale.';
 comment on column pipeline.stale_tables.table_name is 'Table in public.';
 
+-- A publication for all tables would otherwise stop the deletes.
+alter table partitions.feature_history_superseded replica identity full;
+
+alter table pipeline.client_hashes replica identity full;
+
 grant select, insert, update, delete on public.feature_history, public.feature_store to pipeline;
 
 grant select, insert, update, delete on pipeline.client_hashes to pipeline;

@@ -24,7 +24,7 @@ set local enable_hashagg = off;
 set local work_mem = '64MB';
 
 -- Readers do not wait; another rebuild does.
-lock table public.feature_store in share row exclusive mode;
+lock table public.feature_history, public.feature_store in share row exclusive mode;
 
 truncate staging.clients, staging.feature_history;
 

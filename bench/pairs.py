@@ -1,0 +1,97 @@
+"""Features for pairs of a client and a day: the history, the query people write by hand, and from frame to frame."""
+
+from contextlib import ExitStack
+from functools import partial
+
+from bench.customers import FEATURES, LOADS, VACUUM, write_files
+from bench.rounds import Contender, Process, compare, here
+from bench.server import ROOT, Answer, Server, started
+
+DATABASE, DAY = "ours", "date '2020-04-04'"
+
+PAIRS = (
+    "select n as position, 1 + abs(hashint4(n)::bigint) % {clients} as idx,"
+    " date '2020-01-01' + (abs(hashint4(-n)::bigint) % 300)::integer as day from generate_series(1, {pairs}) as n"
+)
+TABLES = (
+    "create schema bench",
+    "create table bench.pairs (position integer, idx integer, day date)",
+    # As the frames hold them.
+    "grant usage on schema bench to ds_user_role",
+)
+COLUMNS = "position, pairs.idx, day, attr_a, attr_b, scd_a, scd_b, label"
+ANSWERS = {
+    "by hand": f"""
+        select {COLUMNS}
+        from (
+            select distinct on (position) position, pairs.idx, day, scd_a, scd_b, activity.idx as client
+            from bench.pairs
+            left join public.customer_activity as activity on pairs.idx = activity.idx and valid_from <= day
+            order by position, valid_from desc
+        ) as pairs
+        left join public.customer_profiles as profiles on client = profiles.idx
+        left join public.labels on client = labels.idx
+    """,
+    "joined with feature_history": f"""
+        select {COLUMNS}
+        from bench.pairs
+        left join public.feature_history as history
+            on pairs.idx = history.idx and day >= valid_from and (day < valid_to or valid_to is null)
+            and known_to is null
+    """,
+    "joined, known_at": f"""
+        select {COLUMNS}
+        from bench.pairs
+        left join public.feature_history as history
+            on pairs.idx = history.idx and day >= valid_from and (day < valid_to or valid_to is null)
+            and known_from <= now() and (known_to > now() or known_to is null)
+    """,
+}
+DAYS = {
+    "all clients, as of a day": f"select count(label) from public.feature_store_as_of({DAY})",
+    "all clients, as of a day, known_at": f"select count(label) from public.feature_store_as_of({DAY}, now())",
+}
+DIFFERENT = "select count(*) as different from (select * from bench.answers except all select * from bench.wanted) as d"
+
+
+def run(server: Server, clients: int, pairs: int, rounds: int, peers: str | None) -> Answer:
+    """Find the features of random pairs, in a table and from frame to frame, and of all clients on a day."""
+    write_files(server, clients)
+    file = server.write_csv("pairs.csv", PAIRS.format(clients=clients, pairs=pairs))
+    server.create_database(DATABASE, ROOT)
+    with server.dags(DATABASE, ROOT) as ask:
+        ask(LOADS)
+        ask(FEATURES)
+    server.run(DATABASE, *TABLES)
+    server.psql(DATABASE, server.copy_command("bench.pairs", file))
+    server.run(DATABASE, VACUUM, f"create table bench.wanted as {ANSWERS['by hand']}")
+
+    def contender(
+        process: Process, line: str = "", *prepare: str, check: str = "select", expected: int = 0
+    ) -> Contender:
+        rows = [{"different": expected}] if check == DIFFERENT else [{}]
+        return Contender(server, DATABASE, process, line, prepare, check, rows)
+
+    empty = ("drop table if exists bench.answers", "create table bench.answers (like bench.wanted)", "checkpoint")
+    groups = [
+        {
+            label: contender(
+                here(partial(lambda query, _: server.psql(DATABASE, f"insert into bench.answers {query}"), query)),
+                "",
+                *empty,
+                check=DIFFERENT,
+            )
+        }
+        for label, query in ANSWERS.items()
+    ]
+    groups += [
+        {label: contender(here(partial(lambda query, _: server.psql(DATABASE, query), query)))}
+        for label, query in DAYS.items()
+    ]
+    with ExitStack() as stack:
+        if peers:
+            url = server.url(DATABASE, "ds_user", "ds_user")
+            command = [peers, "-m", "bench.peers", "frame_of_pairs", url, str(server.folder / file)]
+            process = here(stack.enter_context(started(command, {})))
+            groups.append({"from frame to frame": contender(process, "frame")})
+        return {"machine": server.machine, "pairs": pairs, "runs": compare(groups, rounds)}
