@@ -32,7 +32,7 @@ values are missing or letters or labels have other shares, the task waits for a 
 which shows the figures. **Approve** publishes the files, **Reject** fails the run and keeps the old tables. Clearing
 the task asks again.
 
-- **When it fails**, the files were refused, or nobody decided for a week.
+- **When it fails**, the files were rejected, or nobody decided for a week.
 - **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
 - **Then** have the files fixed, and clear the whole run.
 

@@ -46,7 +46,7 @@ stores are missing or the amounts are of another size, the task waits for a deci
 shows the figures. **Approve** publishes the month, **Reject** fails the run and keeps the old month. Clearing the task
 asks again.
 
-- **When it fails**, the month was refused, or nobody decided for a week.
+- **When it fails**, the month was rejected, or nobody decided for a week.
 - **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
 - **Then** have the file fixed, and clear the whole run.
 

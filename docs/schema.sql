@@ -122,7 +122,7 @@ COMMENT ON COLUMN pipeline.loads.problem IS 'Why the load is waiting, held, reje
 
 COMMENT ON COLUMN pipeline.loads.oddities IS 'What is odd about the file, compared with those that were loaded before; null if nothing is.';
 
-COMMENT ON COLUMN pipeline.loads.decided_by IS 'Who published or refused the odd file: a person, or the setting by which nobody was asked.';
+COMMENT ON COLUMN pipeline.loads.decided_by IS 'Who published or rejected the odd file: a person, or the setting by which nobody was asked.';
 
 COMMENT ON COLUMN pipeline.loads.decided_at IS 'When.';
 
@@ -260,7 +260,7 @@ CREATE FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_b
              ELSE 'rejected'::text
          END, problem =
          CASE
-             WHEN (NOT decide_load.is_approved) THEN concat('Refused by ', decide_load.decided_by, ': ', loads.oddities)
+             WHEN (NOT decide_load.is_approved) THEN concat('Rejected by ', decide_load.decided_by, ': ', loads.oddities)
              ELSE NULL::text
          END, decided_by = decide_load.decided_by, decided_at = clock_timestamp(), changed_at = clock_timestamp()
    WHERE ((loads.load_id = decide_load.load) AND (loads.outcome = 'held'::text));
@@ -457,13 +457,22 @@ CREATE FUNCTION pipeline.open_to_readers(table_name text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
+    patience constant text := current_setting('lock_timeout');
     opened constant regclass := format('public.%I', table_name)::regclass;
 begin
     if exists (select from pipeline.open_tables where table_id = opened) then
         return;
     end if;
-    -- A statement that began before the rows are there would otherwise find its privilege granted, and no rows.
-    execute format('lock table only %s in access exclusive mode', opened);
+    begin
+        -- A statement that begins now waits, and then sees the rows with the privileges.
+        perform set_config('lock_timeout', '3s', true);
+        execute format('lock table only %s in access exclusive mode', opened);
+        perform set_config('lock_timeout', patience, true);
+    exception
+        when lock_not_available or deadlock_detected then
+            -- A session that reads data_freshness holds the table. Only two grants at the same time have to wait.
+            execute format('lock table only %s in share update exclusive mode', opened);
+    end;
     insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
     if found then
         execute format('grant select on %s to ds_user_role', opened);

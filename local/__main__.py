@@ -446,7 +446,7 @@ def wait_for_workflows(state: State) -> None:
         if held and active <= held:
             print_status(status)
             raise UpError(
-                "everything is loaded but an odd month, which waits for a person who publishes or refuses it: "
+                "everything is loaded but an odd month, which waits for a person who publishes or rejects it: "
                 f"{ui_url(state)}/required_actions"
             )
         if months := passed_over(runs[SALES_DAG], status):

@@ -45,7 +45,7 @@ class Run:
     Attributes:
         loads: what the staging tasks returned, by task.
         reports: what the SQL of the last task reported.
-        asks: whether odd files are held; otherwise they are published, as by ODD_MONTHS=ignore.
+        asks: whether odd files are held; otherwise none is taken for odd.
     """
 
     def __init__(self, database: Database, dag_id: str, month: str | None = None, asks: bool = False) -> None:
@@ -75,7 +75,7 @@ class Run:
                     self.reports = run_sql(connection, str(task.sql), self.parameters(name), one_by_one=task.autocommit)
                     if isinstance(task, ComparisonOperator) and not self.asks:
                         for load in self.loads.values():
-                            connection.execute("select pipeline.decide_load(%s, true, 'nobody')", [load])
+                            connection.execute("select pipeline.hold_load(%s, null)", [load])
             else:
                 path, table, *month = self.rendered(task.op_args)
                 self.loads[name] = stage_file(self.database, path, table, month[0] if month else None, self.name)

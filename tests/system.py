@@ -72,7 +72,7 @@ def started(folder: Path, settings: Mapping[str, str], dags: Mapping[str, str] |
         (folder / "dags" / name).write_text(text)
     lend_packages(folder)
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")},
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "ODD_MONTHS"))},
         "OPERATIONAL_DB_PORT": str(free_port()),
         "AIRFLOW_PORT": str(free_port()),
         **settings,

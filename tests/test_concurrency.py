@@ -383,7 +383,9 @@ def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
         for task in run.tasks:
             with holder.transaction():
                 holder.execute("select pipeline.lock_file('sales', %s)", [FEBRUARY])
-                holder.execute("lock table pipeline.sales_by_store, pipeline.stores_by_load in share mode")
+                holder.execute("""
+                    lock table pipeline.sales_by_store, pipeline.stores_by_load, pipeline.comparisons in share mode
+                """)
                 holder.execute("select pipeline.lock_file('stores', null)")
                 with pytest.raises(psycopg.errors.LockNotAvailable):
                     run.run(task)
@@ -461,7 +463,8 @@ def test_a_transaction_that_began_before_a_load_and_reads_after_it_sees_the_new_
         load_month(database, FEBRUARY)
     write_months(files, 2)
     with ExitStack() as stack:
-        reader = idle_reader(database, stack, "stores", repeatable=True)
+        # Before the first load nothing else can be read.
+        reader = idle_reader(database, stack, "stores" if is_loaded_before else "data_freshness", repeatable=True)
         assert not any(COPIED in report for report in load_month(database, FEBRUARY))
         assert rows_of(reader, "select value::int, count(*) from sales group by 1") == [(2, ROWS)]
         # Tables that are written by difference show what the transaction saw when it began.
@@ -502,6 +505,7 @@ def test_no_statement_ever_sees_monthly_sales_differ_from_the_sums_of_sales(
     database: Database, files: Files, is_loaded_before: bool
 ) -> None:
     write_months(files, 1)
+    database.open_to_readers()
     if is_loaded_before:
         for month in MONTHS:
             load_month(database, month)

@@ -127,6 +127,16 @@ def test_two_transactions_that_open_a_table_wait_for_each_other(database: Databa
     assert database.run("select count(*) from stores", "ds_user") == [(0,)]
 
 
+def test_a_transaction_that_has_read_data_freshness_does_not_stop_the_first_loads(
+    database: Database, bucket: Files
+) -> None:
+    with database.connect("ds_user") as waiting, waiting.transaction():
+        assert waiting.execute("select distinct state from data_freshness").fetchall() == [("missing",)]
+        loads_again(database, bucket)
+        assert open_tables(database) == TABLES
+        assert waiting.execute("select distinct state from data_freshness").fetchall() == [("loaded",)]
+
+
 def test_a_reader_that_began_before_the_first_publication_does_not_find_an_empty_table(
     database: Database, bucket: Files
 ) -> None:

@@ -135,7 +135,7 @@ FAULTS: dict[str, tuple[Callable[[dict[date, list[Sale]]], list[Sale]], str]] = 
         f"the same rows and total of each store as {YEAR_BEFORE:%Y-%m}",
     ),
     "empty": (lambda months: [], "rows: 0"),
-    "stores numbered anew": (
+    "stores with other numbers": (
         lambda months: [(i, v, d, s + 50) for i, v, d, s in months[LAST]],
         "8 stores never had sales before",
     ),

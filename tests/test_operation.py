@@ -84,7 +84,7 @@ SIGNATURE = "signature-of-a-redirect"
 
 
 def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: FaultySystem) -> None:
-    # Failures speak more than successes: a redirect that is refused, and one whose host does not answer.
+    # Failures speak more than successes: a redirect that is rejected, and one whose host does not answer.
     path = f"sales/{months(1)[0]}/sales.csv"
     for target in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
         system.answers[path] = [redirect(f"{target}/x?X-Amz-Signature={SIGNATURE}")]
@@ -176,7 +176,7 @@ def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> Non
     assert api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}").ok
 
 
-def test_an_odd_month_waits_for_a_person_who_refuses_or_publishes_it(system: FaultySystem) -> None:
+def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: FaultySystem) -> None:
     api, [newest] = system.api(), months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()

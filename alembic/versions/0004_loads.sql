@@ -11,7 +11,7 @@
 -- superseded    A file that was requested later was published, before or after this load was.
 -- waiting       The file of a month that has just ended is not there yet; Airflow tries again.
 -- held          The file is odd, compared with those that are loaded; a person decides whether it is published.
--- rejected      The file, its server or a setting is wrong; the next try would find the same. Or a person refused it.
+-- rejected      The file, its server or a setting is wrong; the next try would find the same. Or a person rejected it.
 -- failed        The network or a server failed, or the process was killed; Airflow tries again.
 
 create schema staging;
@@ -79,7 +79,7 @@ comment on column pipeline.loads.problem is 'Why the load is waiting, held, reje
 comment on column pipeline.loads.oddities is
 'What is odd about the file, compared with those that were loaded before; null if nothing is.';
 comment on column pipeline.loads.decided_by is
-'Who published or refused the odd file: a person, or the setting by which nobody was asked.';
+'Who published or rejected the odd file: a person, or the setting by which nobody was asked.';
 comment on column pipeline.loads.decided_at is 'When.';
 comment on column pipeline.loads.waits_until is 'Until when a late file is waited for; null unless it is waiting.';
 comment on column pipeline.loads.began_at is 'When the attempt began.';
@@ -182,13 +182,22 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    patience constant text := current_setting('lock_timeout');
     opened constant regclass := format('public.%I', table_name)::regclass;
 begin
     if exists (select from pipeline.open_tables where table_id = opened) then
         return;
     end if;
-    -- A statement that began before the rows are there would otherwise find its privilege granted, and no rows.
-    execute format('lock table only %s in access exclusive mode', opened);
+    begin
+        -- A statement that begins now waits, and then sees the rows with the privileges.
+        perform set_config('lock_timeout', '3s', true);
+        execute format('lock table only %s in access exclusive mode', opened);
+        perform set_config('lock_timeout', patience, true);
+    exception
+        when lock_not_available or deadlock_detected then
+            -- A session that reads data_freshness holds the table. Only two grants at the same time have to wait.
+            execute format('lock table only %s in share update exclusive mode', opened);
+    end;
     insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
     if found then
         execute format('grant select on %s to ds_user_role', opened);
@@ -463,7 +472,7 @@ begin atomic
     update pipeline.loads
     set
         outcome = case when is_approved then 'checked' else 'rejected' end,
-        problem = case when not is_approved then concat('Refused by ', decide_load.decided_by, ': ', oddities) end,
+        problem = case when not is_approved then concat('Rejected by ', decide_load.decided_by, ': ', oddities) end,
         decided_by = decide_load.decided_by,
         decided_at = clock_timestamp(),
         changed_at = clock_timestamp()

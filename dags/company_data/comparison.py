@@ -77,7 +77,7 @@ class ComparisonOperator(SQLExecuteQueryOperator, ApprovalOperator):
         """Record the answer, and fail if it is no.
 
         Raises:
-            HITLRejectException: the file was refused.
+            HITLRejectException: the file was rejected.
             HITLTimeoutError: nobody answered in time.
         """
         if "error" in event:

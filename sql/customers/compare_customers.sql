@@ -3,7 +3,7 @@
 -- Reads   the staged rows of :profiles_load, :activity_load and :labels_load (samples, if there are many), and the
 --         figures of the published loads
 -- Writes  pipeline.statistics, pipeline.comparisons; pipeline.loads: that a load is held
--- Twice?  Yes. The figures of the loads are written anew, and a decision on them is asked for again.
+-- Twice?  Yes. The figures of the loads are written again, and a decision on them is asked for again.
 
 select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles');
 

@@ -28,7 +28,7 @@ lock table public.feature_history, public.feature_store in share row exclusive m
 
 truncate staging.clients, staging.feature_history;
 
--- A history that was emptied by hand is built anew.
+-- A history that was emptied by hand is built again.
 delete from pipeline.client_hashes
 where not exists (
     select

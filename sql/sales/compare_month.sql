@@ -3,7 +3,7 @@
 -- Reads   the staged rows of :sales_load (a sample, if there are many), what the check found in it and in the published
 --         months, and the measures of the published months
 -- Writes  pipeline.statistics, pipeline.comparisons; pipeline.loads: that the load is held
--- Twice?  Yes. The figures of the load are written anew, and a decision on it is asked for again.
+-- Twice?  Yes. The figures of the load are written again, and a decision on it is asked for again.
 --
 -- A measure is compared with its median over the 12 loaded months that are nearest, the month itself never among them.
 -- A difference d from the median (for ratios: of logarithms) is odd outside of

@@ -151,7 +151,7 @@ def test_a_trigger_with_the_date_that_the_form_offers_loads_the_last_whole_month
     assert in_tables(system, newest) == in_file(system, newest)
 
 
-def test_an_odd_month_is_refused_and_then_published_under_required_actions(page: Page, system: System) -> None:
+def test_an_odd_month_is_rejected_and_then_published_under_required_actions(page: Page, system: System) -> None:
     [newest] = months(1)
     before = in_tables(system, newest)
     header, *rows = file_of(system, newest).read_text().splitlines(keepends=True)
