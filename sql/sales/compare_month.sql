@@ -295,26 +295,15 @@ where
     and (comparisons.value < comparisons.low or comparisons.value > comparisons.high);
 
 -- Stores that come and go. 20 sales a month: a store with fewer may have none by chance.
-with last_three as (
-    select sale_month
-    from pipeline.loads
-    where
-        table_name = 'sales'
-        and outcome = 'published'
-        and sale_month < %(sale_month)s::date
-    order by sale_month desc
-    limit 3
-),
-
-missing as (
+with missing as (
     select
         sold.store_idx,
         min(sold.row_count) as row_count
     from pipeline.published_sales_by_store as sold
-    inner join last_three
-        on sold.sale_month = last_three.sale_month
     where
-        not exists (
+        sold.sale_month < %(sale_month)s::date
+        and sold.sale_month >= %(sale_month)s::date - interval '3 months'
+        and not exists (
             select
             from pipeline.sales_by_store as mine
             where
