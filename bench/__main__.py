@@ -32,6 +32,7 @@ def main() -> None:
     add("--month-rows", type=int, default=200_000, help="history: rows of each month (%(default)s)")
     add("--baseline", type=Path, metavar="FOLDER", help="table, customers, features: checkout of another revision")
     add("--peers-python", metavar="FILE", help="interpreter with bench/requirements.txt; without it there are no peers")
+    add("--feast-python", metavar="FILE", help="pairs: interpreter with feast[postgres], which needs an older pandas")
     options = parser.parse_args()
     if unknown := set(options.part) - set(PARTS):
         parser.error(f"there is no part {', '.join(unknown)}")
@@ -42,7 +43,9 @@ def main() -> None:
         "history": lambda server: sales.run_history(server, options.months, options.month_rows),
         "customers": lambda server: customers.run_loads(server, options.clients, options.rounds, checkouts),
         "features": lambda server: customers.run_features(server, options.clients, options.rounds, checkouts),
-        "pairs": lambda server: pairs.run(server, options.clients, options.pairs, options.rounds, options.peers_python),
+        "pairs": lambda server: pairs.run(
+            server, options.clients, options.pairs, options.rounds, options.peers_python, options.feast_python
+        ),
         "catchup": catchup.run,
     }
     RESULTS.mkdir(exist_ok=True)

@@ -5,7 +5,7 @@ from functools import partial
 
 from bench.customers import FEATURES, LOADS, VACUUM, write_files
 from bench.rounds import Contender, Process, compare, here
-from bench.server import ROOT, Answer, Server, started
+from bench.server import ROOT, Answer, BenchError, Server, started
 
 DATABASE, DAY = "ours", "date '2020-04-04'"
 
@@ -16,8 +16,6 @@ PAIRS = (
 TABLES = (
     "create schema bench",
     "create table bench.pairs (position integer, idx integer, day date)",
-    # As the frames hold them.
-    "grant usage on schema bench to ds_user_role",
 )
 COLUMNS = "position, pairs.idx, day, attr_a, attr_b, scd_a, scd_b, label"
 ANSWERS = {
@@ -51,10 +49,11 @@ DAYS = {
     "all clients, as of a day": f"select count(label) from public.feature_store_as_of({DAY})",
     "all clients, as of a day, known_at": f"select count(label) from public.feature_store_as_of({DAY}, now())",
 }
+NOTHING_TO_COMPARE = "select 0 as different"
 DIFFERENT = "select count(*) as different from (select * from bench.answers except all select * from bench.wanted) as d"
 
 
-def run(server: Server, clients: int, pairs: int, rounds: int, peers: str | None) -> Answer:
+def run(server: Server, clients: int, pairs: int, rounds: int, peers: str | None, feast: str | None) -> Answer:
     """Find the features of random pairs, in a table and from frame to frame, and of all clients on a day."""
     write_files(server, clients)
     file = server.write_csv("pairs.csv", PAIRS.format(clients=clients, pairs=pairs))
@@ -66,18 +65,14 @@ def run(server: Server, clients: int, pairs: int, rounds: int, peers: str | None
     server.psql(DATABASE, server.copy_command("bench.pairs", file))
     server.run(DATABASE, VACUUM, f"create table bench.wanted as {ANSWERS['by hand']}")
 
-    def contender(
-        process: Process, line: str = "", *prepare: str, check: str = "select", expected: int = 0
-    ) -> Contender:
-        rows = [{"different": expected}] if check == DIFFERENT else [{}]
-        return Contender(server, DATABASE, process, line, prepare, check, rows)
+    def contender(process: Process, *prepare: str, check: str = NOTHING_TO_COMPARE) -> Contender:
+        return Contender(server, DATABASE, process, "pairs", prepare, check, [{"different": 0}])
 
     empty = ("drop table if exists bench.answers", "create table bench.answers (like bench.wanted)", "checkpoint")
     groups = [
         {
             label: contender(
                 here(partial(lambda query, _: server.psql(DATABASE, f"insert into bench.answers {query}"), query)),
-                "",
                 *empty,
                 check=DIFFERENT,
             )
@@ -89,9 +84,16 @@ def run(server: Server, clients: int, pairs: int, rounds: int, peers: str | None
         for label, query in DAYS.items()
     ]
     with ExitStack() as stack:
-        if peers:
-            url = server.url(DATABASE, "ds_user", "ds_user")
-            command = [peers, "-m", "bench.peers", "frame_of_pairs", url, str(server.folder / file)]
+
+        def frame(python: str, *module: str) -> dict[str, Contender]:
+            command = [python, "-m", *module, server.url(DATABASE), str(server.folder / file)]
             process = here(stack.enter_context(started(command, {})))
-            groups.append({"from frame to frame": contender(process, "frame")})
-        return {"machine": server.machine, "pairs": pairs, "runs": compare(groups, rounds)}
+            return {f"from frame to frame, {module[0].removeprefix('bench.')}": contender(process)}
+
+        groups += [frame(peers, "bench.peers", "frame_of_pairs")] if peers else []
+        groups += [frame(feast, "bench.feast_pairs")] if feast else []
+        runs = compare(groups, rounds)
+    answers = {(run["known"], round(run["sum_of_scd_a"])) for run in runs if "known" in run}
+    if len(answers) > 1:
+        raise BenchError(f"The frames differ: {answers}.")
+    return {"machine": server.machine, "pairs": pairs, "runs": runs}

@@ -55,7 +55,7 @@ def _run_dlt(url: str, rows: Any, **options: str) -> None:
         pipeline.run(rows, table_name="sales", write_disposition="replace", **options)
 
 
-def frame_of_pairs(url: str, file: str) -> None:
+def frame_of_pairs(url: str, file: str) -> dict[str, object]:
     """Not a peer: the features of a frame of pairs, as examples/train_classifier.py gets them."""
     import io
 
@@ -64,14 +64,17 @@ def frame_of_pairs(url: str, file: str) -> None:
 
     pairs = pd.read_csv(file)
     if "day" not in pairs:
-        return
+        return {}
     arrays = ["{" + ",".join(pairs[column].astype(str)) + "}" for column in ("idx", "day")]
     query = "copy (select * from feature_store_at(%s, %s)) to stdout (format csv, header)"
+    text = io.BytesIO()
     with psycopg.connect(url) as connection, connection.cursor() as cursor, cursor.copy(query, arrays) as rows:
-        text = io.BytesIO(b"".join(rows))
+        text.writelines(rows)
+    text.seek(0)
     features = pd.read_csv(text, parse_dates=["day"], keep_default_na=False, na_values=[""])
     if not (features.idx == pairs.idx).all():
         raise RuntimeError("The features are not in the order of the pairs.")
+    return {"known": int(features.label.notna().sum()), "sum_of_scd_a": float(features.scd_a.sum())}
 
 
 def main(peer: str, url: str, file: str) -> None:

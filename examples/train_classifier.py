@@ -27,8 +27,10 @@ def features_at(connection: psycopg.Connection[Any], pairs: pd.DataFrame) -> pd.
     """The features of each client (idx) on each day, in the order of the pairs."""
     arrays = ["{" + ",".join(pairs[column].astype(str)) + "}" for column in ("idx", "day")]
     query = "copy (select * from feature_store_at(%s, %s)) to stdout (format csv, header)"
+    text = io.BytesIO()
     with connection.cursor() as cursor, cursor.copy(query, arrays) as rows:
-        text = io.BytesIO(b"".join(rows))
+        text.writelines(rows)
+    text.seek(0)
     return pd.read_csv(text, parse_dates=["day"], keep_default_na=False, na_values=[""])
 
 
