@@ -204,7 +204,7 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
             return connection.execute(query).fetchall()
 
     of_month = f"select count(*) from sales where date >= '{newest}'"
-    run = trigger()
+    run = trigger(odd_months="hold")
     answer(run, "Reject")
     wait_for(lambda: state_of(api, run) == "failed", 120)
     assert ledger(of_month) == [(1_000,)]
@@ -226,7 +226,7 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
     )
 
     file.write_text(good)
-    again = trigger(odd_months="ignore")
+    again = trigger()
     wait_for(lambda: state_of(api, again) == "success", 120)
     assert ledger(of_month) == [(1_000,)]
     # The tests below look for the newest run of the month.
