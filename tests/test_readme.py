@@ -111,7 +111,8 @@ def by_ci(command: str, _: FaultySystem) -> None:
 def by_its_test(command: str, _: FaultySystem) -> None:
     """It needs a system or a month of its own."""
     statement = re.search(r'"(select .*)"', command)
-    file, text = ("test_maintenance", statement[1]) if statement else ("test_operation", '(other, "restore")')
+    called = '"make", "plan"' if "make plan" in command else '(other, "restore")'
+    file, text = ("test_maintenance", statement[1]) if statement else ("test_operation", called)
     assert text in (ROOT / f"tests/{file}.py").read_text()
 
 
@@ -173,7 +174,7 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
     r"make (test-fast|bench|examples|test-ui|audit|sbom|lock)\b": dry,
-    r"make restore$": by_its_test,
+    r"make (restore$|plan )": by_its_test,
     r"psql .*archive_month": by_its_test,
     r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
     r"psql ": on_the_system,
