@@ -5,6 +5,7 @@ import os
 import re
 import secrets
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -173,6 +174,19 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
             yield FaultySystem(
                 folder, running.environment, running.output, bucket_folder, answers, passwords, posted, mail
             )
+
+
+def status(system: System) -> tuple[int, str]:
+    """Exit status and output of make status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "local", "status"],
+        cwd=system.folder,
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
 
 
 def wait_for(condition: Callable[[], object], seconds: float) -> None:

@@ -64,20 +64,20 @@ def dags() -> None:
 
 
 def write_version(files: Files, version: int, rows: int = ROWS) -> None:
-    """A month in which every sale has the version as its value, and the store has it in its location."""
+    """A month in which every sale is 100 and the version, so that none is odd, and the store's location has it."""
     files.write("stores.csv", f"idx,location\n1,Porto {version}\n")
-    files.write(SALES, csv_text("idx,value,date,store_idx", [(n, version, MONTH, 1) for n in range(rows)]))
+    files.write(SALES, csv_text("idx,value,date,store_idx", [(n, 100 + version, MONTH, 1) for n in range(rows)]))
 
 
 def version_of(database: Database, rows: int = ROWS) -> int:
     """The version that readers see in all tables; fails where they see a part or a mixture."""
     [(count, least, most)] = database.run("select count(*), min(value), max(value) from sales", "ds_user")
     assert (count, least) == (rows, most)
-    version = int(least)
+    version = int(least) - 100
     stores = database.run("select idx, location from stores", "ds_user")
     assert stores == [(1, f"Porto {version}")]
     monthly = database.run("select store_idx, location, sale_month::text, value from monthly_sales", "ds_user")
-    assert monthly == [(1, f"Porto {version}", MONTH, version * rows)]
+    assert monthly == [(1, f"Porto {version}", MONTH, (100 + version) * rows)]
     return version
 
 

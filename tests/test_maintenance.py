@@ -182,6 +182,9 @@ def test_airflows_database_does_not_grow_with_the_months(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from airflow.utils.db import resetdb
+
+    resetdb()  # it has the runs of other tests
     monkeypatch.setenv("SALES_FIRST_MONTH", "1980-01")
     files.write("stores.csv", "idx,location\n1,Porto\n")
     counts: list[dict[str, int]] = []

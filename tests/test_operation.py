@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +15,7 @@ import psycopg
 import pytest
 from misbehaviour import redirect, stall
 from steps import MAINTENANCE, SQL
-from system import SALES_DAG, FaultySystem, System, lend_packages, months, started, wait_for
+from system import SALES_DAG, FaultySystem, lend_packages, months, status, wait_for
 
 from company_data import maintenance
 from local import processes
@@ -90,7 +89,7 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
         system.answers[path] = [redirect(f"{target}/x?X-Amz-Signature={SIGNATURE}")]
         clear_newest_month(system)
         wait_for(lambda: not system.answers[path], 240)
-        wait_for(lambda: task_states(system)["stage_sales"] not in ("running", "queued", None), 60)
+        wait_for(lambda: state_of(system.api(), newest_month(system)) in ("failed", "success"), 120)
 
     state = system.state
     hidden = [
@@ -196,8 +195,15 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
         assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in question  # store 1, rows and total
         [(state, problem)] = ledger("select state, problem from month_status order by sale_month desc limit 1")
         assert (state, problem) == ("held", "rows 1000 -> 500 against what is published; " + TOTAL)
-        answered = api.session.patch(place, json={"chosen_options": [option], "params_input": {}})
-        assert answered.ok, answered.text
+
+        def ended() -> bool:
+            # Airflow 3.3.2 takes an answer within a second of the question for a failure, and the next try asks again.
+            if task_states(system, run)["compare_month"] == "awaiting_input":
+                answered = api.session.patch(place, json={"chosen_options": [option], "params_input": {}})
+                assert answered.ok or answered.status_code == 409, answered.text  # 409: it is answered
+            return state_of(api, run) in ("success", "failed")
+
+        wait_for(ended, 120)
 
     def ledger(query: str) -> Any:
         with system.connect() as connection:
@@ -217,14 +223,14 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
     assert ledger(of_month) == [(1_000,)]
     rejected = max(run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual")
     answer(rejected, "Reject")
-    wait_for(lambda: state_of(api, rejected) == "failed", 120)
+    assert state_of(api, rejected) == "failed"
     assert ledger(of_month) == [(1_000,)]
     wait_for(lambda: [post for post in system.posted if (post["event"], post["run"]) == ("failed", rejected)], 30)
     assert [post for post in system.posted if (post["event"], post["run"]) == ("held", rejected)]
 
     approved = trigger(odd_months="hold")
     answer(approved, "Approve")
-    wait_for(lambda: state_of(api, approved) == "success", 120)
+    assert state_of(api, approved) == "success"
     assert ledger(of_month) == [(500,)]
     assert ledger(
         "select distinct decided_by, oddities from data_statistics where is_current and decided_by = 'airflow'"
@@ -318,42 +324,6 @@ def fall_due_yesterday(system: FaultySystem, dag: str) -> None:
             """,
             [dag],
         )
-
-
-def status(system: System) -> tuple[int, str]:
-    """Exit status and output of make status."""
-    done = subprocess.run(
-        [sys.executable, "-m", "local", "status"],
-        cwd=system.folder,
-        env=system.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.returncode, done.stdout + done.stderr
-
-
-@pytest.mark.slow
-def test_an_earlier_first_month_is_loaded_by_a_backfill(tmp_path: Path) -> None:
-    settings = {"SOURCE_BASE_URL": "", "SALES_FIRST_MONTH": f"{months(1)[0]:%Y-%m}"}
-    with started(tmp_path / "tree", settings) as system:
-        assert "sales 1 of 1 months" in system.output
-        first, second, _ = months(3)
-        system.environment["SALES_FIRST_MONTH"] = f"{first:%Y-%m}"
-        done = subprocess.run(
-            ["/usr/bin/env", "make", "up"],
-            cwd=system.folder,
-            env=system.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert f"started a backfill from {first:%Y-%m} to {second:%Y-%m}" in done.stdout
-        assert "sales 3 of 3 months" in done.stdout
-        exit_status, printed = status(system)
-        assert exit_status == 0
-        assert "3 months: 3 loaded" in printed
 
 
 def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_that_was_there(
