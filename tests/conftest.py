@@ -228,6 +228,10 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
 SYSTEM_FILES = ("tests/test_operation.py", "tests/test_readme.py", "tests/test_walk.py")
 
 
+# Files whose tests share what takes long to make.
+SHARING_FILES = ("tests/test_odd_months.py",)
+
+
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
     """Gives the workers test by test, and all tests on the whole system to one worker, so that one system is started.
 
@@ -235,7 +239,9 @@ class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        return "system" if nodeid.startswith(SYSTEM_FILES) else nodeid
+        if nodeid.startswith(SYSTEM_FILES):
+            return "system"
+        return nodeid.partition("::")[0] if nodeid.startswith(SHARING_FILES) else nodeid
 
 
 @pytest.hookimpl(optionalhook=True)
