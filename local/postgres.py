@@ -47,7 +47,7 @@ class Cluster:
         if os.geteuid() != 0:
             wanted.mkdir(parents=True, exist_ok=True)
             return wanted
-        home = Path(tempfile.mkdtemp(prefix="company-data-", dir="/var/tmp"))
+        home = Path(tempfile.mkdtemp(prefix="company-data-", dir=os.environ.get("POSTGRES_FOLDER") or "/var/tmp"))  # noqa: S108 - mkdtemp
         home.chmod(0o755)
         return home
 
@@ -55,7 +55,7 @@ class Cluster:
     @contextlib.contextmanager
     def temporary(cls, settings: Mapping[str, str] | None = None) -> Iterator[Cluster]:
         """A started cluster on a free port, without durability, gone at the end."""
-        folder = Path(tempfile.mkdtemp(prefix="company-data-"))
+        folder = Path(tempfile.mkdtemp(prefix="company-data-", dir=os.environ.get("POSTGRES_FOLDER")))
         home = cls.new_home(folder / "postgres")
         not_durable = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", **(settings or {})}
         cluster = cls(home, 0)
