@@ -1,5 +1,6 @@
 # One image for the migration and for Airflow's services.
-FROM python:3.13-slim-trixie
+ARG PYTHON_IMAGE=python:3.13-slim-trixie
+FROM ${PYTHON_IMAGE}
 
 ENV AIRFLOW_HOME=/opt/airflow \
     PYTHONUNBUFFERED=1 \
@@ -18,7 +19,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r r
 COPY alembic.ini ./
 COPY alembic alembic
 COPY dags dags
-COPY local/__init__.py local/status.py local/
+COPY local/__init__.py local/secrets.py local/status.py local/
 COPY plugins plugins
 COPY sql sql
 

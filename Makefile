@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status backup restore down clean test test-fast test-ui examples report plan bench docs lint audit sbom lock venv
+.PHONY: help up status backup restore rotate down clean test test-fast test-ui examples report plan bench docs lint audit sbom lock images venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -16,6 +16,9 @@ backup: venv ## copy the data into a new folder of backups/, or into BACKUP=fold
 
 restore: venv ## go on with the newest of backups/, or with BACKUP=folder; keeps the data that was here beside it
 	@$(PYTHON) -m local restore $(if $(BACKUP),"$(BACKUP)")
+
+rotate: venv ## replace all keys, and set the passwords that the environment has; then make up
+	@$(PYTHON) -m local rotate
 
 down: ## stop what make up started; keeps the data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local down; else echo "nothing was started here"; fi
@@ -35,16 +38,17 @@ test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
 	@PICTURES=$(PICTURES) $(PYTHON) -m pytest --exitfirst tests/ui
 
 examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
-	@.venv-examples/bin/python examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
-	@.venv-examples/bin/python examples/plot_monthly_sales.py --url $(DS_URL) --picture docs/pictures/monthly_sales.png
+	@$(AS_DS_USER) examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
+	@$(AS_DS_USER) examples/plot_monthly_sales.py --url $(DS_URL) --picture docs/pictures/monthly_sales.png
 
 report: .venv-examples/installed ## write report.html: months, sales, freshness and drift, of what make up loaded
-	@.venv-examples/bin/python examples/report.py --url $(DS_URL)
+	@$(AS_DS_USER) examples/report.py --url $(DS_URL)
 
 plan: venv ## show what loading a month again would change, for example MONTH=2024-02; publishes nothing
 	@$(PYTHON) -m local plan --month "$(MONTH)"
 
-DS_URL = "postgresql://ds_user:$${DS_USER_PASSWORD:-ds_user}@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
+AS_DS_USER = PGPASSWORD="$${DS_USER_PASSWORD:-ds_user}" .venv-examples/bin/python
+DS_URL = "postgresql://ds_user@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
 
 .venv-examples/installed: examples/requirements.txt | venv
 	@$(PYTHON) -m venv --clear .venv-examples
@@ -82,6 +86,15 @@ COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 
 lock: venv ## renew the two locks, with the hash of every package, for Python 3.11 to 3.14
 	$(COMPILE) --upgrade requirements.txt local/requirements.txt -o local/requirements.lock
 	$(COMPILE) requirements.txt --constraints local/requirements.lock -o requirements.lock
+
+images: ## write the base images with the digests that the registry has now into .env
+	@touch .env
+	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose.yml | sort -u); do \
+		name=$${setting%%:-*} image=$${setting#*:-}; \
+		digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$image") || exit 1; \
+		sed -i "/^$$name=/d" .env; \
+		echo "$$name=$$image@$$digest" | tee -a .env; \
+	done
 
 venv:
 	@sh local/make_venv.sh

@@ -9,12 +9,13 @@ from alembic.util import CommandError
 from psycopg2.errors import RaiseException
 
 
-def execute_beside(revision: str, suffix: str = ".sql") -> None:
+def execute_beside(revision: str, suffix: str = ".sql", owner: str | None = "pipeline_owner") -> None:
     """Execute the file of the revision's own name, in the revision's transaction.
 
     Args:
         revision: the revision's `__file__`.
         suffix: `.sql`, or `.downgrade.sql` where the way back takes more than one statement.
+        owner: the role that the file is executed as, and that owns what it creates; None: the one that migrates.
 
     Raises:
         CommandError: the file stopped itself with RAISE EXCEPTION. Alembic prints the message without a traceback.
@@ -22,9 +23,13 @@ def execute_beside(revision: str, suffix: str = ".sql") -> None:
     # The last semicolon is Alembic's, where it prints the SQL.
     statements = Path(revision).with_suffix(suffix).read_text().rstrip().removesuffix(";")
     # A colon before a word would be a bind parameter.
+    if owner:
+        op.execute(f"set local role {owner}")
     try:
         op.execute(sa.text(re.sub(r"(?<![:\w]):(?=\w)", r"\:", statements)))
     except sa.exc.InternalError as error:
         if not isinstance(error.orig, RaiseException):
             raise
         raise CommandError(str(error.orig.diag.message_primary)) from None
+    if owner:
+        op.execute("reset role")

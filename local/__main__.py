@@ -1,4 +1,4 @@
-"""The embedded run: `python -m local up`, `status`, `backup`, `restore`, `down` and `clean`, called by the Makefile."""
+"""The embedded run: `python -m local up`, `status`, `backup`, `down` and more, called by the Makefile."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ from local.airflow import Api
 from local.bucket import write_certificates
 from local.postgres import ADMIN, Cluster, ClusterError, free_port
 from local.sample_data import months_before, write_bucket
+from local.secrets import DEFAULT_PASSWORDS, alter_roles, passwords_of, ui_passwords
 from local.status import GOOD_STATES, Status, months_due, print_status, read_status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +39,7 @@ RUN = ROOT / ".embedded"
 LOGS = RUN / "logs"
 BACKUPS = ROOT / "backups"
 
-PIPELINE_PASSWORD = "pipeline-laptop"  # noqa: S105 - the default of revision 0001
-UI_LOGIN = UI_PASSWORD = "airflow"  # noqa: S105 - the documented login of the local UI
+UI_LOGIN = "airflow"
 SAMPLE_MONTHS = 12
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -78,6 +78,7 @@ class State:
     first_month: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     pids: dict[str, int] = field(default_factory=dict)
+    passwords: dict[str, str] = field(default_factory=lambda: passwords_of(os.environ))
     airflow_password: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     jwt_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48))
     api_secret: str = field(default_factory=lambda: secrets.token_urlsafe(48))
@@ -99,7 +100,7 @@ class State:
     @property
     def cluster(self) -> Cluster:
         """The server of this run."""
-        return Cluster(Path(self.postgres_home), self.postgres_port)
+        return Cluster(Path(self.postgres_home), self.postgres_port, self.passwords["ADMIN_PASSWORD"])
 
 
 def up() -> None:
@@ -115,6 +116,7 @@ def up() -> None:
     state = State.load()
     start_postgres(state)
     migrate(state)
+    set_passwords(state)
     settings = {name: os.environ[name] for name in pipeline_settings() if os.environ.get(name)}
     if not source:
         settings |= start_bucket(state)
@@ -141,6 +143,44 @@ def keep_local_traffic_from_proxies() -> None:
     if kept != ["*"]:
         # Libraries differ in which of the two they read first.
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join(dict.fromkeys(filter(None, [*kept, *here])))
+
+
+def set_passwords(state: State) -> None:
+    """Give the logins the passwords that are set in the environment; the others keep theirs."""
+    passwords = passwords_of(os.environ, state.passwords)
+    logins = {login: passwords[f"{login.upper()}_PASSWORD"] for login in (ADMIN, "ds_user", "mle_user", "pipeline")}
+    with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        alter_roles(connection, logins)
+    if passwords != state.passwords:
+        processes.stop(RUN)  # Airflow starts again with them
+        state.passwords = passwords
+        state.save()
+
+
+def rotate() -> None:
+    """Replace all keys, and set the passwords that the environment has. Stops Airflow.
+
+    Raises:
+        UpError: nothing was started here.
+    """
+    state = State.load()
+    if not state.postgres_home:
+        raise UpError("nothing was started here, so there is nothing to rotate. make up starts it.")
+    processes.stop(RUN)
+    new = State()
+    state.airflow_password, state.jwt_secret, state.api_secret = new.airflow_password, new.jwt_secret, new.api_secret
+    # The first key encrypts, and both decrypt until everything is encrypted again.
+    state.fernet_key = f"{new.fernet_key},{state.fernet_key}"
+    state.pids = {}
+    state.save()
+    start_postgres(state)
+    set_passwords(state)
+    run_to_the_end(
+        [sys.executable, "-m", "airflow", "rotate-fernet-key"], airflow_environment(state), "airflow-rotate-fernet-key"
+    )
+    state.fernet_key = new.fernet_key
+    state.save()
+    print("rotated the keys and set the passwords; make up starts Airflow with them")
 
 
 def down() -> None:
@@ -293,9 +333,8 @@ def start_postgres(state: State) -> None:
         state.save()
     with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
         if not connection.execute("select 1 from pg_roles where rolname = 'airflow'").fetchone():
-            connection.execute(
-                sql.SQL("create role airflow login password {}").format(sql.Literal(state.airflow_password))
-            )
+            connection.execute("create role airflow login")
+        alter_roles(connection, {"airflow": state.airflow_password})
         for database, owner in (("companydata", ADMIN), ("airflow", "airflow")):
             if not connection.execute("select 1 from pg_database where datname = %s", [database]).fetchone():
                 connection.execute(
@@ -308,7 +347,7 @@ def migrate(state: State) -> None:
     say("migrating companydata")
     run_to_the_end(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
-        {**os.environ, "DATABASE_URL": state.cluster.url("companydata")},
+        {**os.environ, **state.passwords, "DATABASE_URL": state.cluster.url("companydata")},
         "alembic",
     )
 
@@ -361,7 +400,7 @@ def start_airflow(state: State, settings: dict[str, str]) -> None:
     home.mkdir(exist_ok=True)
     passwords = home / "passwords.json"
     passwords.touch(mode=0o600)
-    passwords.write_text(json.dumps({UI_LOGIN: UI_PASSWORD}))
+    passwords.write_text(ui_passwords(state.passwords))
     say("preparing Airflow's database")
     run_to_the_end([sys.executable, "-m", "airflow", "db", "migrate"], environment, "airflow-db-migrate")
     say("starting Airflow")
@@ -397,7 +436,7 @@ def airflow_environment(state: State) -> dict[str, str]:
         **state.settings,
         "AIRFLOW_HOME": str(RUN / "airflow"),
         "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url(
-            "companydata", "pipeline", os.environ.get("PIPELINE_PASSWORD") or PIPELINE_PASSWORD, driver="postgresql"
+            "companydata", "pipeline", state.passwords["PIPELINE_PASSWORD"], driver="postgresql"
         ),
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
@@ -496,7 +535,7 @@ def wait_for_api(state: State) -> Api:
     while time.monotonic() < deadline:
         check_services(state)
         try:
-            return Api(ui_url(state), UI_LOGIN, UI_PASSWORD)
+            return Api(ui_url(state), UI_LOGIN, state.passwords["AIRFLOW_UI_PASSWORD"])
         except requests.RequestException:
             time.sleep(1)
     raise UpError(f"Airflow's api-server does not answer at {ui_url(state)}. Read {LOGS / 'api-server.log'}.")
@@ -528,12 +567,15 @@ def print_summary(state: State) -> None:
     """Print what was loaded, and how to look at it."""
     print()
     print_status(read_status(state.cluster.url("companydata"), months_due(state.settings)))
-    print(f"\nAirflow     {ui_url(state)}  (login {UI_LOGIN} / {UI_PASSWORD})")
+    # Of one's own passwords none is printed.
+    known = {name: password == DEFAULT_PASSWORDS[name] for name, password in state.passwords.items()}
+    login = f"{UI_LOGIN} / {DEFAULT_PASSWORDS['AIRFLOW_UI_PASSWORD']}" if known["AIRFLOW_UI_PASSWORD"] else UI_LOGIN
+    print(f"\nAirflow     {ui_url(state)}  (login {login})")
     psql = shutil.which("psql") or state.cluster.programs / "psql"
     for number, user in enumerate((ADMIN, "ds_user", "mle_user")):
         address = state.cluster.url("companydata", user, user, driver="postgresql")
-        if os.environ.get(f"{user.upper()}_PASSWORD"):
-            address = address.replace(f"{user}:{user}@", f"{user}@")  # psql asks for a password of one's own
+        if not known[f"{user.upper()}_PASSWORD"]:
+            address = address.replace(f"{user}:{user}@", f"{user}@")  # psql asks for it
         print(f"{'PostgreSQL' if number == 0 else '':<11} {psql} {address}")
     print("\nmake down stops it and keeps the data; make clean deletes the data too.")
 
@@ -591,14 +633,16 @@ def only_one_command() -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise UpError("another make up, restore, down or clean is at work. Wait for it, or interrupt it.") from None
+            raise UpError(
+                "another make up, restore, rotate, down or clean is at work. Wait for it, or interrupt it."
+            ) from None
         yield
 
 
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("command", choices=["up", "status", "plan", "backup", "restore", "down", "clean"])
+    parser.add_argument("command", choices=["up", "status", "plan", "backup", "restore", "rotate", "down", "clean"])
     parser.add_argument("folder", nargs="?", type=Path, help="for backup and restore: the folder")
     parser.add_argument("--month", default="", help="for plan: the month (YYYY-MM)")
     arguments = parser.parse_args()
@@ -614,7 +658,7 @@ def main() -> int:
             backup(folder)
             return 0
         with only_one_command():
-            {"up": up, "restore": lambda: restore(folder), "down": down, "clean": clean}[command]()
+            {"up": up, "restore": lambda: restore(folder), "rotate": rotate, "down": down, "clean": clean}[command]()
     except (
         UpError,
         ClusterError,

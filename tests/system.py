@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from misbehaviour import Answer, misbehaving
@@ -22,6 +23,7 @@ from local import processes
 from local.airflow import Api
 from local.postgres import free_port
 from local.sample_data import months_before
+from local.secrets import DEFAULT_PASSWORDS
 from local.tree import ROOT, copy_tree
 
 SALES_DAG = "sales_load_and_aggregation"
@@ -48,12 +50,29 @@ class System:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.state['airflow_port']}"
 
+    def address(self, user: str = "admin", database: str = "companydata") -> str:
+        state = self.state
+        password = state["airflow_password"] if user == "airflow" else state["passwords"][f"{user.upper()}_PASSWORD"]
+        return f"postgresql://{user}:{quote(password, safe='')}@127.0.0.1:{state['postgres_port']}/{database}"
+
     def connect(self, database: str = "companydata") -> Any:
-        port = self.state["postgres_port"]
-        return psycopg.connect(f"postgresql://admin:admin@127.0.0.1:{port}/{database}", autocommit=True)
+        return psycopg.connect(self.address(database=database), autocommit=True)
 
     def api(self) -> Api:
-        return Api(self.url, "airflow", "airflow")
+        return Api(self.url, "airflow", self.state["passwords"]["AIRFLOW_UI_PASSWORD"])
+
+    def make(self, *arguments: str) -> str:
+        """Run make in the system's folder; returns what it printed."""
+        done = subprocess.run(
+            ["/usr/bin/env", "make", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
 
 
 def lend_packages(folder: Path) -> None:
@@ -80,25 +99,14 @@ def started(folder: Path, settings: Mapping[str, str], dags: Mapping[str, str] |
         **settings,
     }
 
-    def make(target: str) -> str:
-        done = subprocess.run(
-            ["/usr/bin/env", "make", target],
-            cwd=folder,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
+    system = System(folder, environment, "")
     try:
-        output = make("up")
-        yield System(folder, environment, output)
+        system.output = system.make("up")
+        yield system
     finally:
-        make("down")
+        system.make("down")
         assert processes.of_run(folder / ".embedded") == []
-        make("clean")
+        system.make("clean")
 
 
 def months(count: int) -> list[date]:
@@ -144,10 +152,9 @@ def documented_dag() -> str:
 def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
     """Start a system on two months of a small bucket, with passwords of its own and a DAG of another team."""
     write_files(bucket_folder)
-    passwords = {
-        name: f"secret-{secrets.token_hex(8)}"
-        for name in ("PIPELINE_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "SOURCE", "SIGNATURE", "WEBHOOK")
-    }
+    # With characters that a URL, JSON, a shell and SQL have to quote.
+    passwords = {name: f"""s"e'c@r%41/e t\\-{secrets.token_hex(8)}""" for name in DEFAULT_PASSWORDS}
+    in_addresses = {name: f"secret-{secrets.token_hex(8)}" for name in ("SOURCE", "SIGNATURE", "WEBHOOK")}
     with (
         misbehaving(bucket_folder) as (bucket, answers, _),
         webhook(bucket_folder) as (receiver, posted),
@@ -155,15 +162,15 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
     ):
         settings = {
             **passwords,
-            "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{passwords['SOURCE']}@")
-            + f"/?sig={passwords['SIGNATURE']}",
+            "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{in_addresses['SOURCE']}@")
+            + f"/?sig={in_addresses['SIGNATURE']}",
             "SOURCE_CA_FILE": str(bucket.ca_file),
             # Nothing answers there: all that the system does is on loopback.
             **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
             "NO_PROXY": "",
             "no_proxy": "",
             "REQUESTS_CA_BUNDLE": str(receiver.ca_file),
-            "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{passwords['WEBHOOK']}",
+            "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{in_addresses['WEBHOOK']}",
             "NOTIFY_EMAIL": "operator@here",
             "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
             "SALES_DEADLINE_HOURS": "0.005",
@@ -172,7 +179,14 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
         }
         with started(folder, settings, {"report.py": documented_dag()}) as running:
             yield FaultySystem(
-                folder, running.environment, running.output, bucket_folder, answers, passwords, posted, mail
+                folder,
+                running.environment,
+                running.output,
+                bucket_folder,
+                answers,
+                {**passwords, **in_addresses},
+                posted,
+                mail,
             )
 
 

@@ -84,7 +84,7 @@ def test_roles_of_the_server_are_adopted_with_the_passwords_of_the_environment(m
     managed.run("create role ds_user", user="managed")
     done = managed.alembic("upgrade", "head", user="managed", DS_USER_PASSWORD="it's: a %secret")
     assert done.returncode == 0, done.stderr
-    with managed.connect("ds_user", "it's%3A%20a%20%25secret") as connection:
+    with managed.connect("ds_user", "it's: a %secret") as connection:
         assert connection.execute("select count(*) from data_freshness").fetchone() == (8,)
     with pytest.raises(psycopg.OperationalError):
         managed.connect("ds_user", "ds_user")

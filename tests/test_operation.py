@@ -162,6 +162,25 @@ def test_the_first_page_of_the_ui_reports_every_service_as_healthy(system: Fault
     )
 
 
+def test_the_viewer_sees_everything_and_changes_nothing(system: FaultySystem) -> None:
+    viewer, run = Api(system.url, "viewer", system.passwords["AIRFLOW_VIEWER_PASSWORD"]), newest_month(system)
+    api = f"{viewer.url}/api/v2"
+    sales = f"{api}/dags/{SALES_DAG}"
+    task = f"{sales}/dagRuns/{run}/taskInstances/stage_sales"
+    for seen in (sales, f"{task}/logs/1", f"{task}/links", f"{api}/dagSources/{SALES_DAG}", f"{api}/assets"):
+        assert viewer.session.get(seen).ok, seen
+    month = {"from_date": f"{months(1)[0]}T00:00:00Z", "to_date": f"{months(1)[0]}T00:00:00Z"}
+    for denied in (
+        viewer.session.post(f"{sales}/dagRuns/{run}/clear", json={"dry_run": False}),
+        viewer.session.post(f"{sales}/dagRuns", json={"logical_date": datetime.now(UTC).isoformat()}),
+        viewer.session.patch(sales, json={"is_paused": True}),
+        viewer.session.post(f"{api}/backfills", json={"dag_id": SALES_DAG, **month}),
+        viewer.session.patch(f"{task}/-1/hitlDetails", json={"chosen_options": ["Approve"], "params_input": {}}),
+        viewer.session.get(f"{api}/connections"),
+    ):
+        assert denied.status_code == 403, denied.url
+
+
 def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> None:
     api, [newest] = system.api(), months(1)
     form = {"logical_date": datetime.now(UTC).isoformat()}

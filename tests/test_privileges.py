@@ -182,7 +182,9 @@ PRIVILEGES_AND_COMMENTS = """
 """
 
 
-def test_what_the_pipeline_makes_belongs_to_admin_and_is_read_by_ds_and_mle(database: Database, files: Files) -> None:
+def test_what_the_pipeline_makes_belongs_to_its_owner_and_is_read_by_ds_and_mle(
+    database: Database, files: Files
+) -> None:
     before = database.run(PRIVILEGES_AND_COMMENTS)
     files.write("stores.csv", "idx,location\n1,Porto\n")
     files.write("sales/2024-02-01/sales.csv", "idx,value,date,store_idx\n1,1,2024-02-01,1\n")
@@ -199,9 +201,24 @@ def test_what_the_pipeline_makes_belongs_to_admin_and_is_read_by_ds_and_mle(data
             relacl = acldefault('r', relowner)
         from pg_class join pg_inherits on inhrelid = pg_class.oid where inhparent = 'public.sales'::regclass
         and relname ~ '2024'
-    """) == [("partitions", "sales_2024_02", "p", 0, "admin", True)]
+    """) == [("partitions", "sales_2024_02", "p", 0, "pipeline_owner", True)]
     database.run("update sales set value = 2", user="mle_user")
     database.run("drop table partitions.sales_2024_02", user="admin")
+
+
+def test_functions_with_the_rights_of_their_owner_have_no_rights_on_the_server(database: Database) -> None:
+    owners = database.run("select distinct proowner::regrole::text from pg_proc where prosecdef and oid > 16383")
+    assert owners == [("pipeline_owner",)]
+    assert database.run("""
+        select rolsuper, rolcanlogin, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls
+        from pg_roles where rolname = 'pipeline_owner'
+    """) == [(False,) * 6]
+    assert database.run(
+        "select member::regrole::text from pg_auth_members where roleid = 'pipeline_owner'::regrole"
+    ) in (
+        [],
+        [("admin",)],
+    )
 
 
 def test_every_table_and_column_has_a_comment(database: Database) -> None:

@@ -82,12 +82,12 @@ def on_the_system(command: str, system: FaultySystem) -> None:
     state = system.state
     text = command.replace("localhost:5432", f"127.0.0.1:{state['postgres_port']}")
     text = text.replace(DEFAULT_SOURCE_BASE_URL, system.environment["SOURCE_BASE_URL"])
-    for user in ("ds_user", "mle_user", "pipeline"):
-        login = f"{user}:{DEFAULT_PASSWORDS.get(user, user)}@"
-        text = text.replace(login, f"{user}:{system.passwords[f'{user.upper()}_PASSWORD']}@")
+    for user in ("admin", "ds_user", "mle_user", "pipeline"):
+        login = f"{user}:{DEFAULT_PASSWORDS.get(user, user)}@127.0.0.1:{state['postgres_port']}/companydata"
+        text = text.replace(f"postgresql://{login}", system.address(user))
     # Where this machine has no psql, the one that `make up` names.
     programs = Cluster(Path(state["postgres_home"]), state["postgres_port"]).programs
-    database = f"postgresql+psycopg2://admin:admin@127.0.0.1:{state['postgres_port']}/companydata"
+    database = system.address().replace("postgresql:", "postgresql+psycopg2:")
     done = subprocess.run(
         ["/usr/bin/env", "bash", "-ec", text],
         cwd=system.folder,
@@ -140,7 +140,13 @@ def by_compose(command: str, _: FaultySystem) -> None:
     assert all("build" in service or "image" in service for service in services.values())
     examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
     passed_through = re.findall(r"^(\w+)$", (ROOT / "airflow.env").read_text(), re.M)
-    assert sorted({*re.findall(r"\$\{(\w+):", text), *passed_through}) == sorted(examples)
+    of_services = [
+        name
+        for service in services.values()
+        for name, value in (service.get("environment") or {}).items()
+        if value is None
+    ]
+    assert sorted({*re.findall(r"\$\{(\w+):", text), *passed_through, *of_services}) == sorted(examples)
     if has_compose():
         done = subprocess.run(
             ["/usr/bin/env", "docker", "compose", "config", "--quiet"],
@@ -195,9 +201,7 @@ def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:
         if block.language == "sql" and block.document != WALK:
             # What is under sql/ speaks of the ledger, which is closed to readers.
             user = "pipeline" if block.document == "sql/README.md" else "ds_user"
-            password = system.passwords[f"{user.upper()}_PASSWORD"]
-            address = f"postgresql://{user}:{password}@127.0.0.1:{system.state['postgres_port']}/companydata"
-            with psycopg.connect(address) as connection:
+            with psycopg.connect(system.address(user)) as connection:
                 assert connection.execute(block.text.encode()).description, block
 
 

@@ -3,7 +3,7 @@ do $$
 declare
     names text;
 begin
-    foreach names in array array['ds_user_role, ds_user', 'mle_user_role, mle_user', 'pipeline'] loop
+    foreach names in array array['ds_user_role, ds_user', 'mle_user_role, mle_user', 'pipeline_owner', 'pipeline'] loop
         begin
             execute 'drop role ' || names;
         exception when dependent_objects_still_exist then

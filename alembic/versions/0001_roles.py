@@ -1,13 +1,15 @@
-"""Roles and logins: ds_user, mle_user and their roles, and pipeline, the login of the DAGs.
+"""Roles and logins: ds_user, mle_user and their roles, pipeline, the login of the DAGs, and pipeline_owner.
 
-Why:    the three logins are separate so that each has only the privileges of its work. A role that the server
-        already has is adopted: its password and memberships are set, and that it inherits their privileges. A role with
-        privileges on the whole server is rejected.
+Why:    the three logins are separate so that each has only the privileges of its work. pipeline_owner owns what the
+        later revisions create, so that their functions with the rights of their owner have no rights of a superuser;
+        nobody can log in as it. A role that the server already has is adopted: its password and memberships are set,
+        and that it inherits their privileges. A role with privileges on the whole server is rejected.
 Locks:  row locks in the role catalogs, for milliseconds.
 Undo:   drops the roles. Those that own or may use something else on the server stay, named in a notice.
 """
 
 import os
+from pathlib import Path
 
 import sqlalchemy as sa
 from alembic import op
@@ -19,8 +21,9 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# login: (the environment variable of its password, the default). The default of pipeline is no word of the pipeline's
-# own: Airflow hides passwords in its logs, and would hide the schema's name with it.
+# login: (the environment variable of its password, the default). NAME_FILE names a file with the password instead.
+# The default of pipeline is no word of the pipeline's own: Airflow hides passwords in its logs, and would hide the
+# schema's name with it.
 PASSWORDS = {
     "ds_user": ("DS_USER_PASSWORD", "ds_user"),
     "mle_user": ("MLE_USER_PASSWORD", "mle_user"),
@@ -29,7 +32,7 @@ PASSWORDS = {
 
 
 def upgrade() -> None:
-    execute_beside(__file__)
+    execute_beside(__file__, owner=None)
     if op.get_context().as_sql:
         op.execute("-- Passwords are not printed. Set those of ds_user, mle_user and pipeline with psql's \\password.")
         return
@@ -37,10 +40,16 @@ def upgrade() -> None:
     for login, (variable, default) in PASSWORDS.items():
         # The SCRAM verifier is computed here, so that the server's log never holds the password.
         verifier = encrypt_password(
-            os.environ.get(variable) or default, login, connection.connection.driver_connection, "scram-sha-256"
+            password(variable, default), login, connection.connection.driver_connection, "scram-sha-256"
         )
         connection.execute(sa.text(f"alter role {login} password :verifier"), {"verifier": verifier})
 
 
+def password(variable: str, default: str) -> str:
+    if file := os.environ.get(f"{variable}_FILE"):
+        return Path(file).read_text().removesuffix("\n")
+    return os.environ.get(variable) or default
+
+
 def downgrade() -> None:
-    execute_beside(__file__, ".downgrade.sql")
+    execute_beside(__file__, ".downgrade.sql", owner=None)

@@ -2,7 +2,9 @@ do $$
 declare
     name text;
 begin
-    foreach name in array array['ds_user_role', 'mle_user_role', 'ds_user', 'mle_user', 'pipeline'] loop
+    foreach name in array array[
+        'ds_user_role', 'mle_user_role', 'ds_user', 'mle_user', 'pipeline', 'pipeline_owner'
+    ] loop
         if not exists (select from pg_catalog.pg_roles where rolname = name) then
             execute format('create role %I', name);
         elsif exists (
@@ -15,7 +17,10 @@ begin
                 ' NOREPLICATION NOBYPASSRLS, or rename the role; then run the migration again.', name
             );
         end if;
-        execute format('alter role %I inherit %s', name, case when name like '%\_role' then 'nologin' else 'login' end);
+        execute format(
+            'alter role %I inherit %s', name,
+            case when name like '%\_role' or name = 'pipeline_owner' then 'nologin' else 'login' end
+        );
     end loop;
 
     if exists (select from pg_catalog.pg_auth_members where member = 'pipeline'::regrole) then
@@ -29,12 +34,19 @@ grant ds_user_role to ds_user;
 
 grant mle_user_role to mle_user;
 
+-- It sees in pg_stat_activity which loads are running.
+grant pipeline to pipeline_owner;
+
 -- ALTER DEFAULT PRIVILEGES FOR ROLE mle_user needs membership, which CREATEROLE alone does not give from PostgreSQL 16
--- on. It also lets admin manage the tables that mle_user creates.
+-- on. It also lets admin manage the tables of both.
 do $$
+declare
+    name text;
 begin
-    if not pg_has_role(current_user, 'mle_user', 'usage') then
-        grant mle_user to current_user;
-    end if;
+    foreach name in array array['mle_user', 'pipeline_owner'] loop
+        if not pg_has_role(current_user, name, 'usage') then
+            execute format('grant %I to current_user', name);
+        end if;
+    end loop;
 end
 $$;

@@ -1,10 +1,10 @@
-alter default privileges for role current_user, mle_user, mle_user_role in schema public
+alter default privileges for role current_user, pipeline_owner, mle_user, mle_user_role in schema public
 revoke all on tables from ds_user_role, mle_user_role;
 
-alter default privileges for role current_user, mle_user, mle_user_role in schema public
+alter default privileges for role current_user, pipeline_owner, mle_user, mle_user_role in schema public
 revoke all on sequences from mle_user_role;
 
-alter default privileges for role current_user, mle_user, mle_user_role in schema public
+alter default privileges for role current_user, pipeline_owner, mle_user, mle_user_role in schema public
 revoke all on routines from mle_user_role;
 
 do $$
@@ -23,13 +23,13 @@ $$;
 
 drop view migrations.objects_in_public;
 
-revoke all on schema public from ds_user_role, mle_user_role, pipeline;
+revoke all on schema public from ds_user_role, mle_user_role, pipeline, pipeline_owner;
 
 do $$
 declare
     database constant text := quote_ident(current_database());
 begin
-    execute 'revoke all on database ' || database || ' from ds_user_role, mle_user_role, pipeline';
+    execute 'revoke all on database ' || database || ' from ds_user_role, mle_user_role, pipeline, pipeline_owner';
     execute 'grant temporary on database ' || database || ' to public';
 end
 $$;

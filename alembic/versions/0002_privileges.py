@@ -18,8 +18,8 @@ depends_on = None
 
 
 def upgrade() -> None:
-    execute_beside(__file__)
+    execute_beside(__file__, owner=None)
 
 
 def downgrade() -> None:
-    execute_beside(__file__, ".downgrade.sql")
+    execute_beside(__file__, ".downgrade.sql", owner=None)

@@ -6,6 +6,7 @@ begin
     execute 'revoke temporary on database ' || database || ' from public';
     execute 'grant connect on database ' || database || ' to ds_user_role, mle_user_role, pipeline';
     execute 'grant temporary on database ' || database || ' to mle_user_role, pipeline';
+    execute 'grant create on database ' || database || ' to pipeline_owner';
 end
 $$;
 
@@ -13,19 +14,19 @@ revoke create on schema public from public;
 
 grant usage on schema public to ds_user_role, pipeline;
 
-grant all on schema public to mle_user_role;
+grant all on schema public to mle_user_role, pipeline_owner;
 
 -- What comes later.
-alter default privileges for role current_user, mle_user, mle_user_role in schema public
+alter default privileges for role current_user, pipeline_owner, mle_user, mle_user_role in schema public
 grant select on tables to ds_user_role;
 
-alter default privileges for role current_user, mle_user, mle_user_role in schema public
+alter default privileges for role current_user, pipeline_owner, mle_user, mle_user_role in schema public
 grant all on tables to mle_user_role;
 
-alter default privileges for role current_user, mle_user, mle_user_role in schema public
+alter default privileges for role current_user, pipeline_owner, mle_user, mle_user_role in schema public
 grant all on sequences to mle_user_role;
 
-alter default privileges for role current_user, mle_user, mle_user_role in schema public
+alter default privileges for role current_user, pipeline_owner, mle_user, mle_user_role in schema public
 grant all on routines to mle_user_role;
 
 -- What the database already has, such as tables that mle_user made before a downgrade. Object types are the letters of
@@ -118,7 +119,9 @@ begin
             created.object_name,
             creator,
             pg_default_acl.defaclacl
-        from unnest(array[current_user::regrole, 'mle_user'::regrole, 'mle_user_role'::regrole]) as creator
+        from unnest(
+            array[current_user::regrole, 'pipeline_owner', 'mle_user', 'mle_user_role']::regrole[]
+        ) as creator
         cross join (values ('r', 'tables'), ('s', 'sequences'), ('f', 'routines')) as created (object_type, object_name)
         left join pg_catalog.pg_default_acl
             on
@@ -134,9 +137,11 @@ begin
         ('d', 'pipeline', 'CONNECT'),
         ('d', 'mle_user_role', 'TEMPORARY'),
         ('d', 'pipeline', 'TEMPORARY'),
+        ('d', 'pipeline_owner', 'CREATE'),
         ('n', 'ds_user_role', 'USAGE'),
         ('n', 'pipeline', 'USAGE'),
         ('n', 'mle_user_role', 'ALL'),
+        ('n', 'pipeline_owner', 'ALL'),
         ('r', 'ds_user_role', 'SELECT'),
         ('r', 'mle_user_role', 'ALL'),
         ('s', 'mle_user_role', 'ALL'),

@@ -66,7 +66,7 @@ comment on column public.sales.value is 'Amount sold that day, exact; negative f
 comment on column public.sales.date is 'Day of the sale.';
 comment on column public.sales.store_idx is 'Store of the sale: stores.idx.';
 
--- No sale is this old. While sales has a partition of the admin, mle_user cannot create a row trigger on it,
+-- No sale is this old. While sales has a partition of another role, mle_user cannot create a row trigger on it,
 -- which replace_partitions would run with its owner's rights.
 create table partitions.sales_before_all_months
 partition of public.sales for values from (minvalue) to ('0001-01-01');

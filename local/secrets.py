@@ -1,0 +1,341 @@
+"""Passwords, keys and certificates of the containers, as files in volumes: `python -m local.secrets write`.
+
+Each service mounts only the volume that it needs: `database` is for the two servers, `migration` for the migration, and
+`airflow` for Airflow.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import os
+import secrets
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import psycopg
+from cryptography import x509
+from cryptography.fernet import Fernet
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from psycopg import sql
+
+FOLDER = Path("/run/company-data")
+
+# setting: its documented default, which suits a laptop alone.
+DEFAULT_PASSWORDS = {
+    "ADMIN_PASSWORD": "admin",
+    "DS_USER_PASSWORD": "ds_user",
+    "MLE_USER_PASSWORD": "mle_user",
+    "PIPELINE_PASSWORD": "pipeline-laptop",
+    "AIRFLOW_UI_PASSWORD": "airflow",
+    "AIRFLOW_VIEWER_PASSWORD": "",  # without one, nobody can log in as viewer
+}
+
+CERTIFICATE_LASTS = timedelta(days=825)
+RENEWED_BEFORE = timedelta(days=90)
+
+# Accounts in the images.
+POSTGRES, AIRFLOW = 999, 50000
+
+
+class SecretsError(RuntimeError):
+    """The settings are not safe, or the database does not accept them; the message says what to change."""
+
+
+@dataclass(frozen=True)
+class Volume:
+    """A folder of secrets, and the account that alone may read them."""
+
+    folder: Path
+    account: int
+
+    def read(self, name: str) -> str | None:
+        """A secret; None if there is none yet."""
+        file = self.folder / name
+        return file.read_text() if file.exists() else None
+
+    def write(self, name: str, text: str) -> None:
+        """Write a secret as a new file, so that a reader never sees a part of it."""
+        unfinished = self.folder / f".{name}"
+        unfinished.unlink(missing_ok=True)
+        unfinished.touch(mode=0o600)
+        unfinished.write_text(text)
+        if os.geteuid() == 0:
+            os.chown(unfinished, self.account, self.account)
+        unfinished.rename(self.folder / name)
+
+
+def passwords_of(environment: Mapping[str, str], before: Mapping[str, str] = DEFAULT_PASSWORDS) -> dict[str, str]:
+    """Each password: the content of the file that NAME_FILE names, else NAME, else the one before.
+
+    Raises:
+        SecretsError: a password has a line break, which PostgreSQL's password files cannot hold.
+    """
+    found = {}
+    for name in DEFAULT_PASSWORDS:
+        file = environment.get(f"{name}_FILE")
+        # An empty file stands for none: Compose mounts /dev/null where none is set.
+        of_file = Path(file).read_text().removesuffix("\n") if file else ""
+        found[name] = of_file or environment.get(name) or before[name]
+        if "\n" in found[name] or "\r" in found[name]:
+            raise SecretsError(f"{name} has a line break. Nothing was started. Set it to one line.")
+    return found
+
+
+def ui_passwords(passwords: Mapping[str, str]) -> str:
+    """The file of Airflow's simple auth manager."""
+    viewer = passwords["AIRFLOW_VIEWER_PASSWORD"] or secrets.token_urlsafe(32)
+    return json.dumps({"airflow": passwords["AIRFLOW_UI_PASSWORD"], "viewer": viewer})
+
+
+def require_changed(passwords: Mapping[str, str], listen_address: str) -> None:
+    """Reject documented defaults where others than this machine can connect.
+
+    Raises:
+        SecretsError: the ports listen to the network, and a password is a documented default.
+    """
+    if is_loopback(listen_address):
+        return
+    known = set(DEFAULT_PASSWORDS.values()) - {""}
+    unsafe = [name for name, password in passwords.items() if password in known]
+    if unsafe:
+        raise SecretsError(
+            f"LISTEN_ADDRESS is {listen_address}, so other machines can connect, and these passwords are documented "
+            f"defaults: {', '.join(unsafe)}. Nothing was started. Set each of them, or set LISTEN_ADDRESS=127.0.0.1."
+        )
+
+
+def is_loopback(address: str) -> bool:
+    """Whether only this machine reaches the address."""
+    try:
+        return ipaddress.ip_address(address.strip("[]")).is_loopback
+    except ValueError:
+        return address == "localhost"
+
+
+def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) -> None:
+    """Write the secrets of every service; keys are made where there are none.
+
+    Args:
+        environment: the settings.
+        folder: the folder with the three volumes.
+        new_keys: make new keys and a new certificate. What the old Fernet key encrypted can still be read.
+
+    Raises:
+        SecretsError: the settings are not safe.
+    """
+    passwords = passwords_of(environment)
+    listen_address = environment.get("LISTEN_ADDRESS") or "127.0.0.1"
+    require_changed(passwords, listen_address)
+    host = environment.get("OPERATIONAL_DB_HOSTNAME") or "operational-db"
+    database = Volume(folder / "database", POSTGRES)
+    migration = Volume(folder / "migration", AIRFLOW)
+    airflow = Volume(folder / "airflow", AIRFLOW)
+
+    def keep(name: str, made: str) -> str:
+        return made if new_keys else airflow.read(name) or made
+
+    fernet = keep("fernet_key", ",".join(filter(None, [Fernet.generate_key().decode(), first_key(airflow)])))
+    airflow.write("fernet_key", fernet)
+    airflow.write("jwt_secret", keep("jwt_secret", secrets.token_urlsafe(64)))
+    airflow.write("api_secret", keep("api_secret", secrets.token_urlsafe(64)))
+    airflow_database = keep("airflow_db_password", secrets.token_urlsafe(32))
+
+    write_known(airflow, "airflow_db_password", airflow_database)
+    database.write("airflow_db_password", airflow_database)
+    write_known(migration, "admin_password", passwords["ADMIN_PASSWORD"])
+    database.write("admin_password", passwords["ADMIN_PASSWORD"])
+    for user in ("ds_user", "mle_user", "pipeline"):
+        migration.write(f"{user}_password", passwords[f"{user.upper()}_PASSWORD"])
+
+    # https://www.postgresql.org/docs/current/libpq-pgpass.html
+    migration.write("pgpass", pgpass(host, "*", "admin", passwords["ADMIN_PASSWORD"]))
+    airflow.write(
+        "pgpass",
+        pgpass(host, "companydata", "pipeline", passwords["PIPELINE_PASSWORD"])
+        + pgpass("airflow-db", "airflow", "airflow", airflow_database),
+    )
+    airflow.write("ui_passwords.json", ui_passwords(passwords))
+
+    write_certificates(environment, [host, "operational-db", "airflow-db", "localhost"], database, new_keys)
+    authority = database.read("ca.crt") or ""
+    migration.write("ca.crt", authority)
+    airflow.write("ca.crt", authority)
+    database.write("pg_hba.conf", host_based_access(listen_address))
+
+
+def first_key(airflow: Volume) -> str | None:
+    """The Fernet key in use: the first one encrypts, and all of them decrypt."""
+    keys = airflow.read("fernet_key")
+    return keys.split(",")[0] if keys else None
+
+
+def write_known(volume: Volume, name: str, password: str) -> None:
+    """Write a password, and beside it the one that the database has: `set_passwords` changes it to the other."""
+    volume.write(name, password)
+    if volume.read(f"{name}.known") is None:
+        volume.write(f"{name}.known", password)
+
+
+def pgpass(host: str, database: str, user: str, password: str) -> str:
+    """A line of a password file."""
+    escaped = password.replace("\\", r"\\").replace(":", r"\:")
+    return f"{host}:5432:{database}:{user}:{escaped}\n"
+
+
+def host_based_access(listen_address: str) -> str:
+    """pg_hba.conf: off this machine only encrypted connections. The socket is inside the container."""
+    kind = "host" if is_loopback(listen_address) else "hostssl"
+    return f"local all all trust\nlocal replication all trust\n{kind} all all all scram-sha-256\n"
+
+
+def write_certificates(environment: Mapping[str, str], names: Sequence[str], database: Volume, new_keys: bool) -> None:
+    """Write server.crt, server.key and ca.crt: one's own, or of an authority made here, whose key is not kept.
+
+    Raises:
+        SecretsError: of one's own files one is missing.
+    """
+    own = {
+        name: Path(environment[name]).read_text() if environment.get(name) else ""
+        for name in ("DB_CERTIFICATE_FILE", "DB_KEY_FILE", "DB_CA_FILE")
+    }
+    if any(own.values()):
+        if missing := [name for name, text in own.items() if not text]:
+            raise SecretsError(
+                f"a certificate of one's own takes three files, and {', '.join(missing)} is empty or not set. "
+                "Nothing was started."
+            )
+        for name, text in zip(("server.crt", "server.key", "ca.crt"), own.values(), strict=True):
+            database.write(name, text)
+        return
+    present = database.read("server.crt")
+    if present and not new_keys and is_good(present, names):
+        return
+    authority_key, authority = certificate(["company-data"], None)
+    server_key, server = certificate(names, (authority_key, authority))
+    database.write(
+        "server.key",
+        server_key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode(),
+    )
+    database.write("server.crt", server.public_bytes(serialization.Encoding.PEM).decode())
+    database.write("ca.crt", authority.public_bytes(serialization.Encoding.PEM).decode())
+
+
+def is_good(pem: str, names: Sequence[str]) -> bool:
+    """Whether a certificate has the names, and is not about to expire."""
+    found = x509.load_pem_x509_certificate(pem.encode())
+    subjects = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    lasts = found.not_valid_after_utc - datetime.now(UTC)
+    return set(names) <= set(subjects.get_values_for_type(x509.DNSName)) and lasts > RENEWED_BEFORE
+
+
+Authority = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
+
+
+def certificate(names: Sequence[str], authority: Authority | None) -> Authority:
+    """A key and its certificate, signed by the authority; without one it is an authority itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
+    now = datetime.now(UTC)
+    signer = authority[0] if authority else key
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(authority[1].subject if authority else name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + CERTIFICATE_LASTS)
+        .add_extension(x509.BasicConstraints(ca=authority is None, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key()), critical=False)
+    )
+    if authority:
+        subjects = [x509.DNSName(each) for each in dict.fromkeys(names)]
+        builder = builder.add_extension(x509.SubjectAlternativeName(subjects), critical=False)
+    return key, builder.sign(signer, hashes.SHA256())
+
+
+# server: (the database to log in to, the login whose password may have changed, its file, more logins to set).
+SERVERS = {
+    "operational-db": ("companydata", "admin", "admin_password", ("ds_user", "mle_user", "pipeline")),
+    "airflow-db": ("airflow", "airflow", "airflow_db_password", ()),
+}
+
+
+def set_passwords(server: str, host: str, folder: Path) -> None:
+    """Give the logins of a server the passwords of the settings. Sessions that are connected stay.
+
+    Args:
+        server: one of SERVERS.
+        host: its address, as the certificate has it.
+        folder: the volume with the passwords.
+
+    Raises:
+        SecretsError: the server accepts neither the password that it had nor the wanted one.
+    """
+    database, user, file, others = SERVERS[server]
+    wanted = {user: (folder / file).read_text()}
+    wanted |= {other: (folder / f"{other}_password").read_text() for other in others}
+    known = folder / f"{file}.known"
+    with log_in(host, database, user, [known.read_text(), wanted[user]]) as connection:
+        alter_roles(connection, wanted)
+    known.write_text(wanted[user])
+
+
+def log_in(host: str, database: str, user: str, passwords: Sequence[str]) -> psycopg.Connection[tuple[object, ...]]:
+    """Connect with the first password that the server accepts."""
+    for password in passwords:
+        try:
+            return psycopg.connect(host=host, dbname=database, user=user, password=password)
+        except psycopg.OperationalError as error:
+            if "password authentication failed" not in str(error):
+                raise
+    raise SecretsError(
+        f"the server {host} accepts neither the password of {user} that it had nor the one that is set, so it was "
+        f"changed by hand. Nothing was started. In its container, set it: psql -U {user} -c '\\password {user}'"
+    )
+
+
+def alter_roles(connection: psycopg.Connection[tuple[object, ...]], passwords: Mapping[str, str]) -> None:
+    """Set the passwords of those logins that the server has."""
+    with connection.transaction():
+        for user, password in passwords.items():
+            if connection.execute("select from pg_roles where rolname = %s", [user]).fetchone() is not None:
+                # The SCRAM verifier is computed here, so that the server's log never holds the password.
+                verifier = connection.pgconn.encrypt_password(password.encode(), user.encode(), b"scram-sha-256")
+                statement = sql.SQL("alter role {} password {}")
+                connection.execute(statement.format(sql.Identifier(user), sql.Literal(verifier.decode())))
+
+
+def main() -> int:
+    """Run the command; returns its exit status."""
+    parser = argparse.ArgumentParser(prog="python -m local.secrets", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    writing = commands.add_parser("write", help="write the secrets of every service")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the volumes are mounted")
+    writing.add_argument("--new-keys", action="store_true", help="make new keys and a new certificate")
+    setting = commands.add_parser("set-passwords", help="give a server's logins the passwords that were written")
+    setting.add_argument("server", choices=list(SERVERS))
+    setting.add_argument("host", nargs="?", help="its address; by default its name")
+    arguments = parser.parse_args()
+    try:
+        if arguments.command == "write":
+            write(os.environ, arguments.folder, arguments.new_keys)
+        else:
+            set_passwords(arguments.server, arguments.host or arguments.server, arguments.folder)
+    except (SecretsError, OSError, psycopg.Error) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
