@@ -39,6 +39,9 @@ DEFAULT_PASSWORDS = {
 CERTIFICATE_LASTS = timedelta(days=825)
 RENEWED_BEFORE = timedelta(days=90)
 
+# The server's options if LISTEN_ADDRESS is set.
+ENCRYPTED = "-cssl=on -cssl_cert_file=/run/company-data/server.crt -cssl_key_file=/run/company-data/server.key"
+
 # Accounts in the images.
 POSTGRES, AIRFLOW = 999, 50000
 
@@ -167,6 +170,7 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
     migration.write("ca.crt", authority)
     airflow.write("ca.crt", authority)
     database.write("pg_hba.conf", host_based_access(listen_address))
+    database.write("options", ENCRYPTED if environment.get("LISTEN_ADDRESS") else "")
 
 
 def first_key(airflow: Volume) -> str | None:
@@ -263,44 +267,44 @@ def certificate(names: Sequence[str], authority: Authority | None) -> Authority:
     return key, builder.sign(signer, hashes.SHA256())
 
 
-# server: (the database to log in to, the login whose password may have changed, its file, more logins to set).
+# server: (the login whose password may have changed, its file, more logins to set).
 SERVERS = {
-    "operational-db": ("companydata", "admin", "admin_password", ("ds_user", "mle_user", "pipeline")),
-    "airflow-db": ("airflow", "airflow", "airflow_db_password", ()),
+    "operational-db": ("admin", "admin_password", ("ds_user", "mle_user", "pipeline")),
+    "airflow-db": ("airflow", "airflow_db_password", ()),
 }
 
 
-def set_passwords(server: str, host: str, folder: Path) -> None:
+def set_passwords(server: str, address: str, folder: Path) -> None:
     """Give the logins of a server the passwords of the settings. Sessions that are connected stay.
 
     Args:
         server: one of SERVERS.
-        host: its address, as the certificate has it.
+        address: its URL, without a password.
         folder: the volume with the passwords.
 
     Raises:
         SecretsError: the server accepts neither the password that it had nor the wanted one.
     """
-    database, user, file, others = SERVERS[server]
+    user, file, others = SERVERS[server]
     wanted = {user: (folder / file).read_text()}
     wanted |= {other: (folder / f"{other}_password").read_text() for other in others}
     known = folder / f"{file}.known"
-    with log_in(host, database, user, [known.read_text(), wanted[user]]) as connection:
+    with log_in(address.replace("+psycopg2:", ":"), user, [known.read_text(), wanted[user]]) as connection:
         alter_roles(connection, wanted)
     known.write_text(wanted[user])
 
 
-def log_in(host: str, database: str, user: str, passwords: Sequence[str]) -> psycopg.Connection[tuple[object, ...]]:
+def log_in(address: str, user: str, passwords: Sequence[str]) -> psycopg.Connection[tuple[object, ...]]:
     """Connect with the first password that the server accepts."""
     for password in passwords:
         try:
-            return psycopg.connect(host=host, dbname=database, user=user, password=password)
+            return psycopg.connect(address, password=password)
         except psycopg.OperationalError as error:
             if "password authentication failed" not in str(error):
                 raise
     raise SecretsError(
-        f"the server {host} accepts neither the password of {user} that it had nor the one that is set, so it was "
-        f"changed by hand. Nothing was started. In its container, set it: psql -U {user} -c '\\password {user}'"
+        f"the server accepts neither the password of {user} that it had nor the one that is set, so it was changed by "
+        f"hand. Nothing was started. In the server's container, set it: psql -U {user} -c '\\password {user}'"
     )
 
 
@@ -324,13 +328,13 @@ def main() -> int:
     writing.add_argument("--new-keys", action="store_true", help="make new keys and a new certificate")
     setting = commands.add_parser("set-passwords", help="give a server's logins the passwords that were written")
     setting.add_argument("server", choices=list(SERVERS))
-    setting.add_argument("host", nargs="?", help="its address; by default its name")
+    setting.add_argument("address", help="its URL, without a password")
     arguments = parser.parse_args()
     try:
         if arguments.command == "write":
             write(os.environ, arguments.folder, arguments.new_keys)
         else:
-            set_passwords(arguments.server, arguments.host or arguments.server, arguments.folder)
+            set_passwords(arguments.server, arguments.address, arguments.folder)
     except (SecretsError, OSError, psycopg.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
