@@ -13,7 +13,6 @@ from datetime import UTC, date, datetime
 from typing import Any
 
 import psycopg
-from sqlalchemy import make_url
 
 TABLES = "select table_name, state, row_count, up_to, loaded_at, file_version from public.data_freshness"
 
@@ -83,7 +82,7 @@ def read_status(address: str, expected: Sequence[date]) -> Status:
         address: the database, as libpq or SQLAlchemy reads it; its user may read schema public.
         expected: first days of the months that should be loaded.
     """
-    address = make_url(address).set(drivername="postgresql").render_as_string(hide_password=False)
+    address = f"postgresql://{address.partition('://')[2]}"
     with psycopg.connect(address, options="-c TimeZone=UTC") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         return Status(

@@ -481,6 +481,7 @@ def small_disk(own_database: Database) -> Iterator[Path]:
         space.mkdir()
         shutil.chown(space, cluster.data.owner(), cluster.data.group())
         own_database.run(f"create tablespace small location '{space}'")
+        own_database.run("grant create on tablespace small to pipeline_owner")
         own_database.run("alter database companydata set default_tablespace = small")
         yield disk
     finally:

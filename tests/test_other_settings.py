@@ -42,7 +42,7 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
             query = "select password from connection where conn_id = 'of_a_person'"
             [(encrypted,)] = database.execute(query).fetchall()
         assert Fernet(after["fernet_key"]).decrypt(encrypted.encode()) == b"of a person"
-        assert requests.get(f"{api.url}/api/v2/dags", headers=dict(api.session.headers), timeout=30).status_code == 401
+        assert requests.get(f"{api.url}/api/v2/dags", headers=dict(api.session.headers), timeout=30).status_code == 403
         assert_rejected(system, "admin", "admin")
         assert_rejected(system, "pipeline", "pipeline-laptop")
         assert_rejected(system, "airflow", before["airflow_password"])

@@ -12,7 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 import trustme
-from conftest import ROOT, Database, alembic, new_database
+from conftest import ROOT, alembic, new_database
 from psycopg.conninfo import make_conninfo
 
 from local.postgres import Cluster, free_port
@@ -104,9 +104,16 @@ def test_each_file_is_read_by_its_owner_alone(volumes: Path) -> None:
     assert {file.stat().st_mode & 0o777 for file in volumes.rglob("*") if file.is_file()} == {0o600}
 
 
+@pytest.fixture
+def server() -> Iterator[Cluster]:
+    """A server of the test's own, which logs what the containers' do."""
+    with Cluster.temporary({"log_statement": "ddl"}) as cluster:
+        yield cluster
+
+
 @pytest.mark.parametrize("from_file", [False, True])
 def test_any_character_of_a_password_works_everywhere(
-    cluster: Cluster, volumes: Path, tmp_path: Path, from_file: bool
+    server: Cluster, volumes: Path, tmp_path: Path, from_file: bool
 ) -> None:
     settings = {name: f"{NASTY} {name}" for name in DEFAULT_PASSWORDS}
     if from_file:
@@ -118,25 +125,21 @@ def test_any_character_of_a_password_works_everywhere(
     done = command(volumes, "write", **given, OPERATIONAL_DB_HOSTNAME="127.0.0.1")
     assert done.returncode == 0, done.stderr
 
-    database = new_database(cluster, "companydata")
+    database = new_database(server, "companydata")
     migration, airflow = volumes / "migration", volumes / "airflow"
-    try:
-        files = {f"{user.upper()}_PASSWORD_FILE": str(migration / f"{user}_password") for user in USERS}
-        assert alembic(database.url(driver="postgresql+psycopg2"), "upgrade", "head", **files).returncode == 0
-        for user in USERS:
-            with database.connect(user, settings[f"{user.upper()}_PASSWORD"]) as connection:
-                assert connection.execute("select current_user").fetchone() == (user,)
-        # The file that libpq reads, which has no place for the port of this server.
-        passwords = (airflow / "pgpass").read_text().replace(":5432:", f":{cluster.port}:")
-        file = tmp_path / "pgpass"
-        file.touch(mode=0o600)
-        file.write_text(passwords)
-        address = f"postgresql://pipeline@127.0.0.1:{cluster.port}/companydata?passfile={file}"
-        with psycopg.connect(address) as connection:
-            assert connection.execute("select current_user").fetchone() == ("pipeline",)
-    finally:
-        assert database.alembic("downgrade", "base").returncode == 0
-        Database(cluster, "postgres").run("drop database companydata with (force)")
+    files = {f"{user.upper()}_PASSWORD_FILE": str(migration / f"{user}_password") for user in USERS}
+    assert alembic(database.url(driver="postgresql+psycopg2"), "upgrade", "head", **files).returncode == 0
+    for user in USERS:
+        with database.connect(user, settings[f"{user.upper()}_PASSWORD"]) as connection:
+            assert connection.execute("select current_user").fetchone() == (user,)
+    # The file that libpq reads, which has no place for the port of this server.
+    passwords = (airflow / "pgpass").read_text().replace(":5432:", f":{server.port}:")
+    file = tmp_path / "pgpass"
+    file.touch(mode=0o600)
+    file.write_text(passwords)
+    address = f"postgresql://pipeline@127.0.0.1:{server.port}/companydata?passfile={file}"
+    with psycopg.connect(address) as connection:
+        assert connection.execute("select current_user").fetchone() == ("pipeline",)
     users = json.loads((airflow / "ui_passwords.json").read_text())
     assert users == {
         "airflow": settings["AIRFLOW_UI_PASSWORD"],
@@ -225,13 +228,6 @@ def test_off_this_machine_only_encrypted_connections_are_accepted(encrypted: Clu
         connect(sslmode="disable")
     with pytest.raises(psycopg.OperationalError, match='does not match host name "elsewhere"'):
         connect(sslmode="verify-full", sslrootcert=authority, host="elsewhere")
-
-
-@pytest.fixture
-def server() -> Iterator[Cluster]:
-    """A server of the test's own, which logs what the containers' do."""
-    with Cluster.temporary({"log_statement": "ddl"}) as cluster:
-        yield cluster
 
 
 def test_a_start_sets_the_passwords_in_the_database_and_no_log_has_them(server: Cluster, volumes: Path) -> None:
