@@ -111,8 +111,12 @@ def by_ci(command: str, _: FaultySystem) -> None:
 def by_its_test(command: str, _: FaultySystem) -> None:
     """It needs a system or a month of its own."""
     statement = re.search(r'"(select .*)"', command)
-    called = '"make", "plan"' if "make plan" in command else '(other, "restore")'
-    file, text = ("test_maintenance", statement[1]) if statement else ("test_operation", called)
+    target = command.split()[1]
+    file, text = {
+        "plan": ("test_operation", '"make", "plan"'),
+        "restore": ("test_operation", '(other, "restore")'),
+        "rotate": ("test_other_settings", 'make("rotate")'),
+    }.get(target) or ("test_maintenance", statement[1] if statement else command)
     assert text in (ROOT / f"tests/{file}.py").read_text()
 
 
@@ -180,7 +184,7 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
     r"make (test-fast|bench|examples|test-ui|audit|sbom|lock)\b": dry,
-    r"make (restore$|plan )": by_its_test,
+    r"make (restore$|rotate$|plan )": by_its_test,
     r"psql .*archive_month": by_its_test,
     r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
     r"psql ": on_the_system,
