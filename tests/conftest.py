@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +214,14 @@ def faulty(tmp_path: Path) -> Iterator[FaultyFiles]:
         files.write("stores.csv", "idx,location\n1,Porto\n")
         files.write(FAULTY_PATH, CONTENT)
         yield files
+
+
+@pytest.fixture(scope="session", autouse=True)
+def files_split_once() -> None:
+    """Remember the statements of each file: Airflow splits it for each task, which takes longer than the statements."""
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+    DbApiHook.split_sql_string = staticmethod(cache(DbApiHook.split_sql_string))  # type: ignore[method-assign]
 
 
 @pytest.fixture(scope="session")
