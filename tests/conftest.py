@@ -261,8 +261,8 @@ class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One more than there are cores: tests also wait, for a lock, a pause or a server that starts."""
-    return (os.cpu_count() or 1) + 1
+    """Two more than there are cores: tests also wait, for a lock, a pause or a server that starts."""
+    return (os.cpu_count() or 1) + 2
 
 
 @pytest.hookimpl(optionalhook=True)
