@@ -2074,6 +2074,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
 
 GRANT SELECT ON TABLE public.data_freshness TO ds_user_role;
 GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
+GRANT SELECT ON TABLE public.data_freshness TO pipeline;
 
 GRANT SELECT ON TABLE public.data_statistics TO ds_user_role;
 GRANT ALL ON TABLE public.data_statistics TO mle_user_role;
@@ -2082,6 +2083,7 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 
 GRANT SELECT ON TABLE public.month_status TO ds_user_role;
 GRANT ALL ON TABLE public.month_status TO mle_user_role;
+GRANT SELECT ON TABLE public.month_status TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
 

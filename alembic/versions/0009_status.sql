@@ -195,3 +195,6 @@ comment on column public.month_status.file_version is 'SHA-256 of their file.';
 comment on column public.month_status.newest_attempt_at is 'When the newest attempt came to its state.';
 comment on column public.month_status.problem is
 'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';
+
+-- The service data-ready asks as pipeline.
+grant select on public.data_freshness, public.month_status to pipeline;
