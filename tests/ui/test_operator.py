@@ -171,7 +171,7 @@ def test_an_odd_month_is_rejected_and_then_published_under_required_actions(page
 
 def decide(page: Page, system: System, run: str, answer: str, shown: str) -> None:
     """Answer under Required Actions, and go back to the runs of the sales."""
-    expect(row_of(page, run)).to_contain_text("Running", timeout=RUN_SECONDS * 1000)
+    wait_for(lambda: system.api().questions(SALES_DAG, run), RUN_SECONDS)
     page.goto(f"{system.url}/required_actions")
     question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="compare_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)
