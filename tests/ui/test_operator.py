@@ -113,8 +113,9 @@ def test_three_months_are_loaded_again_by_the_form_for_backfills(page: Page, sys
     form.get_by_text("Backfill", exact=True).click()
     for label, day in (("From", wanted[0]), ("To", wanted[-1])):
         form.get_by_role("group").filter(has_text=label).get_by_test_id("datetime-input").click()
-        page.get_by_placeholder("YYYY/MM/DD").fill(f"{day:%Y/%m/%d}")
+        page.get_by_role("textbox", name=label, exact=True).fill(f"{day:%Y/%m/%d}")
         form.get_by_text("Date Range").click()
+        expect(page.get_by_placeholder("YYYY/MM/DD")).to_have_count(0)  # the calendar closes with an animation
     form.get_by_text("All Runs", exact=True).click()
     form.get_by_role("spinbutton").fill("3")
     expect(form).to_contain_text("3 runs will be triggered")
