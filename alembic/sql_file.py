@@ -22,9 +22,9 @@ def execute_beside(revision: str, suffix: str = ".sql", owner: str | None = "pip
     """
     # The last semicolon is Alembic's, where it prints the SQL.
     statements = Path(revision).with_suffix(suffix).read_text().rstrip().removesuffix(";")
-    # A colon before a word would be a bind parameter.
     if owner:
         op.execute(f"set local role {owner}")
+    # A colon before a word would be a bind parameter.
     try:
         op.execute(sa.text(re.sub(r"(?<![:\w]):(?=\w)", r"\:", statements)))
     except sa.exc.InternalError as error:

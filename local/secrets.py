@@ -322,9 +322,9 @@ def alter_roles(connection: psycopg.Connection[tuple[object, ...]], passwords: M
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m local.secrets", description=__doc__)
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the volumes are mounted")
     commands = parser.add_subparsers(dest="command", required=True)
     writing = commands.add_parser("write", help="write the secrets of every service")
-    parser.add_argument("--folder", type=Path, default=FOLDER, help="where the volumes are mounted")
     writing.add_argument("--new-keys", action="store_true", help="make new keys and a new certificate")
     setting = commands.add_parser("set-passwords", help="give a server's logins the passwords that were written")
     setting.add_argument("server", choices=list(SERVERS))

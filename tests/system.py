@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import psycopg
 from misbehaviour import Answer, misbehaving
@@ -21,7 +20,7 @@ from receivers import MailServer, mail_server, webhook
 
 from local import processes
 from local.airflow import Api
-from local.postgres import free_port
+from local.postgres import Cluster, free_port
 from local.sample_data import months_before
 from local.secrets import DEFAULT_PASSWORDS
 from local.tree import ROOT, copy_tree
@@ -50,10 +49,14 @@ class System:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.state['airflow_port']}"
 
-    def address(self, user: str = "admin", database: str = "companydata") -> str:
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(Path(self.state["postgres_home"]), self.state["postgres_port"])
+
+    def address(self, user: str = "admin", database: str = "companydata", driver: str = "postgresql") -> str:
         state = self.state
         password = state["airflow_password"] if user == "airflow" else state["passwords"][f"{user.upper()}_PASSWORD"]
-        return f"postgresql://{user}:{quote(password, safe='')}@127.0.0.1:{state['postgres_port']}/{database}"
+        return self.cluster.url(database, user, password, driver)
 
     def connect(self, database: str = "companydata") -> Any:
         return psycopg.connect(self.address(database=database), autocommit=True)

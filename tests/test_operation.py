@@ -229,16 +229,7 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
             return connection.execute(query).fetchall()
 
     of_month = f"select count(*) from sales where date >= '{newest}'"
-    done = subprocess.run(
-        ["/usr/bin/env", "make", "plan", f"MONTH={newest:%Y-%m}"],
-        cwd=system.folder,
-        env=system.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in done.stdout
+    assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in system.make("plan", f"MONTH={newest:%Y-%m}")
     assert ledger(of_month) == [(1_000,)]
     rejected = max(run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual")
     answer(rejected, "Reject")
@@ -380,11 +371,9 @@ def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_
         with restored.connect() as connection:
             assert connection.execute(months_loaded).fetchall() == expected
         # Airflow's own database lets Airflow in, with the keys of the backup.
-        state = restored.state
-        address = f"postgresql://airflow:{state['airflow_password']}@127.0.0.1:{state['postgres_port']}/airflow"
-        with psycopg.connect(address) as airflow:
+        with psycopg.connect(restored.address("airflow", "airflow")) as airflow:
             assert airflow.execute("select count(*) > 0 from dag_run").fetchone() == (True,)
-        assert state["fernet_key"] == system.state["fernet_key"]
+        assert restored.state["fernet_key"] == system.state["fernet_key"]
     finally:
         make(other, "clean")
 

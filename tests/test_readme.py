@@ -16,7 +16,6 @@ from conftest import DEFAULT_PASSWORDS, ROOT
 from system import FaultySystem, documented_dag
 
 from company_data.settings import DEFAULT_SOURCE_BASE_URL
-from local.postgres import Cluster
 
 DOCUMENTS = sorted(
     file for folder in (".", "docs", "sql", "bench", "examples") for file in (ROOT / folder).glob("*.md")
@@ -85,16 +84,14 @@ def on_the_system(command: str, system: FaultySystem) -> None:
     for user in ("admin", "ds_user", "mle_user", "pipeline"):
         login = f"{user}:{DEFAULT_PASSWORDS.get(user, user)}@127.0.0.1:{state['postgres_port']}/companydata"
         text = text.replace(f"postgresql://{login}", system.address(user))
-    # Where this machine has no psql, the one that `make up` names.
-    programs = Cluster(Path(state["postgres_home"]), state["postgres_port"]).programs
-    database = system.address().replace("postgresql:", "postgresql+psycopg2:")
     done = subprocess.run(
         ["/usr/bin/env", "bash", "-ec", text],
         cwd=system.folder,
         env={
             **system.environment,
-            "PATH": f"{os.environ['PATH']}:{programs}",
-            "DATABASE_URL": database,
+            # Where this machine has no psql, the one that `make up` names.
+            "PATH": f"{os.environ['PATH']}:{system.cluster.programs}",
+            "DATABASE_URL": system.address(driver="postgresql+psycopg2"),
         },
         capture_output=True,
         text=True,
@@ -113,7 +110,7 @@ def by_its_test(command: str, _: FaultySystem) -> None:
     statement = re.search(r'"(select .*)"', command)
     target = command.split()[1]
     file, text = {
-        "plan": ("test_operation", '"make", "plan"'),
+        "plan": ("test_operation", 'make("plan"'),
         "restore": ("test_operation", '(other, "restore")'),
         "rotate": ("test_other_settings", 'make("rotate")'),
     }.get(target) or ("test_maintenance", statement[1] if statement else command)
