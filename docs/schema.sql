@@ -290,6 +290,33 @@ $$;
 
 COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
 
+CREATE FUNCTION pipeline.distribute_staged(load bigint) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    parent constant regclass := format('public.%I', this.table_name)::regclass;
+begin
+    if
+        to_regclass(this.staged_table) is null
+        or not pipeline.is_distributed(parent)
+        or pipeline.is_distributed(this.staged_table::regclass)
+    then
+        return;
+    end if;
+    perform pg_catalog.create_distributed_table(
+        this.staged_table, column_to_column_name(logicalrelid, partkey), colocate_with => parent::text
+    )
+    from pg_catalog.pg_dist_partition
+    where logicalrelid = parent;
+    perform pg_catalog.truncate_local_data_after_distributing_table(this.staged_table);
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.distribute_staged(load bigint) IS 'On a Citus cluster, sends the staged rows of a load to the servers where its partition will be, so that publishing
+moves none. Elsewhere it does nothing.';
+
 CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
     LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -349,6 +376,23 @@ $$;
 
 COMMENT ON FUNCTION pipeline.find_training_set(name text) IS 'A training set that this login made.';
 
+CREATE FUNCTION pipeline.grant_to_readers(table_name text) RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    opened constant regclass := format('public.%I', table_name)::regclass;
+begin
+    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
+    if found then
+        execute format('grant select on %s to ds_user_role', opened);
+        execute format('grant all on %s to mle_user_role', opened);
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.grant_to_readers(table_name text) IS 'Grants the privileges on a table of public, once. Afterwards they are changed only by hand.';
+
 CREATE FUNCTION pipeline.hold_load(load bigint, oddities text) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -363,12 +407,45 @@ END;
 
 COMMENT ON FUNCTION pipeline.hold_load(load bigint, oddities text) IS 'Holds a checked load that is odd until decide_load is called; without oddities it stays checked.';
 
-CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
-    LANGUAGE sql STABLE
+CREATE FUNCTION pipeline.is_distributed(table_id regclass) RETURNS boolean
+    LANGUAGE plpgsql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN (EXISTS (SELECT FROM pg_stat_activity WHERE ((pg_stat_activity.datname = current_database()) AND (pg_stat_activity.application_name = ('load '::text || is_running.load)))));
+    AS $$
+begin
+    if to_regclass('pg_catalog.pg_dist_partition') is null then
+        return false;
+    end if;
+    return exists (select from pg_catalog.pg_dist_partition where logicalrelid = table_id);
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.is_distributed(table_id regclass) IS 'Whether the rows of a table are on the servers of a Citus cluster: see 0013_citus.sql.';
+
+CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    return exists (
+        select
+        from pg_stat_activity
+        where datname = current_database() and application_name = 'load ' || load
+    );
+end
+$$;
 
 COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load.';
+
+CREATE FUNCTION pipeline.lock_customers() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    lock table public.customer_activity, public.customer_profiles, public.labels in share mode;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.lock_customers() IS 'Until the transaction ends, the customer tables do not change. Their readers do not wait; who publishes them does.';
 
 CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS void
     LANGUAGE sql
@@ -456,14 +533,17 @@ COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives 
 _sample, shows all rows up to 100,000, and above that about so many.';
 
 CREATE FUNCTION pipeline.open_to_readers(table_name text) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
     patience constant text := current_setting('lock_timeout');
     opened constant regclass := format('public.%I', table_name)::regclass;
 begin
-    if exists (select from pipeline.open_tables where table_id = opened) then
+    if
+        exists (select from pipeline.open_tables where table_id = opened)
+        and not pipeline.is_distributed(opened)
+    then
         return;
     end if;
     begin
@@ -476,16 +556,13 @@ begin
             -- A session that reads data_freshness holds the table. Only two grants at the same time have to wait.
             execute format('lock table only %s in share update exclusive mode', opened);
     end;
-    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
-    if found then
-        execute format('grant select on %s to ds_user_role', opened);
-        execute format('grant all on %s to mle_user_role', opened);
-    end if;
+    perform pipeline.grant_to_readers(table_name);
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.open_to_readers(table_name text) IS 'Grants the privileges on a table of public in the transaction that first publishes it. Before, its readers get
-"permission denied" instead of an empty table. Afterwards the privileges are changed only by hand.';
+COMMENT ON FUNCTION pipeline.open_to_readers(table_name text) IS 'The end of publishing a table of public. In the transaction that first publishes it, it grants the privileges: before,
+readers get "permission denied" instead of an empty table. Where the rows are on several servers, which do not commit at
+the same moment, it also lets readers wait until all have.';
 
 CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
     LANGUAGE plpgsql
@@ -612,7 +689,7 @@ declare
         select loads
         from pipeline.loads
         where load_id = any(load_ids) and outcome = 'published' and to_regclass(staged_table) is not null
-        order by load_id
+        order by table_name -- as lock_customers does
     );
     this pipeline.loads;
     bounds text;
@@ -1523,35 +1600,6 @@ COMMENT ON COLUMN pipeline.statistics.last_day IS 'Last day.';
 
 COMMENT ON COLUMN pipeline.statistics.counts IS 'Rows of each value, for letters and labels.';
 
-CREATE TABLE public.monthly_sales (
-    store_idx integer NOT NULL,
-    location text NOT NULL,
-    sale_month date NOT NULL,
-    value numeric NOT NULL,
-    CONSTRAINT monthly_sales_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
-);
-
-COMMENT ON TABLE public.monthly_sales IS 'Sum of the sales of each store and month; a store without sales in a month has no row for it.';
-
-COMMENT ON COLUMN public.monthly_sales.store_idx IS 'Store: stores.idx.';
-
-COMMENT ON COLUMN public.monthly_sales.location IS 'Where the store was when the month was last published.';
-
-COMMENT ON COLUMN public.monthly_sales.sale_month IS 'First day of the month.';
-
-COMMENT ON COLUMN public.monthly_sales.value IS 'Exact sum of sales.value.';
-
-CREATE TABLE public.stores (
-    idx integer NOT NULL,
-    location text NOT NULL
-);
-
-COMMENT ON TABLE public.stores IS 'The stores of the newest stores.csv; every monthly load refreshes it.';
-
-COMMENT ON COLUMN public.stores.idx IS 'Store.';
-
-COMMENT ON COLUMN public.stores.location IS 'Where the store is.';
-
 CREATE VIEW public.data_freshness AS
  WITH published AS (
          SELECT loads.table_name,
@@ -1582,7 +1630,7 @@ CREATE VIEW public.data_freshness AS
             published.up_to,
                 CASE
                     WHEN (published.table_name = 'stores'::text) THEN ( SELECT count(*) AS count
-                       FROM public.stores)
+                       FROM pipeline.published_stores)
                     ELSE published.row_count
                 END AS row_count
            FROM published
@@ -1592,7 +1640,7 @@ CREATE VIEW public.data_freshness AS
             published.file_version,
             published.up_to,
             ( SELECT count(*) AS count
-                   FROM public.monthly_sales) AS row_count
+                   FROM pipeline.published_sales_by_store) AS row_count
            FROM published
           WHERE (published.table_name = 'sales'::text)
         UNION ALL
@@ -1813,6 +1861,35 @@ COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest atte
 
 COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';
 
+CREATE TABLE public.monthly_sales (
+    store_idx integer NOT NULL,
+    location text NOT NULL,
+    sale_month date NOT NULL,
+    value numeric NOT NULL,
+    CONSTRAINT monthly_sales_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
+);
+
+COMMENT ON TABLE public.monthly_sales IS 'Sum of the sales of each store and month; a store without sales in a month has no row for it.';
+
+COMMENT ON COLUMN public.monthly_sales.store_idx IS 'Store: stores.idx.';
+
+COMMENT ON COLUMN public.monthly_sales.location IS 'Where the store was when the month was last published.';
+
+COMMENT ON COLUMN public.monthly_sales.sale_month IS 'First day of the month.';
+
+COMMENT ON COLUMN public.monthly_sales.value IS 'Exact sum of sales.value.';
+
+CREATE TABLE public.stores (
+    idx integer NOT NULL,
+    location text NOT NULL
+);
+
+COMMENT ON TABLE public.stores IS 'The stores of the newest stores.csv; every monthly load refreshes it.';
+
+COMMENT ON COLUMN public.stores.idx IS 'Store.';
+
+COMMENT ON COLUMN public.stores.location IS 'Where the store is.';
+
 CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,
     attr_a integer,
@@ -1994,12 +2071,18 @@ GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, addr
 REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
 
+REVOKE ALL ON FUNCTION pipeline.distribute_staged(load bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.distribute_staged(load bigint) TO pipeline;
+
 REVOKE ALL ON FUNCTION pipeline.find_training_set(name text) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO ds_user_role;
 GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO mle_user_role;
 
-REVOKE ALL ON FUNCTION pipeline.open_to_readers(table_name text) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.open_to_readers(table_name text) TO pipeline;
+REVOKE ALL ON FUNCTION pipeline.grant_to_readers(table_name text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.grant_to_readers(table_name text) TO pipeline;
+
+REVOKE ALL ON FUNCTION pipeline.lock_customers() FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.lock_customers() TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO ds_user_role;
@@ -2054,6 +2137,8 @@ GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.next_feature_store_build TO pipeline;
 
+GRANT SELECT ON TABLE pipeline.open_tables TO pipeline;
+
 GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.published_sales_by_store TO pipeline;
@@ -2068,10 +2153,6 @@ GRANT SELECT ON TABLE pipeline.stale_tables TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.statistics TO pipeline;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.monthly_sales TO pipeline;
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
-
 GRANT SELECT ON TABLE public.data_freshness TO ds_user_role;
 GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
 GRANT SELECT ON TABLE public.data_freshness TO pipeline;
@@ -2084,6 +2165,10 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 GRANT SELECT ON TABLE public.month_status TO ds_user_role;
 GRANT ALL ON TABLE public.month_status TO mle_user_role;
 GRANT SELECT ON TABLE public.month_status TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.monthly_sales TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
 

@@ -45,6 +45,8 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
+from citus import SETTING as CITUS_NODES  # noqa: E402
+from citus import CitusCluster  # noqa: E402
 from misbehaviour import Answer, misbehaving  # noqa: E402
 from system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
@@ -110,29 +112,41 @@ class Database:
 
 
 def new_database(cluster: Cluster, name: str, template: str = "template0", owner: str = "admin") -> Database:
+    if isinstance(cluster, CitusCluster):
+        cluster.create_database(name, template, owner)
+        return Database(cluster, name)
     with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
         connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
     return Database(cluster, name)
 
 
 def drop_database(database: Database) -> None:
+    if isinstance(database.cluster, CitusCluster):
+        database.cluster.drop_database(database.name)
+        return
     with psycopg.connect(database.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
         connection.execute(f'drop database if exists "{database.name}" with (force)')
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
+    """A server of the tests' own, or the Citus cluster that is given."""
+    if os.environ.get(CITUS_NODES):
+        with CitusCluster.given() as given:
+            yield given
+        return
     with Cluster.temporary() as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def template(cluster: Cluster) -> Database:
+def template(cluster: Cluster) -> Iterator[Database]:
     """A database migrated to head, from which each test's own is copied in milliseconds."""
     database = new_database(cluster, "migrated")
     done = database.alembic("upgrade", "head")
     assert done.returncode == 0, done.stderr
-    return database
+    yield database
+    drop_database(database)
 
 
 @pytest.fixture

@@ -659,12 +659,13 @@ def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, fi
     write_customers(files, 1)
     load_customers(database)
     write_customers(files, 2)
-    with pausing(database, "truncate staging.clients") as pause, ThreadPoolExecutor(1) as pool:
+    with pausing(database, "truncate staging.clients") as pause, ThreadPoolExecutor(2) as pool:
         rebuild = pool.submit(build_feature_store, database)
-        pause.wait(rebuild)
-        load_customers(database)
+        holder = pause.wait(rebuild)
+        load = pool.submit(load_customers, database)
+        wait_until_blocked(database, holder, load)
         pause.release()
-        all_results([rebuild])
+        all_results([rebuild, load])
     [(version,)] = database.run("select distinct attr_a from feature_store")
     [(published,)] = database.run("""
         select outcome from pipeline.feature_store_builds inner join pipeline.loads on profiles_load = load_id

@@ -275,6 +275,8 @@ def test_the_loads_of_this_test_execute_every_function(database: Database, febru
     february.write("stores.csv", "no,header\n")
     with pytest.raises(FileRejected):
         load_month(database, MONTH)
+    build_feature_store(database)
+    database.run("select pipeline.is_running(0)")
     # A session writes its statistics when it ends.
     wait_until(
         lambda: (

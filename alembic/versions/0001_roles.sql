@@ -19,7 +19,12 @@ begin
         end if;
         execute format(
             'alter role %I inherit %s', name,
-            case when name like '%\_role' or name = 'pipeline_owner' then 'nologin' else 'login' end
+            case
+                when name like '%\_role' then 'nologin'
+                -- The servers of a Citus cluster connect to each other as the role whose rights a statement has.
+                when name = 'pipeline_owner' and to_regclass('pg_catalog.pg_dist_partition') is null then 'nologin'
+                else 'login'
+            end
         );
     end loop;
 

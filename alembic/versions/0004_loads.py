@@ -4,7 +4,7 @@ Why:    a reader who doubts a number asks which version of which file it comes f
         of an attempt. pipeline.loads answers both; its column outcome is the only state of a load, and each change of
         it is one function in 0004_loads.sql. A load stages into a table of its own in schema staging, so that loads of
         one month do not wait for each other and a rejected file can be looked at. The login pipeline owns nothing: the
-        four functions that create, analyze or drop tables run with the rights of the migrating admin.
+        four functions that create, analyze, drop or open tables run with the rights of pipeline_owner.
 Locks:  none that a session could wait for; the tables and functions are new.
 Undo:   drops the ledger with its history, the functions, and what is staged.
 """

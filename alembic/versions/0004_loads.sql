@@ -175,17 +175,56 @@ comment on table pipeline.open_tables is 'Tables of public that have been publis
 comment on column pipeline.open_tables.table_id is 'The table.';
 comment on column pipeline.open_tables.opened_at is 'When it was first published.';
 
-create function pipeline.open_to_readers(table_name text)
+create function pipeline.is_distributed(table_id regclass)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if to_regclass('pg_catalog.pg_dist_partition') is null then
+        return false;
+    end if;
+    return exists (select from pg_catalog.pg_dist_partition where logicalrelid = table_id);
+end
+$$;
+
+comment on function pipeline.is_distributed(regclass) is
+'Whether the rows of a table are on the servers of a Citus cluster: see 0013_citus.sql.';
+
+create function pipeline.grant_to_readers(table_name text)
 returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    opened constant regclass := format('public.%I', table_name)::regclass;
+begin
+    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
+    if found then
+        execute format('grant select on %s to ds_user_role', opened);
+        execute format('grant all on %s to mle_user_role', opened);
+    end if;
+end
+$$;
+
+comment on function pipeline.grant_to_readers(text) is
+'Grants the privileges on a table of public, once. Afterwards they are changed only by hand.';
+
+create function pipeline.open_to_readers(table_name text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
     patience constant text := current_setting('lock_timeout');
     opened constant regclass := format('public.%I', table_name)::regclass;
 begin
-    if exists (select from pipeline.open_tables where table_id = opened) then
+    if
+        exists (select from pipeline.open_tables where table_id = opened)
+        and not pipeline.is_distributed(opened)
+    then
         return;
     end if;
     begin
@@ -198,17 +237,14 @@ begin
             -- A session that reads data_freshness holds the table. Only two grants at the same time have to wait.
             execute format('lock table only %s in share update exclusive mode', opened);
     end;
-    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
-    if found then
-        execute format('grant select on %s to ds_user_role', opened);
-        execute format('grant all on %s to mle_user_role', opened);
-    end if;
+    perform pipeline.grant_to_readers(table_name);
 end
 $$;
 
 comment on function pipeline.open_to_readers(text) is
-'Grants the privileges on a table of public in the transaction that first publishes it. Before, its readers get
-"permission denied" instead of an empty table. Afterwards the privileges are changed only by hand.';
+'The end of publishing a table of public. In the transaction that first publishes it, it grants the privileges: before,
+readers get "permission denied" instead of an empty table. Where the rows are on several servers, which do not commit at
+the same moment, it also lets readers wait until all have.';
 
 create function pipeline.lock_file(table_name text, sale_month date)
 returns void
@@ -219,16 +255,21 @@ return pg_advisory_xact_lock(hashtext('pipeline.' || table_name), coalesce(sale_
 comment on function pipeline.lock_file(text, date) is
 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
 
+-- In PL/pgSQL, because Citus would copy the view that a SQL function's body depends on.
 create function pipeline.is_running(load bigint)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
-return exists (
-    select
-    from pg_stat_activity
-    where datname = current_database() and application_name = 'load ' || load
-);
+as $$
+begin
+    return exists (
+        select
+        from pg_stat_activity
+        where datname = current_database() and application_name = 'load ' || load
+    );
+end
+$$;
 
 comment on function pipeline.is_running(bigint) is
 'Whether the session that stages this load is connected: begin_load names the session after the load.';
@@ -607,12 +648,14 @@ revoke execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
 pipeline.discard_staged(bigint),
-pipeline.open_to_readers(text)
+pipeline.grant_to_readers(text)
 from public;
 
 grant execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
 pipeline.discard_staged(bigint),
-pipeline.open_to_readers(text)
+pipeline.grant_to_readers(text)
 to pipeline;
+
+grant select on pipeline.open_tables to pipeline;

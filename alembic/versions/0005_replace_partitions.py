@@ -28,4 +28,4 @@ def downgrade() -> None:
         public.customer_profiles, public.customer_activity, public.labels, public.stores, public.sales
         from pipeline
     """)
-    op.execute("drop function pipeline.replace_partitions")
+    op.execute("drop function pipeline.replace_partitions, pipeline.distribute_staged")

@@ -11,7 +11,7 @@ declare
         select loads
         from pipeline.loads
         where load_id = any(load_ids) and outcome = 'published' and to_regclass(staged_table) is not null
-        order by load_id
+        order by table_name -- as lock_customers does
     );
     this pipeline.loads;
     bounds text;
@@ -102,9 +102,39 @@ comment on function pipeline.replace_partitions(bigint[]) is
 'Replaces the rows of the published loads'' partitions by their staged rows, all at once: by attaching the staged
 tables, or, if sessions use a table for longer than 3 seconds, by deleting and inserting.';
 
-revoke execute on function pipeline.replace_partitions(bigint[]) from public;
+create function pipeline.distribute_staged(load bigint)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    parent constant regclass := format('public.%I', this.table_name)::regclass;
+begin
+    if
+        to_regclass(this.staged_table) is null
+        or not pipeline.is_distributed(parent)
+        or pipeline.is_distributed(this.staged_table::regclass)
+    then
+        return;
+    end if;
+    perform pg_catalog.create_distributed_table(
+        this.staged_table, column_to_column_name(logicalrelid, partkey), colocate_with => parent::text
+    )
+    from pg_catalog.pg_dist_partition
+    where logicalrelid = parent;
+    perform pg_catalog.truncate_local_data_after_distributing_table(this.staged_table);
+end
+$$;
 
-grant execute on function pipeline.replace_partitions(bigint[]) to pipeline;
+comment on function pipeline.distribute_staged(bigint) is
+'On a Citus cluster, sends the staged rows of a load to the servers where its partition will be, so that publishing
+moves none. Elsewhere it does nothing.';
+
+revoke execute on function pipeline.replace_partitions(bigint[]), pipeline.distribute_staged(bigint) from public;
+
+grant execute on function pipeline.replace_partitions(bigint[]), pipeline.distribute_staged(bigint) to pipeline;
 
 grant select
 on public.customer_profiles, public.customer_activity, public.labels, public.stores, public.sales

@@ -210,6 +210,24 @@ comment on view pipeline.stale_tables is
 stale.';
 comment on column pipeline.stale_tables.table_name is 'Table in public.';
 
+create function pipeline.lock_customers()
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    lock table public.customer_activity, public.customer_profiles, public.labels in share mode;
+end
+$$;
+
+comment on function pipeline.lock_customers() is
+'Until the transaction ends, the customer tables do not change. Their readers do not wait; who publishes them does.';
+
+revoke execute on function pipeline.lock_customers() from public;
+
+grant execute on function pipeline.lock_customers() to pipeline;
+
 -- A publication for all tables would otherwise stop the deletes.
 alter table partitions.feature_history_superseded replica identity full;
 

@@ -37,7 +37,10 @@ known (table_name, loaded_at, file_version, up_to, row_count) as (
         file_version,
         up_to,
         -- The file of the stores may repeat a row, the table does not.
-        case when table_name = 'stores' then (select count(*) from public.stores) else row_count end as row_count
+        case
+            when table_name = 'stores' then (select count(*) from pipeline.published_stores)
+            else row_count
+        end as row_count
     from published
 
     union all
@@ -47,7 +50,7 @@ known (table_name, loaded_at, file_version, up_to, row_count) as (
         loaded_at,
         file_version,
         up_to,
-        (select count(*) from public.monthly_sales) as row_count
+        (select count(*) from pipeline.published_sales_by_store) as row_count
     from published
     where table_name = 'sales'
 

@@ -8,11 +8,8 @@
 -- Twice?  Yes. The difference is written in one transaction; a second run waits for the lock, finds none, and adds a
 --         row to feature_store_builds.
 
--- All statements see the customer tables and the ledger of one moment. It comes after the lock: a file that is being
--- published now is seen in both or in none.
-set transaction_isolation = 'repeatable read';
-
-lock table public.customer_profiles, public.customer_activity, public.labels in access share mode;
+-- All statements see the customer tables and the ledger of one moment: nobody publishes a file until the end.
+select pipeline.lock_customers();
 
 -- The planner knows no statistics of the staging tables, and would choose nested loops. To sort the clients costs less
 -- than to hash them, because all joins then merge.
@@ -31,7 +28,7 @@ truncate staging.clients, staging.feature_history;
 -- A history that was emptied by hand is built again.
 delete from pipeline.client_hashes
 where not exists (
-    select
+    select idx
     from public.feature_history
     where known_to is null
 );
@@ -282,7 +279,7 @@ where
     )
     -- Without unresolved parts nothing is read.
     and exists (
-        select
+        select unresolved.idx
         from staging.feature_history as unresolved
         where not unresolved.is_resolved
     )

@@ -106,7 +106,7 @@ where
     loads.table_name = 'sales'
     and loads.sale_month = %(sale_month)s::date
     and loads.outcome = 'published'
-group by loads.load_id;
+group by loads.total, loads.row_count;
 
 select pipeline.open_to_readers('stores');
 

@@ -1,0 +1,36 @@
+"""The tables of public on a Citus cluster; on one PostgreSQL server, nothing.
+
+Why:    a cluster holds the rows on several servers, which answer a query together. sales is distributed by store, and
+        whatever belongs to a client by client, so that joins and sums need no rows of another server; every server has
+        all stores and all of monthly_sales. Staged files and the ledger stay on the coordinator. The SQL files are the
+        same for both.
+Locks:  on a cluster, the exclusive lock of each table while its rows move. A server that gets the extension later is
+        migrated down to 0012 and up again. The SQL that `alembic upgrade --sql` prints is for one server.
+Undo:   brings the rows back to the coordinator, and the functions back to their text in 0008.
+"""
+
+from alembic import context, op
+from sql_file import execute_beside
+
+revision = "0013"
+down_revision = "0012"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    if is_cluster():
+        execute_beside(__file__)
+
+
+def downgrade() -> None:
+    if is_cluster():
+        execute_beside(__file__, ".downgrade.sql")
+        execute_beside(__file__.replace("0013_citus", "0008_feature_store_functions"))
+
+
+def is_cluster() -> bool:
+    """Whether the database has the extension."""
+    if context.is_offline_mode():
+        return False
+    return bool(op.get_bind().exec_driver_sql("select from pg_extension where extname = 'citus'").rowcount)
