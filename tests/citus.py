@@ -13,6 +13,8 @@ import psycopg
 from local.postgres import ADMIN, Cluster
 
 SETTING = "CITUS_NODES"
+SHARDS = 8
+DATABASES = ("companydata", "migrated")  # what an interrupted run has left
 ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pipeline_owner")
 
 
@@ -31,6 +33,8 @@ class CitusCluster(Cluster):
         """The cluster of the setting, with a role that can log in before it is migrated, and no role of ours after."""
         nodes = [node.strip().rpartition(":") for node in os.environ[SETTING].split(",")]
         cluster = cls(Path(), int(nodes[0][2]), nodes=tuple((host, int(port)) for host, _, port in nodes))
+        for name in DATABASES:
+            cluster.drop_database(name)
         cluster.drop_roles()
         for connection in cluster.each():
             connection.execute("create role pipeline_owner login password 'pipeline_owner'")
@@ -62,6 +66,8 @@ class CitusCluster(Cluster):
         if template == "template0":
             for connection in self.each(name):
                 connection.execute("create extension citus")
+                # Enough for all servers to have some, and quick to make.
+                connection.execute(f'alter database "{name}" set citus.shard_count = {SHARDS}')
             with psycopg.connect(self.url(name, driver="postgresql"), autocommit=True) as coordinator:
                 coordinator.execute("select citus_set_coordinator_host(%s, %s)", self.nodes[0])
                 for node in self.nodes[1:]:

@@ -128,6 +128,15 @@ def drop_database(database: Database) -> None:
         connection.execute(f'drop database if exists "{database.name}" with (force)')
 
 
+def servers(database: Database) -> Iterator[psycopg.Connection[Any]]:
+    """A connection as admin to each server that has a part of the database."""
+    if isinstance(database.cluster, CitusCluster):
+        yield from database.cluster.each(database.name)
+    else:
+        with database.connect() as connection:
+            yield connection
+
+
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
     """A server of the tests' own, or the Citus cluster that is given."""
@@ -154,11 +163,13 @@ def database(cluster: Cluster, template: Database, request: pytest.FixtureReques
     """A migrated database of the test's own, which the DAGs are connected to."""
     database = new_database(cluster, "companydata", template.name)
     # What CREATE DATABASE does not copy from its template: the privileges of the database itself.
-    database.run(f"""
+    copy_privileges = f"""
         update pg_database as copy set datacl = original.datacl
         from pg_database as original
         where copy.datname = '{database.name}' and original.datname = '{template.name}'
-    """)
+    """
+    for connection in servers(database):
+        connection.execute(copy_privileges)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
         yield database

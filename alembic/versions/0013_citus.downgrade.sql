@@ -4,6 +4,18 @@ set local statement_timeout = 0;
 -- Functions and tables in one transaction.
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
+-- The tables are made anew, and are as open to readers as they were: not by the default privileges of new tables.
+alter default privileges for role pipeline_owner in schema public
+revoke all on tables from ds_user_role, mle_user_role;
+
+create temporary table opened on commit drop as
+select
+    table_id::text as table_name,
+    opened_at
+from pipeline.open_tables;
+
+delete from pipeline.open_tables;
+
 select undistribute_table(pg_dist_partition.logicalrelid)
 from pg_dist_partition
 inner join pg_class
@@ -11,6 +23,18 @@ inner join pg_class
 where
     pg_class.relowner = 'pipeline_owner'::regrole
     and not pg_class.relispartition;
+
+insert into pipeline.open_tables (table_id, opened_at)
+select
+    table_name::regclass as table_id,
+    opened_at
+from opened;
+
+alter default privileges for role pipeline_owner in schema public
+grant select on tables to ds_user_role;
+
+alter default privileges for role pipeline_owner in schema public
+grant all on tables to mle_user_role;
 
 do $$
 begin
