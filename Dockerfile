@@ -13,8 +13,9 @@ RUN useradd --uid 50000 --create-home --home-dir /opt/airflow airflow \
 WORKDIR /opt/company-data
 
 # Before the code: a change of SQL does not install the packages again.
-COPY requirements.lock ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
+ARG REQUIREMENTS=requirements.lock
+COPY ${REQUIREMENTS} ./
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r ${REQUIREMENTS}
 
 COPY alembic.ini ./
 COPY alembic alembic

@@ -1,9 +1,9 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status backup restore rotate down clean test test-fast test-ui examples report plan bench docs lint audit sbom lock images venv
+.PHONY: help up status backup restore rotate down clean test test-fast test-ui test-celery examples report plan bench docs lint audit sbom lock images venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m local up
@@ -36,6 +36,11 @@ test-fast: venv ## run the tests that take no more than a minute together
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
 	@.venv/bin/pip install --quiet --disable-pip-version-check -r tests/ui/requirements.txt
 	@PICTURES=$(PICTURES) $(PYTHON) -m pytest --exitfirst tests/ui
+
+# The broker comes from the system: apt install valkey-server, or redis-server.
+test-celery: venv ## run the workflows on two Celery workers and a real broker, and kill one of them
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.celery.lock
+	@$(PYTHON) -m pytest --exitfirst tests/workers
 
 examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
 	@$(AS_DS_USER) examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
@@ -73,23 +78,25 @@ lint: venv ## check format, types, SQL, migrations and workflows; changes nothin
 	.venv/bin/zizmor --offline --quiet .github
 
 audit: venv ## look the locked packages up in the public list of vulnerabilities
-	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --require-hashes --disable-pip --requirement local/requirements.lock
+	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --require-hashes --disable-pip --requirement local/requirements.lock \
+		--requirement requirements.celery.lock
 
 sbom: venv ## list the packages of the image in sbom.json, as CycloneDX
 	@$(PYTHON) -m uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock \
 		--output-reproducible --output-file sbom.json
 
-# Both locks at once, so that the image and .venv have the same versions.
+# All locks at once, so that the images and .venv have the same versions. Without its extra, pip rejects celery[redis].
 COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-lock: venv ## renew the two locks, with the hash of every package, for Python 3.11 to 3.14
+lock: venv ## renew the locks, with the hash of every package, for Python 3.11 to 3.14
 	$(COMPILE) --upgrade requirements.txt local/requirements.txt -o local/requirements.lock
 	$(COMPILE) requirements.txt --constraints local/requirements.lock -o requirements.lock
+	$(COMPILE) --no-strip-extras requirements.txt requirements.celery.txt --constraints local/requirements.lock -o requirements.celery.lock
 
 images: ## write the base images with the digests that the registry has now into .env
 	@touch .env
-	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose.yml | sort -u); do \
+	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose*.yml | sort -u); do \
 		name=$${setting%%:-*} image=$${setting#*:-}; \
 		digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$image") || exit 1; \
 		sed -i "/^$$name=/d" .env; \

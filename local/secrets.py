@@ -1,7 +1,7 @@
 """Passwords, keys and certificates of the containers, as files in volumes: `python -m local.secrets write`.
 
-Each service mounts only the volume that it needs: `database` is for the two servers, `migration` for the migration, and
-`airflow` for Airflow.
+Each service mounts only the volume that it needs: `database` is for the two servers, `migration` for the migration,
+`airflow` for Airflow, and `broker`, which only docker-compose.celery.yml has, for the broker.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 from cryptography import x509
@@ -43,7 +44,7 @@ RENEWED_BEFORE = timedelta(days=90)
 ENCRYPTED = "-cssl=on -cssl_cert_file=/run/company-data/server.crt -cssl_key_file=/run/company-data/server.key"
 
 # Accounts in the images.
-POSTGRES, AIRFLOW = 999, 50000
+POSTGRES, AIRFLOW, BROKER = 999, 50000, 999
 
 
 class SecretsError(RuntimeError):
@@ -126,7 +127,7 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
 
     Args:
         environment: the settings.
-        folder: the folder with the three volumes.
+        folder: the folder with the volumes.
         new_keys: make new keys and a new certificate. What the old Fernet key encrypted can still be read.
 
     Raises:
@@ -164,6 +165,10 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
         + pgpass("airflow-db", "airflow", "airflow", airflow_database),
     )
     airflow.write("ui_passwords.json", ui_passwords(passwords))
+    if (folder / "broker").exists():
+        url = keep("broker_url", f"redis://:{secrets.token_urlsafe(32)}@broker:6379/0")
+        airflow.write("broker_url", url)
+        Volume(folder / "broker", BROKER).write("broker.conf", f"requirepass {urlsplit(url).password}\n")
 
     write_certificates(environment, [host, "operational-db", "airflow-db", "localhost"], database, new_keys)
     authority = database.read("ca.crt") or ""

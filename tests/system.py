@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 from misbehaviour import Answer, misbehaving
@@ -88,9 +89,23 @@ def lend_packages(folder: Path) -> None:
 
 
 @contextmanager
-def started(folder: Path, settings: Mapping[str, str], dags: Mapping[str, str] | None = None) -> Iterator[System]:
-    """Copy the tree into a folder and start it there on free ports, with more DAG files; it is deleted at the end."""
+def started(
+    folder: Path,
+    settings: Mapping[str, str],
+    dags: Mapping[str, str] | None = None,
+    airflow_settings: Mapping[str, str] | None = None,
+) -> Iterator[System]:
+    """Copy the tree into a folder and start it there on free ports; it is deleted at the end.
+
+    Args:
+        folder: where the copy is made.
+        settings: environment variables of `make up`.
+        dags: more DAG files.
+        airflow_settings: what is added to airflow.env; the last line of a setting counts.
+    """
     copy_tree(folder)
+    with (folder / "airflow.env").open("a") as file:
+        file.writelines(f"{name}={value}\n" for name, value in (airflow_settings or {}).items())
     for name, text in (dags or {}).items():
         # The checks of the tree, which a documented command runs there, are not for them.
         (folder / "dags" / name).write_text(f"# fmt: off\n# ruff: noqa\n# mypy: ignore-errors\n{text}")
@@ -211,3 +226,34 @@ def wait_for(condition: Callable[[], object], seconds: float) -> None:
     while not condition():
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.2)
+
+
+def newest_month(system: System) -> str:
+    runs = system.api().runs(SALES_DAG)
+    return str(max(runs, key=lambda run: str(run["data_interval_start"]))["dag_run_id"])
+
+
+def clear(system: System, run: str) -> str:
+    """Clear a run, as a person does in the UI; returns its id."""
+    api = system.api()
+    answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
+    assert answer.ok, answer.text
+    return run
+
+
+def task_instances(system: System, run: str | None = None, dag: str = SALES_DAG) -> list[dict[str, Any]]:
+    """The tasks of a run; by default of the newest month's."""
+    api, run = system.api(), run or newest_month(system)
+    answer = api.session.get(f"{api.url}/api/v2/dags/{dag}/dagRuns/{quote(run)}/taskInstances").json()
+    found: list[dict[str, Any]] = answer["task_instances"]
+    return found
+
+
+def state_of(api: Api, run: str) -> str:
+    return str(next(found["state"] for found in api.runs(SALES_DAG) if found["dag_run_id"] == run))
+
+
+def staging_sessions(connection: Any) -> list[tuple[int]]:
+    query = "select pid from pg_stat_activity where usename = 'pipeline' and application_name like 'load %'"
+    found: list[tuple[int]] = connection.execute(query).fetchall()
+    return found

@@ -81,22 +81,45 @@ def test_actions_are_pinned_by_their_commit_and_vulnerabilities_are_looked_up_we
 
 
 @pytest.mark.parametrize(
-    ("lock", "wanted", "installer"),
+    ("lock", "wanted", "installer", "installed"),
     [
-        ("requirements.lock", ["requirements.txt"], "Dockerfile"),
-        ("local/requirements.lock", ["requirements.txt", "local/requirements.txt"], "local/make_venv.sh"),
+        ("requirements.lock", ["requirements.txt"], "Dockerfile", "${REQUIREMENTS}"),
+        (
+            "requirements.celery.lock",
+            ["requirements.txt", "requirements.celery.txt"],
+            "Makefile",
+            "requirements.celery.lock",
+        ),
+        (
+            "local/requirements.lock",
+            ["requirements.txt", "local/requirements.txt"],
+            "local/make_venv.sh",
+            "local/requirements.lock",
+        ),
     ],
 )
 def test_every_package_is_locked_by_its_hash_and_installed_from_the_lock(
-    lock: str, wanted: list[str], installer: str
+    lock: str, wanted: list[str], installer: str, installed: str
 ) -> None:
-    text = (ROOT / lock).read_text()
+    # Without the extras, as in celery[redis].
+    text = re.sub(r"^([\w.-]+)\[.*?\]", r"\1", (ROOT / lock).read_text(), flags=re.M)
     locked = re.findall(r"^([\w.-]+==\S+).*\\\n {4}--hash=sha256:[0-9a-f]{64}", text, re.M)
     assert len(locked) > 50
     assert len(locked) == len(re.findall(r"^\w", text, re.M))
     for file in wanted:
         assert set(re.findall(r"^\w.*", (ROOT / file).read_text(), re.M)) <= set(locked), "run make lock"
-    assert f"--require-hashes -r {lock}\n" in (ROOT / installer).read_text()
+    assert f"--require-hashes -r {installed}\n" in (ROOT / installer).read_text()
+
+
+def test_the_image_and_the_workers_have_the_same_versions_as_the_tests() -> None:
+    def versions(lock: str) -> dict[str, str]:
+        return dict(re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)", (ROOT / lock).read_text(), re.M))
+
+    tested = versions("local/requirements.lock")
+    assert versions("requirements.lock").items() <= tested.items()
+    shared = {name: version for name, version in versions("requirements.celery.lock").items() if name in tested}
+    assert shared.items() <= tested.items()
+    assert "ARG REQUIREMENTS=requirements.lock\n" in (ROOT / "Dockerfile").read_text()
 
 
 def test_a_migration_that_blocks_sessions_is_rejected_by_lint(tmp_path: Path) -> None:

@@ -15,7 +15,19 @@ import psycopg
 import pytest
 from misbehaviour import redirect, stall
 from steps import MAINTENANCE, SQL
-from system import SALES_DAG, FaultySystem, lend_packages, months, status, wait_for
+from system import (
+    SALES_DAG,
+    FaultySystem,
+    clear,
+    lend_packages,
+    months,
+    newest_month,
+    staging_sessions,
+    state_of,
+    status,
+    task_instances,
+    wait_for,
+)
 
 from company_data import maintenance
 from local import processes
@@ -411,29 +423,8 @@ def test_a_table_of_airflow_that_is_not_cleaned_fails_the_maintenance(
         connection.execute("drop role cleaner")
 
 
-def newest_month(system: FaultySystem) -> str:
-    runs = system.api().runs(SALES_DAG)
-    return str(max(runs, key=lambda run: str(run["data_interval_start"]))["dag_run_id"])
-
-
 def clear_newest_month(system: FaultySystem) -> str:
     return clear(system, newest_month(system))
-
-
-def clear(system: FaultySystem, run: str) -> str:
-    """Clear a run, as a person does in the UI; returns its id."""
-    api = system.api()
-    answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
-    assert answer.ok, answer.text
-    return run
-
-
-def task_instances(system: FaultySystem, run: str | None = None) -> list[dict[str, Any]]:
-    """The tasks of a run; by default of the newest month's."""
-    api, run = system.api(), run or newest_month(system)
-    answer = api.session.get(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances").json()
-    found: list[dict[str, Any]] = answer["task_instances"]
-    return found
 
 
 def get(system: FaultySystem, path: str) -> dict[str, Any]:
@@ -453,12 +444,6 @@ def task_states(system: FaultySystem, run: str | None = None) -> dict[str, str |
     return {task["task_id"]: task["state"] for task in task_instances(system, run)}
 
 
-def staging_sessions(connection: Any) -> list[tuple[int]]:
-    query = "select pid from pg_stat_activity where usename = 'pipeline' and application_name like 'load %'"
-    found: list[tuple[int]] = connection.execute(query).fetchall()
-    return found
-
-
 def kill_the_task_that_copies(system: FaultySystem, connection: Any, run: str) -> int:
     """SIGKILL the process of stage_sales, once it copies; returns its process id."""
     copying = "select 1 from pg_stat_progress_copy where bytes_processed > 0"
@@ -466,7 +451,3 @@ def kill_the_task_that_copies(system: FaultySystem, connection: Any, run: str) -
     [pid] = [task["pid"] for task in task_instances(system, run) if task["task_id"] == "stage_sales"]
     os.kill(pid, signal.SIGKILL)
     return int(pid)
-
-
-def state_of(api: Api, run: str) -> str:
-    return str(next(found["state"] for found in api.runs(SALES_DAG) if found["dag_run_id"] == run))

@@ -130,33 +130,39 @@ def dry(command: str, _: FaultySystem) -> None:
 
 
 def by_compose(command: str, _: FaultySystem) -> None:
-    """Only what needs no engine: the file is whole, every setting in it is in .env.example, and no other is.
+    """Only what needs no engine: the files are whole, every setting in them is in .env.example, and no other is.
 
     .ci/compose starts it for real where there is an engine.
     """
     assert command in (ROOT / ".ci/compose").read_text()
-    text = (ROOT / "docker-compose.yml").read_text()
-    assert repeated_keys(yaml.compose(text)) == []
-    services = yaml.safe_load(text)["services"]
-    assert all("build" in service or "image" in service for service in services.values())
+    overlays = sorted(ROOT.glob("docker-compose.*.yml"))
+    texts = [file.read_text() for file in (ROOT / "docker-compose.yml", *overlays)]
+    assert [repeated_keys(yaml.compose(text)) for text in texts] == [[] for _ in texts]
+    services = [service for text in texts for service in yaml.safe_load(text)["services"].values()]
+    text = "\n".join(texts)
     examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
     passed_through = re.findall(r"^(\w+)$", (ROOT / "airflow.env").read_text(), re.M)
     of_services = [
-        name
-        for service in services.values()
-        for name, value in (service.get("environment") or {}).items()
-        if value is None
+        name for service in services for name, value in (service.get("environment") or {}).items() if value is None
     ]
     assert sorted({*re.findall(r"\$\{(\w+):", text), *passed_through, *of_services}) == sorted(examples)
     if has_compose():
-        done = subprocess.run(
-            ["/usr/bin/env", "docker", "compose", "config", "--quiet"],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
+        for overlay in ([], *(["--file", str(file)] for file in overlays)):
+            done = subprocess.run(
+                ["/usr/bin/env", "docker", "compose", "--file", "docker-compose.yml", *overlay, "config", "--quiet"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+def on_a_cluster(command: str, _: FaultySystem) -> None:
+    """Only that its files are there: it needs a registry or a cluster, which no test has."""
+    files = re.findall(r"[=\s]([\w/]+(?:\.\w+)+)(?=\s|$)", command)
+    assert files
+    assert [name for name in files if not re.fullmatch(r"[\d.]+", name) and not (ROOT / name).exists()] == []
 
 
 def repeated_keys(node: yaml.Node | None) -> list[str]:
@@ -180,13 +186,14 @@ def has_compose() -> bool:
 HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
-    r"make (test-fast|bench|examples|test-ui|audit|sbom|lock)\b": dry,
+    r"make (test-fast|bench|examples|test-ui|test-celery|audit|sbom|lock)\b": dry,
     r"make (restore$|rotate$|plan )": by_its_test,
     r"psql .*archive_month": by_its_test,
     r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
     r"psql ": on_the_system,
     r"\.venv/bin/": on_the_system,
     r"docker compose ": by_compose,
+    r"(docker build|kubectl|helm) ": on_a_cluster,
 }
 
 

@@ -99,6 +99,20 @@ def test_nothing_that_signs_or_encrypts_has_a_default(volumes: Path, tmp_path: P
     assert new["airflow/fernet_key"].split(",")[1] == kept["airflow/fernet_key"]
 
 
+def test_the_broker_has_a_password_where_it_has_a_volume(volumes: Path) -> None:
+    assert command(volumes, "write").returncode == 0
+    assert "airflow/broker_url" not in written(volumes)
+    (volumes / "broker").mkdir()
+    found = []
+    for arguments in (["write"], ["write"], ["write", "--new-keys"]):
+        assert command(volumes, *arguments).returncode == 0
+        password = written(volumes)["broker/broker.conf"].removeprefix("requirepass ").removesuffix("\n")
+        assert written(volumes)["airflow/broker_url"] == f"redis://:{password}@broker:6379/0"
+        found.append(password)
+    assert found[0] == found[1] != found[2]
+    assert len(found[2]) >= 40
+
+
 def test_each_file_is_read_by_its_owner_alone(volumes: Path) -> None:
     assert command(volumes, "write").returncode == 0
     assert {file.stat().st_mode & 0o777 for file in volumes.rglob("*") if file.is_file()} == {0o600}
