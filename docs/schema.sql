@@ -500,7 +500,7 @@ begin
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
             execute format(
                 'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
-                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
+                view_name || '_sample', this.staged_table, least(100, 5e6 / greatest(this.row_count, 1))
             );
             return;
         end if;
@@ -530,7 +530,7 @@ end
 $$;
 
 COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
-_sample, shows all rows up to 100,000, and above that about so many.';
+_sample, shows all rows up to 50,000, and above that about so many.';
 
 CREATE FUNCTION pipeline.open_to_readers(table_name text) RETURNS void
     LANGUAGE plpgsql
@@ -1574,7 +1574,7 @@ COMMENT ON COLUMN pipeline.statistics.load_id IS 'The load: loads.load_id.';
 
 COMMENT ON COLUMN pipeline.statistics.column_name IS 'Column of the file.';
 
-COMMENT ON COLUMN pipeline.statistics.sample_rows IS 'Rows that the figures are of: all of the file up to 100,000, above that a sample of about so many.';
+COMMENT ON COLUMN pipeline.statistics.sample_rows IS 'Rows that the figures are of: all of the file up to 50,000, above that a sample of about so many.';
 
 COMMENT ON COLUMN pipeline.statistics.missing_values IS 'Rows without a value.';
 
@@ -1729,7 +1729,7 @@ COMMENT ON COLUMN public.data_statistics.row_count IS 'Rows of the file.';
 
 COMMENT ON COLUMN public.data_statistics.total IS 'Exact sum of the sales of the file.';
 
-COMMENT ON COLUMN public.data_statistics.sample_rows IS 'Rows that the figures to the right are of: all up to 100,000, above that a sample of about so many.';
+COMMENT ON COLUMN public.data_statistics.sample_rows IS 'Rows that the figures to the right are of: all up to 50,000, above that a sample of about so many.';
 
 COMMENT ON COLUMN public.data_statistics.missing_values IS 'Rows without a value.';
 

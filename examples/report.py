@@ -8,13 +8,16 @@ import html
 import io
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 
 import matplotlib as mpl  # type: ignore[import-not-found]
 import pandas as pd  # type: ignore[import-untyped]
 from matplotlib.colors import ListedColormap  # type: ignore[import-not-found]
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter  # type: ignore[import-not-found]
 from matplotlib.figure import Figure  # type: ignore[import-not-found]
 from matplotlib.patches import Patch  # type: ignore[import-not-found]
 from matplotlib.style import context  # type: ignore[import-not-found]
+from matplotlib.ticker import EngFormatter  # type: ignore[import-not-found]
 from sqlalchemy import create_engine, make_url, text
 
 STATES = {
@@ -33,18 +36,24 @@ PAGE = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: auto; padding: 1rem; }}
+h1, h2, h3 {{ line-height: 1.2; }}
+.pictures {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
+figure {{ flex: 1 1 20rem; max-width: 29rem; margin: 0; }}
 svg {{ width: 100%; height: auto; }}
-table {{ border-collapse: collapse; display: block; overflow-x: auto; }}
+table {{ border-collapse: collapse; display: block; overflow-x: auto; font-size: .85rem; white-space: nowrap; }}
 th, td {{ text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px solid gray; }}
 .dark {{ display: none; }}
 @media (prefers-color-scheme: dark) {{ .light {{ display: none; }} .dark {{ display: block; }} }}
 </style>
 <h1>Company data</h1>
 <p>As of {moment} UTC.</p>
-<h2>Months</h2>{months}{problems}
-<h2>Sales per month</h2>{sales}
+<h2>Months</h2>
+<div class="pictures">{months}</div>{problems}
+<h2>Sales per month</h2>
+<div class="pictures">{sales}</div>
 <h2>Tables</h2>{freshness}
-<h2>Features: the published files against the ones before</h2>{drift}
+<h2>Features</h2>
+<p>The published files, and those before them.</p>{drift}
 </html>
 """
 
@@ -67,16 +76,16 @@ months["shown"] = months.state.fillna("missing").where(~((months.state == "loade
 
 
 def picture(draw: Callable[[Figure], None], height: float) -> str:
-    """A figure as SVG, light and dark; the page shows the one that fits."""
+    """A figure as SVG, light and dark; the page shows the one that fits. As wide as a phone, in inches."""
     found = ""
     for name, style in (("light", "default"), ("dark", "dark_background")):
         with context(style), mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
-            figure, text_of = Figure(figsize=(9, height), layout="constrained"), io.StringIO()
+            figure, text_of = Figure(figsize=(4.5, height), layout="constrained"), io.StringIO()
             draw(figure)
             figure.savefig(text_of, format="svg", transparent=True, metadata={"Date": None})
         drawing = text_of.getvalue()
         found += f'<div class="{name}">{drawing[drawing.index("<svg") :]}</div>'
-    return found
+    return f"<figure>{found}</figure>"
 
 
 def draw_months(figure: Figure) -> None:
@@ -93,24 +102,27 @@ def draw_months(figure: Figure) -> None:
     axes.set_xticks(range(1, 13))
     axes.set_yticks(grid.index)
     seen = [state for state in STATES if state in set(months.shown)]
-    axes.legend(
+    figure.legend(
         handles=[Patch(color=STATES[state], label=f"{state} ({(months.shown == state).sum()})") for state in seen],
-        loc="upper left",
-        bbox_to_anchor=(1, 1),
+        loc="outside lower left",
+        ncols=3,
+        frameon=False,
     )
 
 
-def draw_sales(figure: Figure) -> None:
-    """Rows and total, with a mark on odd months."""
-    odd = months[months.shown == "odd"]
-    for axes, (column, name) in zip(figure.subplots(1, 2), (("row_count", "rows"), ("total", "total")), strict=True):
-        axes.plot(months.sale_month, months[column].astype(float), marker=".")
-        axes.plot(odd.sale_month, odd[column].astype(float), "o", color=STATES["odd"], label="odd")
-        axes.set(title=name, ylim=(0, 1.1 * float(months[column].max())))
-        axes.yaxis.set_major_formatter("{x:,.0f}")
-        axes.tick_params(axis="x", rotation=30)
-        if len(odd):
-            axes.legend()
+def draw_sales(column: str, name: str, figure: Figure) -> None:
+    """A column by month, with a mark on odd months."""
+    axes, odd = figure.subplots(), months[months.shown == "odd"]
+    axes.plot(months.sale_month, months[column].astype(float), marker=".")
+    axes.plot(odd.sale_month, odd[column].astype(float), "o", color=STATES["odd"], label="odd")
+    axes.set(ylim=(0, 1.1 * float(months[column].max())))
+    axes.set_title(name, loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.set_major_locator(AutoDateLocator(maxticks=7))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
+    axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
+    if len(odd):
+        axes.legend()
 
 
 def table(frame: pd.DataFrame) -> str:
@@ -120,24 +132,27 @@ def table(frame: pd.DataFrame) -> str:
 
 def drift() -> str:
     """Each column of the customer files, now and in the file before."""
-    rows = []
-    for (name, column), found in statistics.groupby(["table_name", "column_name"], sort=False):
-        for _, one in found.tail(2).iterrows():
-            shares = {letter: f"{count / one.sample_rows:.3f}" for letter, count in sorted((one.counts or {}).items())}
-            rows.append(
-                {
-                    "table": name,
-                    "column": column,
-                    "published": f"{one.published_at:%Y-%m-%d %H:%M}",
-                    "rows": f"{one.row_count:,}",
-                    "missing": f"{one.missing_values / max(one.sample_rows, 1):.3f}",
-                    "quartiles": ""
-                    if pd.isna(one["median"])
-                    else f"{one.lower_quartile:g} · {one['median']:g} · {one.upper_quartile:g}",
-                    "shares": " ".join(f"{letter}: {share}" for letter, share in shares.items()),
-                }
-            )
-    return table(pd.DataFrame(rows))
+    found = ""
+    for name, columns in statistics.groupby("table_name", sort=False):
+        rows = []
+        for column, files in columns.groupby("column_name"):
+            for _, one in files.tail(2).iterrows():
+                counts = sorted((one.counts or {}).items())
+                rows.append(
+                    {
+                        "column": column,
+                        "published": f"{one.published_at:%Y-%m-%d %H:%M}",
+                        "missing": f"{one.missing_values / max(one.sample_rows, 1):.3f}",
+                        "quartiles, or shares": "  ".join(
+                            f"{letter}: {count / one.sample_rows:.3f}" for letter, count in counts
+                        )
+                        if pd.isna(one["median"])
+                        else f"{one.lower_quartile:.5g} · {one['median']:.5g} · {one.upper_quartile:.5g}",
+                        "rows": f"{one.row_count:,}",
+                    }
+                )
+        found += f"<h3>{name}</h3>{table(pd.DataFrame(rows))}"
+    return found
 
 
 problems = months[months.problem.notna()]
@@ -145,14 +160,19 @@ with open(arguments.page, "w") as page:
     page.write(
         PAGE.format(
             moment=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-            months=picture(draw_months, 0.8 + 0.4 * months.sale_month.dt.year.nunique()) if len(months) else "",
+            months=picture(draw_months, 0.9 + 0.35 * months.sale_month.dt.year.nunique()) if len(months) else "",
             problems="".join(
                 f"<p>{m:%Y-%m}: {html.escape(p)}</p>"
                 for m, p in zip(problems.sale_month, problems.problem, strict=True)
             ),
-            sales=picture(draw_sales, 3) if len(months) else "",
+            sales="".join(
+                picture(partial(draw_sales, column, name), 2.5)
+                for column, name in (("row_count", "rows"), ("total", "total"))
+                if len(months)
+            ),
             freshness=table(
-                freshness.drop(columns="file_version").assign(
+                freshness[["table_name", "state", "row_count", "up_to", "loaded_at"]].assign(
+                    row_count=freshness.row_count.map(lambda rows: "" if pd.isna(rows) else f"{rows:,.0f}"),
                     loaded_at=freshness.loaded_at.map(
                         lambda moment: "" if pd.isna(moment) else f"{moment:%Y-%m-%d %H:%M}"
                     ),

@@ -1,26 +1,29 @@
 """Odd months are held, each with the reason that names it, and clean ones are not.
 
 Three years of sales of a small chain: a trend, Decembers, weekends, a store that opens, closed holidays. RANDOM_SEED
-and RANDOM_SEEDS make another or a longer search.
+and RANDOM_SEEDS make another or a longer search; the figures of docs/decisions.md are of RANDOM_SEEDS=1000.
 """
 
 import math
 import os
 import random
 from calendar import monthrange
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from decimal import Decimal
+from functools import cache
+from typing import Any
 
 import psycopg
 import pytest
 from conftest import Database, drop_database, new_database
-from steps import SALES, Run, connect
+from steps import SALES, Run, connect, dag, statements_of
 
 from local.postgres import Cluster
 
 SEED = int(os.environ.get("RANDOM_SEED", "20240206"))
-SEEDS = int(os.environ.get("RANDOM_SEEDS", "1"))
+SEEDS = int(os.environ.get("RANDOM_SEEDS", "5"))
 MONTHS = [date(2021 + number // 12, number % 12 + 1, 1) for number in range(36)]
 STORES = {1: 14.0, 2: 11.0, 3: 9.0, 4: 8.0, 5: 6.0, 6: 5.0, 7: 4.0, 8: 7.0}  # sales a day
 OPENS = {8: date(2022, 9, 1)}
@@ -84,25 +87,15 @@ def oddities(database: Database, run: Run) -> str | None:
     return None if found is None else str(found)
 
 
-def history(database: Database, seed: int, scale: float = 1) -> tuple[dict[date, list[Sale]], dict[date, str]]:
-    """Load all months but the last; returns the months, and what was odd."""
-    chance = random.Random(seed)  # noqa: S311 - no secret
-    months = {month: sales_of(chance, month, scale) for month in MONTHS}
-    odd: dict[date, str] = {}
-    for month in MONTHS[:-1]:
-        run = load(database, month, months[month], "check_month", "compare_month")
-        if found := oddities(database, run):
-            odd[month] = found
-            database.run(f"select pipeline.decide_load({run.loads['stage_sales']}, true, 'the test')")
-        run.run("publish_month")
-    return months, odd
-
-
 @pytest.fixture(scope="module")
 def three_years(cluster: Cluster, template: Database) -> Iterator[tuple[Database, dict[date, list[Sale]]]]:
     database = new_database(cluster, "three_years", template.name)
-    months, odd = history(database, SEED)
-    assert odd == {}
+    chance = random.Random(SEED)  # noqa: S311 - no secret
+    months = {month: sales_of(chance, month, 1) for month in MONTHS}
+    for month in MONTHS[:-1]:
+        run = load(database, month, months[month], "check_month", "compare_month")
+        assert oddities(database, run) is None
+        run.run("publish_month")
     yield database, months
     drop_database(database)
 
@@ -166,16 +159,81 @@ def test_a_reload_that_changes_a_published_month_by_more_than_a_few_percent_is_h
     assert f"rows {len(rows)} -> {len(too_few)} against what is published" in (found or "")
 
 
+def compare(connection: psycopg.Connection[Any], month: date, rows: list[Sale], outcome: str) -> str | None:
+    """Compare a month as compare_month does, with figures that are written here instead of read from staged rows.
+
+    Args:
+        connection: one of admin, in a transaction, with a temporary table staged_sales_sample.
+        month: the month.
+        rows: its sales.
+        outcome: that of the load afterwards.
+
+    Returns:
+        What is odd.
+    """
+    stores: defaultdict[int, list[Decimal]] = defaultdict(list)
+    for _, value, _, store in rows:
+        stores[store].append(value)
+    totals = [sum(values) for values in stores.values()]
+    days = {day for _, _, day, _ in rows}
+    refunds = sum(value < 0 for _, value, _, _ in rows)
+    [(number,)] = connection.execute(
+        "insert into pipeline.loads (table_name, sale_month, address, dag_run, outcome, row_count, last_date, total)"
+        " values ('sales', %s, '', '', 'checked', %s, %s, %s) returning load_id",
+        [month, len(rows), max(days, default=None), sum(totals)],
+    ).fetchall()
+    connection.execute(
+        "insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, total)"
+        " select %s, store, sales, 0, %s, total"
+        " from unnest(%s::int[], %s::int[], %s::numeric[]) as sold (store, sales, total)",
+        [number, month, list(stores), [len(values) for values in stores.values()], totals],
+    )
+    connection.execute(
+        "insert into pipeline.statistics"
+        " (load_id, column_name, sample_rows, missing_values, distinct_values, negative_values)"
+        " values (%(load)s, 'value', %(rows)s, 0, 0, %(refunds)s), (%(load)s, 'date', %(rows)s, 0, %(days)s, null)",
+        {"load": number, "rows": len(rows), "refunds": refunds, "days": len(days)},
+    )
+    connection.execute("delete from staged_sales_sample")
+    connection.execute("insert into staged_sales_sample select unnest(%s::date[])", [list(days)])
+    for statement in verdict():
+        connection.execute(statement, {"sale_month": month, "sales_load": number})
+    [(found,)] = connection.execute("select oddities from pipeline.loads where load_id = %s", [number]).fetchall()
+    connection.execute("update pipeline.loads set outcome = %s where load_id = %s", [outcome, number])
+    return None if found is None else str(found)
+
+
+@cache
+def verdict() -> list[str]:
+    """The statements of compare_month after those that read the staged rows into pipeline.statistics."""
+    statements = statements_of(str(dag(SALES).get_task("compare_month").sql))
+    first = next(n for n, text in enumerate(statements) if text.startswith("insert into pipeline.comparisons"))
+    return statements[first:]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 0.02], ids=["a month of 2,000 sales", "a month of 40 sales"])
 def test_at_most_one_of_120_clean_months_is_held(cluster: Cluster, template: Database, scale: float) -> None:
     held: dict[tuple[int, date], str] = {}
-    for seed in range(SEED + 1, SEED + 1 + SEEDS):
-        database = new_database(cluster, "clean_months", template.name)
-        months, odd = history(database, seed, scale)
-        last = oddities(database, load(database, LAST, months[LAST], "check_month", "compare_month"))
-        held |= {(seed, month): reason for month, reason in odd.items()}
-        held |= {(seed, LAST): last} if last else {}
-        drop_database(database)
+    missed: list[tuple[int, str]] = []
+    faults = 0
+    database = new_database(cluster, "clean_months", template.name)
+    with database.connect() as connection:
+        connection.execute("create temporary table staged_sales_sample (date date)")
+        for seed in range(SEED + 1, SEED + 1 + SEEDS):
+            chance = random.Random(seed)  # noqa: S311 - no secret
+            months = {month: sales_of(chance, month, scale) for month in MONTHS}
+            with connection.transaction(force_rollback=True):
+                for month, rows in months.items():
+                    if found := compare(connection, month, rows, "published" if month < LAST else "failed"):
+                        held[seed, month] = found
+                for fault, (change, reason) in FAULTS.items() if seed % 10 == 0 else ():
+                    faults += 1
+                    if reason not in (compare(connection, LAST, change(months), "failed") or ""):
+                        missed.append((seed, fault))
+    drop_database(database)
     print(f"{len(held)} of {SEEDS * len(MONTHS)} clean months are held: {held}")
+    print(f"{faults - len(missed)} of {faults} faults are held for their reason; not: {Counter(f for _, f in missed)}")
     assert len(held) * 120 <= SEEDS * len(MONTHS)
+    if scale == 1:
+        assert missed == []

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import psutil
 import psycopg
 import pytest
+import requests
 from misbehaviour import redirect, stall
 from steps import MAINTENANCE, SQL
 from system import (
@@ -191,6 +192,19 @@ def test_the_viewer_sees_everything_and_changes_nothing(system: FaultySystem) ->
         viewer.session.get(f"{api}/connections"),
     ):
         assert denied.status_code == 403, denied.url
+
+
+def test_the_report_is_in_the_menu_and_only_for_those_who_are_logged_in(system: FaultySystem) -> None:
+    viewer = Api(system.url, "viewer", system.passwords["AIRFLOW_VIEWER_PASSWORD"])
+    assert requests.get(f"{system.url}/report/", timeout=60).status_code == 401
+    assert "make report writes one" in viewer.session.get(f"{system.url}/report/").text
+    page = system.folder / "report.html"
+    page.write_text("<h1>Company data</h1>")
+    shown = viewer.session.get(f"{system.url}/report/")
+    page.unlink()
+    assert (shown.text, shown.headers["content-type"]) == ("<h1>Company data</h1>", "text/html; charset=utf-8")
+    views = [view for plugin in get(system, "plugins")["plugins"] for view in plugin["external_views"]]
+    assert [(view["name"], view["href"]) for view in views] == [("Report", "report/")]
 
 
 def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> None:

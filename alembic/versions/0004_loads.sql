@@ -610,7 +610,7 @@ begin
             execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
             execute format(
                 'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
-                view_name || '_sample', this.staged_table, least(100, 1e7 / greatest(this.row_count, 1))
+                view_name || '_sample', this.staged_table, least(100, 5e6 / greatest(this.row_count, 1))
             );
             return;
         end if;
@@ -641,7 +641,7 @@ $$;
 
 comment on function pipeline.open_staged(bigint, text) is
 'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
-_sample, shows all rows up to 100,000, and above that about so many.';
+_sample, shows all rows up to 50,000, and above that about so many.';
 
 -- Functions with their owner's rights are for the pipeline alone.
 revoke execute on function

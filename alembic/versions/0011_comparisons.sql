@@ -21,7 +21,7 @@ comment on table pipeline.statistics is 'What each load holds, by column.';
 comment on column pipeline.statistics.load_id is 'The load: loads.load_id.';
 comment on column pipeline.statistics.column_name is 'Column of the file.';
 comment on column pipeline.statistics.sample_rows is
-'Rows that the figures are of: all of the file up to 100,000, above that a sample of about so many.';
+'Rows that the figures are of: all of the file up to 50,000, above that a sample of about so many.';
 comment on column pipeline.statistics.missing_values is 'Rows without a value.';
 comment on column pipeline.statistics.distinct_values is 'Different values.';
 comment on column pipeline.statistics.smallest is 'Smallest number.';
@@ -96,7 +96,7 @@ comment on column public.data_statistics.is_current is 'Whether its rows are in 
 comment on column public.data_statistics.row_count is 'Rows of the file.';
 comment on column public.data_statistics.total is 'Exact sum of the sales of the file.';
 comment on column public.data_statistics.sample_rows is
-'Rows that the figures to the right are of: all up to 100,000, above that a sample of about so many.';
+'Rows that the figures to the right are of: all up to 50,000, above that a sample of about so many.';
 comment on column public.data_statistics.missing_values is 'Rows without a value.';
 comment on column public.data_statistics.distinct_values is 'Different values.';
 comment on column public.data_statistics.smallest is 'Smallest number.';

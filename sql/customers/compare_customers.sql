@@ -21,69 +21,167 @@ insert into pipeline.statistics (
     load_id, column_name, sample_rows, missing_values, distinct_values, smallest, lower_quartile, median,
     upper_quartile, largest, negative_values, negative_total, first_day, last_day
 )
-with cells (load_id, column_name, number, letter, on_day) as (
+-- One row for each file, so that a sample is read once. Each order by sorts one column alone.
+with profiles as (
+    select
+        count(*) as sample_rows,
+        count(attr_a) as attr_a_values,
+        count(attr_b) as attr_b_values,
+        count(attr_c) as attr_c_values,
+        count(distinct idx) as idx_distinct,
+        count(distinct attr_a) as attr_a_distinct,
+        count(distinct attr_b) as attr_b_distinct,
+        count(distinct attr_c) as attr_c_distinct,
+        percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by idx::double precision) as idx_quantiles,
+        percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (
+            order by attr_a::double precision
+        ) as attr_a_quantiles,
+        count(*) filter (where idx < 0) as idx_negative,
+        count(*) filter (where attr_a < 0) as attr_a_negative,
+        sum(idx) filter (where idx < 0) as idx_negative_total,
+        sum(attr_a) filter (where attr_a < 0) as attr_a_negative_total
+    from staged_profiles_sample
+),
+
+activity as (
+    select
+        count(*) as sample_rows,
+        count(valid_to) as valid_to_values,
+        count(scd_a) as scd_a_values,
+        count(scd_b) as scd_b_values,
+        count(distinct idx) as idx_distinct,
+        count(distinct valid_from) as valid_from_distinct,
+        count(distinct valid_to) as valid_to_distinct,
+        count(distinct scd_a) as scd_a_distinct,
+        count(distinct scd_b) as scd_b_distinct,
+        percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by idx::double precision) as idx_quantiles,
+        percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by scd_a) as scd_a_quantiles,
+        percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (
+            order by scd_b::double precision
+        ) as scd_b_quantiles,
+        count(*) filter (where idx < 0) as idx_negative,
+        count(*) filter (where scd_a < 0) as scd_a_negative,
+        count(*) filter (where scd_b < 0) as scd_b_negative,
+        sum(idx) filter (where idx < 0) as idx_negative_total,
+        sum(scd_a) filter (where scd_a < 0) as scd_a_negative_total,
+        sum(scd_b) filter (where scd_b < 0) as scd_b_negative_total,
+        min(valid_from) as valid_from_first,
+        max(valid_from) as valid_from_last,
+        min(valid_to) as valid_to_first,
+        max(valid_to) as valid_to_last
+    from staged_activity_sample
+),
+
+labels as (
+    select
+        count(*) as sample_rows,
+        count(distinct idx) as idx_distinct,
+        count(distinct label) as label_distinct,
+        percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by idx::double precision) as idx_quantiles,
+        count(*) filter (where idx < 0) as idx_negative,
+        sum(idx) filter (where idx < 0) as idx_negative_total
+    from staged_labels_sample
+),
+
+figures (
+    load_id, sample_rows, column_name, missing_values, distinct_values, quantiles, negative_values, negative_total,
+    first_day, last_day
+) as (
     select
         %(profiles_load)s::bigint as load_id,
-        cells.*,
-        null::date as on_day
-    from staged_profiles_sample as sampled
+        profiles.sample_rows,
+        cells.*
+    from profiles
     cross join
         lateral (
             values
-            ('idx', sampled.idx::double precision, null),
-            ('attr_a', sampled.attr_a, null),
-            ('attr_b', null, sampled.attr_b),
-            ('attr_c', null, sampled.attr_c)
+            (
+                'idx', 0, profiles.idx_distinct,
+                profiles.idx_quantiles, profiles.idx_negative, profiles.idx_negative_total, null::date, null::date
+            ),
+            (
+                'attr_a', profiles.sample_rows - profiles.attr_a_values, profiles.attr_a_distinct,
+                profiles.attr_a_quantiles, profiles.attr_a_negative, profiles.attr_a_negative_total, null, null
+            ),
+            (
+                'attr_b', profiles.sample_rows - profiles.attr_b_values, profiles.attr_b_distinct, null,
+                0, null, null, null
+            ),
+            (
+                'attr_c', profiles.sample_rows - profiles.attr_c_values, profiles.attr_c_distinct, null,
+                0, null, null, null
+            )
         ) as cells
 
     union all
 
     select
         %(activity_load)s::bigint as load_id,
+        activity.sample_rows,
         cells.*
-    from staged_activity_sample as sampled
+    from activity
     cross join
         lateral (
             values
-            ('idx', sampled.idx::double precision, null, null::date),
-            ('valid_from', null, null, sampled.valid_from),
-            ('valid_to', null, null, sampled.valid_to),
-            ('scd_a', sampled.scd_a, null, null),
-            ('scd_b', sampled.scd_b, null, null)
+            (
+                'idx', 0, activity.idx_distinct,
+                activity.idx_quantiles, activity.idx_negative, activity.idx_negative_total, null::date, null::date
+            ),
+            (
+                'valid_from', 0, activity.valid_from_distinct, null,
+                0, null, activity.valid_from_first, activity.valid_from_last
+            ),
+            (
+                'valid_to', activity.sample_rows - activity.valid_to_values, activity.valid_to_distinct, null,
+                0, null, activity.valid_to_first, activity.valid_to_last
+            ),
+            (
+                'scd_a', activity.sample_rows - activity.scd_a_values, activity.scd_a_distinct,
+                activity.scd_a_quantiles, activity.scd_a_negative, activity.scd_a_negative_total, null, null
+            ),
+            (
+                'scd_b', activity.sample_rows - activity.scd_b_values, activity.scd_b_distinct,
+                activity.scd_b_quantiles, activity.scd_b_negative, activity.scd_b_negative_total, null, null
+            )
         ) as cells
 
     union all
 
     select
         %(labels_load)s::bigint as load_id,
-        cells.*,
-        null::date as on_day
-    from staged_labels_sample as sampled
-    cross join lateral (
-        values
-        ('idx', sampled.idx::double precision, null),
-        ('label', null, sampled.label::text)
-    ) as cells
+        labels.sample_rows,
+        cells.*
+    from labels
+    cross join
+        lateral (
+            values
+            (
+                'idx', 0, labels.idx_distinct,
+                labels.idx_quantiles, labels.idx_negative, labels.idx_negative_total, null::date, null::date
+            ),
+            (
+                'label', 0, labels.label_distinct, null,
+                0, null, null, null
+            )
+        ) as cells
 )
 
 select
     load_id,
     column_name,
-    count(*) as sample_rows,
-    count(*) filter (where num_nonnulls(number, letter, on_day) = 0) as missing_values,
-    -- Each column has values of one kind alone.
-    count(distinct letter) + count(distinct number) + count(distinct on_day) as distinct_values,
-    min(number) as smallest,
-    percentile_disc(0.25) within group (order by number) as lower_quartile,
-    percentile_disc(0.5) within group (order by number) as median,
-    percentile_disc(0.75) within group (order by number) as upper_quartile,
-    max(number) as largest,
-    count(*) filter (where number < 0) as negative_values,
-    sum(number) filter (where number < 0) as negative_total,
-    min(on_day) as first_day,
-    max(on_day) as last_day
-from cells
-group by load_id, column_name;
+    sample_rows,
+    missing_values,
+    distinct_values,
+    quantiles[1] as smallest,
+    quantiles[2] as lower_quartile,
+    quantiles[3] as median,
+    quantiles[4] as upper_quartile,
+    quantiles[5] as largest,
+    negative_values,
+    negative_total,
+    first_day,
+    last_day
+from figures;
 
 with counts as (
     select

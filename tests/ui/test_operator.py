@@ -54,6 +54,15 @@ def test_the_login_leads_to_green_workflows(page: Page, system: System) -> None:
     picture(page, "workflows")
 
 
+def test_the_report_is_a_page_of_the_menu(page: Page, system: System) -> None:
+    system.make("report")
+    page.get_by_role("link", name="Report", exact=True).click()
+    report = page.frame_locator("iframe")
+    expect(report.get_by_role("heading", name="Company data")).to_be_visible()
+    expect(report.get_by_text(re.compile(r"loaded \(\d+\)")).first).to_be_visible()
+    picture(page, "report")
+
+
 def test_the_graph_shows_the_steps_of_a_month(page: Page, system: System) -> None:
     open_sales(page)
     page.get_by_role("button", name="Show Graph").click()
