@@ -113,47 +113,49 @@ from (
 ) as ambiguous
 having count(*) > 0;
 
+-- If many clients have changed, to sort their activities costs less than to find each of them in a hash table.
+select set_config('enable_hashjoin', (10 * count(*) filter (where is_changed) < count(*))::text, true)
+from staging.clients;
+
 -- The latest activity of each changed client on each day. The rule stands in the second statement. The first one finds
 -- the rows for which it comes to the same as the order of valid_from: no other row begins on that day, and all earlier
 -- rows have ended, and not after it. Such a row is the latest until the next one begins, whether it has ended or not.
 insert into staging.feature_history (
     idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label, is_resolved
 )
+-- Distinct, although a client has one row: it lets the planner hash these rows, which are fewer than the activities.
 with changed as (
-    select
-        activity.idx,
-        activity.valid_from,
-        activity.valid_to,
-        clients.attr_a,
-        clients.attr_b,
-        activity.scd_a,
-        activity.scd_b,
-        clients.label
-    from public.customer_activity as activity
-    inner join staging.clients
-        on activity.idx = clients.idx
+    select distinct on (idx)
+        idx,
+        attr_a,
+        attr_b,
+        label
+    from staging.clients
     where
-        clients.is_changed
-        and clients.source_hash is not null
+        is_changed
+        and source_hash is not null
+    order by idx
 ),
 
 in_order as (
     select
-        idx,
-        valid_from,
-        valid_to,
-        attr_a,
-        attr_b,
-        scd_a,
-        scd_b,
-        label,
-        lead(valid_from) over begun_before as next_from,
-        lag(valid_from) over begun_before as previous_from,
-        max(coalesce(valid_to, 'infinity')) over begun_before as last_end
-    from changed
+        activity.idx,
+        activity.valid_from,
+        activity.valid_to,
+        changed.attr_a,
+        changed.attr_b,
+        activity.scd_a,
+        activity.scd_b,
+        changed.label,
+        lead(activity.valid_from) over begun_before as next_from,
+        lag(activity.valid_from) over begun_before as previous_from,
+        max(coalesce(activity.valid_to, 'infinity')) over begun_before as last_end
+    from public.customer_activity as activity
+    inner join changed
+        on activity.idx = changed.idx
     window begun_before as (
-        partition by idx
-        order by valid_from
+        partition by activity.idx
+        order by activity.valid_from
         rows between unbounded preceding and 1 preceding
     )
 )
@@ -177,6 +179,8 @@ from in_order
 where
     next_from is null
     or next_from > valid_from;
+
+set local enable_hashjoin = on;
 
 -- The rule: on a day, the rows that have begun are candidates. One that has not ended wins, or else the one that ended
 -- last; of several the one that began last; the attributes decide between equal dates, so that every run chooses the
@@ -317,6 +321,22 @@ where
 insert into public.feature_history (
     idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label, known_from
 )
+with changed as (
+    select distinct idx
+    from staging.clients
+    where is_changed
+),
+
+kept as (
+    select
+        history.idx,
+        history.valid_from
+    from public.feature_history as history
+    inner join changed
+        on history.idx = changed.idx
+    where history.known_to is null
+)
+
 select
     resolved.idx,
     resolved.valid_from,
@@ -328,11 +348,10 @@ select
     resolved.label,
     (select build.known_at from pipeline.next_feature_store_build as build) as known_from
 from staging.feature_history as resolved
-left join public.feature_history as kept
+left join kept
     on
         resolved.idx = kept.idx
         and resolved.valid_from = kept.valid_from
-        and kept.known_to is null
 where kept.idx is null;
 
 -- Superseded rows are kept, unless the setting says for how long.
@@ -349,32 +368,36 @@ where not exists (
         and clients.source_hash is not null
 );
 
-insert into public.feature_store (idx, attr_a, attr_b, scd_a, scd_b, label)
-select
-    history.idx,
-    history.attr_a,
-    history.attr_b,
-    history.scd_a,
-    history.scd_b,
-    history.label
-from public.feature_history as history
-left join public.feature_store as kept
-    on history.idx = kept.idx
-where
-    history.known_to is null
-    and history.valid_to is null
-    and (
-        kept.idx is null
-        or (history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label)
-        is distinct from (kept.attr_a, kept.attr_b, kept.scd_a, kept.scd_b, kept.label)
-    )
-on conflict (idx) do update
-    set
-        attr_a = excluded.attr_a,
-        attr_b = excluded.attr_b,
-        scd_a = excluded.scd_a,
-        scd_b = excluded.scd_b,
-        label = excluded.label;
+merge into public.feature_store as kept
+using (
+    select
+        idx,
+        attr_a,
+        attr_b,
+        scd_a,
+        scd_b,
+        label
+    from public.feature_history
+    where
+        known_to is null
+        and valid_to is null
+) as history
+    on kept.idx = history.idx
+when matched
+and (history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label)
+is distinct from (kept.attr_a, kept.attr_b, kept.scd_a, kept.scd_b, kept.label)
+then
+    update
+        set
+            attr_a = history.attr_a,
+            attr_b = history.attr_b,
+            scd_a = history.scd_a,
+            scd_b = history.scd_b,
+            label = history.label
+when not matched
+then
+    insert (idx, attr_a, attr_b, scd_a, scd_b, label)
+    values (history.idx, history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label);
 
 delete from pipeline.client_hashes
 using staging.clients
