@@ -1005,15 +1005,31 @@ COMMENT ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with
 CREATE FUNCTION public.feature_store_at(idx integer[], day date[]) RETURNS TABLE(idx integer, day date, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
     LANGUAGE sql STABLE PARALLEL SAFE
     BEGIN ATOMIC
- SELECT pairs.idx,
+ WITH pairs AS (
+          SELECT given.idx,
+             given.day,
+             given."position"
+            FROM UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY given(idx, day, "position")
+           ORDER BY given.idx
+         )
+  SELECT pairs.idx,
      pairs.day,
      history.attr_a,
      history.attr_b,
      history.scd_a,
      history.scd_b,
      history.label
-    FROM (UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY pairs(idx, day, "position")
-      LEFT JOIN public.feature_history history ON (((pairs.idx = history.idx) AND (pairs.day >= history.valid_from) AND ((pairs.day < history.valid_to) OR (history.valid_to IS NULL)) AND (history.known_to IS NULL))))
+    FROM (pairs
+      LEFT JOIN LATERAL ( SELECT begun.valid_to,
+             begun.attr_a,
+             begun.attr_b,
+             begun.scd_a,
+             begun.scd_b,
+             begun.label
+            FROM public.feature_history begun
+           WHERE ((begun.idx = pairs.idx) AND (begun.valid_from <= pairs.day) AND (begun.known_to IS NULL))
+           ORDER BY begun.valid_from DESC
+          LIMIT 1) history ON (((pairs.day < history.valid_to) OR (history.valid_to IS NULL))))
    ORDER BY pairs."position";
 END;
 
@@ -1023,15 +1039,31 @@ with nulls if nothing is known of the client on the day.';
 CREATE FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) RETURNS TABLE(idx integer, day date, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
     LANGUAGE sql STABLE PARALLEL SAFE
     BEGIN ATOMIC
- SELECT pairs.idx,
+ WITH pairs AS (
+          SELECT given.idx,
+             given.day,
+             given."position"
+            FROM UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY given(idx, day, "position")
+           ORDER BY given.idx
+         )
+  SELECT pairs.idx,
      pairs.day,
      history.attr_a,
      history.attr_b,
      history.scd_a,
      history.scd_b,
      history.label
-    FROM (UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY pairs(idx, day, "position")
-      LEFT JOIN public.feature_history history ON (((pairs.idx = history.idx) AND (pairs.day >= history.valid_from) AND ((pairs.day < history.valid_to) OR (history.valid_to IS NULL)) AND (history.known_from <= feature_store_at.known_at) AND ((history.known_to > feature_store_at.known_at) OR (history.known_to IS NULL)))))
+    FROM (pairs
+      LEFT JOIN LATERAL ( SELECT begun.valid_to,
+             begun.attr_a,
+             begun.attr_b,
+             begun.scd_a,
+             begun.scd_b,
+             begun.label
+            FROM public.feature_history begun
+           WHERE ((begun.idx = pairs.idx) AND (begun.valid_from <= pairs.day) AND (begun.known_from <= feature_store_at.known_at) AND ((begun.known_to > feature_store_at.known_at) OR (begun.known_to IS NULL)))
+           ORDER BY begun.valid_from DESC
+          LIMIT 1) history ON (((pairs.day < history.valid_to) OR (history.valid_to IS NULL))))
    ORDER BY pairs."position";
 END;
 

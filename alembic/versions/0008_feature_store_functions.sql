@@ -74,6 +74,16 @@ language sql
 stable
 parallel safe
 begin atomic
+    -- Sorted pairs find their rows next to each other. A join without a limit would hash the whole history.
+    with pairs as (
+        select
+            given.idx,
+            given.day,
+            given.position
+        from unnest($1, $2) with ordinality as given (idx, day, position)
+        order by given.idx
+    )
+
     select
         pairs.idx,
         pairs.day,
@@ -82,13 +92,25 @@ begin atomic
         history.scd_a,
         history.scd_b,
         history.label
-    from unnest($1, $2) with ordinality as pairs (idx, day, position)
-    left join public.feature_history as history
-        on
-            pairs.idx = history.idx
-            and pairs.day >= history.valid_from
-            and (pairs.day < history.valid_to or history.valid_to is null)
-            and history.known_to is null
+    from pairs
+    left join
+        lateral (
+            select
+                begun.valid_to,
+                begun.attr_a,
+                begun.attr_b,
+                begun.scd_a,
+                begun.scd_b,
+                begun.label
+            from public.feature_history as begun
+            where
+                begun.idx = pairs.idx
+                and begun.valid_from <= pairs.day
+                and begun.known_to is null
+            order by begun.valid_from desc
+            limit 1
+        ) as history
+        on pairs.day < history.valid_to or history.valid_to is null
     order by pairs.position;
 end;
 
@@ -110,6 +132,16 @@ language sql
 stable
 parallel safe
 begin atomic
+    -- Sorted pairs find their rows next to each other. A join without a limit would hash the whole history.
+    with pairs as (
+        select
+            given.idx,
+            given.day,
+            given.position
+        from unnest($1, $2) with ordinality as given (idx, day, position)
+        order by given.idx
+    )
+
     select
         pairs.idx,
         pairs.day,
@@ -118,14 +150,26 @@ begin atomic
         history.scd_a,
         history.scd_b,
         history.label
-    from unnest($1, $2) with ordinality as pairs (idx, day, position)
-    left join public.feature_history as history
-        on
-            pairs.idx = history.idx
-            and pairs.day >= history.valid_from
-            and (pairs.day < history.valid_to or history.valid_to is null)
-            and history.known_from <= $3
-            and (history.known_to > $3 or history.known_to is null)
+    from pairs
+    left join
+        lateral (
+            select
+                begun.valid_to,
+                begun.attr_a,
+                begun.attr_b,
+                begun.scd_a,
+                begun.scd_b,
+                begun.label
+            from public.feature_history as begun
+            where
+                begun.idx = pairs.idx
+                and begun.valid_from <= pairs.day
+                and begun.known_from <= $3
+                and (begun.known_to > $3 or begun.known_to is null)
+            order by begun.valid_from desc
+            limit 1
+        ) as history
+        on pairs.day < history.valid_to or history.valid_to is null
     order by pairs.position;
 end;
 
