@@ -1314,8 +1314,8 @@ CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     known_at timestamp with time zone NOT NULL,
     kept_from timestamp with time zone,
-    row_count bigint NOT NULL,
-    history_row_count bigint NOT NULL,
+    row_count bigint DEFAULT 0 NOT NULL,
+    history_row_count bigint DEFAULT 0 NOT NULL,
     profiles_load bigint,
     activity_load bigint,
     labels_load bigint
@@ -1325,7 +1325,9 @@ COMMENT ON TABLE pipeline.feature_store_builds IS 'Every rebuild of feature_hist
 
 COMMENT ON COLUMN pipeline.feature_store_builds.built_at IS 'When.';
 
-COMMENT ON COLUMN pipeline.feature_store_builds.known_at IS 'known_from of the rows that it inserted, and known_to of those that it superseded.';
+COMMENT ON COLUMN pipeline.feature_store_builds.known_at IS 'known_from of the rows that it inserted, and known_to of those that it superseded: when the newest of its loads was
+published. If an earlier build knew that load or a later moment, the rows were changed by hand, and it is the time of the
+build.';
 
 COMMENT ON COLUMN pipeline.feature_store_builds.kept_from IS 'Superseded rows that were known until an earlier moment are deleted; null if all are kept.';
 
@@ -1347,39 +1349,6 @@ ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE VIEW pipeline.next_feature_store_build AS
- WITH published AS (
-         SELECT max(loads.published_at) AS published_at,
-            max(loads.load_id) FILTER (WHERE (loads.table_name = 'customer_profiles'::text)) AS profiles_load,
-            max(loads.load_id) FILTER (WHERE (loads.table_name = 'customer_activity'::text)) AS activity_load,
-            max(loads.load_id) FILTER (WHERE (loads.table_name = 'labels'::text)) AS labels_load
-           FROM pipeline.loads
-          WHERE ((loads.outcome = 'published'::text) AND (loads.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
-        ), last_build AS (
-         SELECT max(feature_store_builds.known_at) AS known_at
-           FROM pipeline.feature_store_builds
-        )
- SELECT published.profiles_load,
-    published.activity_load,
-    published.labels_load,
-        CASE
-            WHEN (published.published_at > COALESCE(last_build.known_at, '-infinity'::timestamp with time zone)) THEN published.published_at
-            ELSE GREATEST(now(), (last_build.known_at + '00:00:00.000001'::interval))
-        END AS known_at
-   FROM (published
-     CROSS JOIN last_build);
-
-COMMENT ON VIEW pipeline.next_feature_store_build IS 'The loads of a build that begins now, and its known_at.';
-
-COMMENT ON COLUMN pipeline.next_feature_store_build.profiles_load IS 'Published load of customer_profiles.';
-
-COMMENT ON COLUMN pipeline.next_feature_store_build.activity_load IS 'Published load of customer_activity.';
-
-COMMENT ON COLUMN pipeline.next_feature_store_build.labels_load IS 'Published load of labels.';
-
-COMMENT ON COLUMN pipeline.next_feature_store_build.known_at IS 'When the newest of the loads was published. If an earlier build knew that load or a later moment, the rows were changed
-by hand, and it is now.';
 
 CREATE TABLE pipeline.open_tables (
     table_id regclass NOT NULL,
@@ -2167,7 +2136,11 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.comparisons TO pipeline;
 
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
-GRANT SELECT ON TABLE pipeline.next_feature_store_build TO pipeline;
+GRANT UPDATE(built_at) ON TABLE pipeline.feature_store_builds TO pipeline;
+
+GRANT UPDATE(row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
+
+GRANT UPDATE(history_row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.open_tables TO pipeline;
 

@@ -1,7 +1,8 @@
 """Passwords, keys and certificates of the containers, as files in volumes: `python -m local.secrets write`.
 
 Each service mounts only the volume that it needs: `database` is for the two servers, `migration` for the migration,
-`airflow` for Airflow, and `broker`, which only docker-compose.celery.yml has, for the broker.
+`airflow` for Airflow. Two are in an overlay alone: `broker`, of docker-compose.celery.yml, is for the broker, and
+`cluster`, of docker-compose.citus.yml, for the servers of a Citus cluster.
 """
 
 from __future__ import annotations
@@ -170,6 +171,13 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
         airflow.write("broker_url", url)
         Volume(folder / "broker", BROKER).write("broker.conf", f"requirepass {urlsplit(url).password}\n")
 
+    if (folder / "cluster").exists():
+        owner = migration.read("pipeline_owner_password")
+        migration.write("pipeline_owner_password", owner if owner and not new_keys else secrets.token_urlsafe(32))
+        logins = ("admin", "ds_user", "mle_user", "pipeline", "pipeline_owner")
+        known = [pgpass("*", "*", login, migration.read(f"{login}_password") or "") for login in logins]
+        Volume(folder / "cluster", POSTGRES).write("pgpass", "".join(known))
+
     write_certificates(environment, [host, "operational-db", "airflow-db", "localhost"], database, new_keys)
     authority = database.read("ca.crt") or ""
     migration.write("ca.crt", authority)
@@ -274,7 +282,7 @@ def certificate(names: Sequence[str], authority: Authority | None) -> Authority:
 
 # server: (the login whose password may have changed, its file, more logins to set).
 SERVERS = {
-    "operational-db": ("admin", "admin_password", ("ds_user", "mle_user", "pipeline")),
+    "operational-db": ("admin", "admin_password", ("ds_user", "mle_user", "pipeline", "pipeline_owner")),
     "airflow-db": ("airflow", "airflow_db_password", ()),
 }
 
@@ -292,7 +300,10 @@ def set_passwords(server: str, address: str, folder: Path) -> None:
     """
     user, file, others = SERVERS[server]
     wanted = {user: (folder / file).read_text()}
-    wanted |= {other: (folder / f"{other}_password").read_text() for other in others}
+    # pipeline_owner has one in a Citus cluster alone.
+    for other in others:
+        if (folder / f"{other}_password").exists():
+            wanted[other] = (folder / f"{other}_password").read_text()
     known = folder / f"{file}.known"
     with log_in(address.replace("+psycopg2:", ":"), user, [known.read_text(), wanted[user]]) as connection:
         alter_roles(connection, wanted)

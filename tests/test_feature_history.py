@@ -5,7 +5,7 @@ import os
 import random
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -433,9 +433,10 @@ def test_superseded_rows_are_kept_or_deleted_after_the_days_of_the_setting(
         clients.run(f"insert into customer_activity values (1, '2020-01-01', null, 1.5, {value})")
         build_feature_store(clients)
     # The first row was superseded ten days ago.
-    clients.run("""
+    now = datetime.now(UTC)
+    clients.run(f"""
         update feature_history
-        set known_from = known_from - interval '20 days', known_to = known_to - interval '10 days'
+        set known_from = '{now - timedelta(days=20)}', known_to = '{now - timedelta(days=10)}'
         where scd_b = 1
     """)
     build_feature_store(clients)

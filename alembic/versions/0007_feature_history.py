@@ -27,7 +27,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("drop function pipeline.lock_customers")
-    op.execute("drop view pipeline.stale_tables, pipeline.next_feature_store_build")
+    op.execute("drop view pipeline.stale_tables")
     op.execute("drop table staging.clients, staging.feature_history")
     op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds")
     op.execute("drop table public.feature_history, public.feature_store")

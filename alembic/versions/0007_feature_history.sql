@@ -121,8 +121,8 @@ create table pipeline.feature_store_builds (
     built_at timestamptz primary key default clock_timestamp(),
     known_at timestamptz not null,
     kept_from timestamptz,
-    row_count bigint not null,
-    history_row_count bigint not null,
+    row_count bigint not null default 0,
+    history_row_count bigint not null default 0,
     profiles_load bigint references pipeline.loads,
     activity_load bigint references pipeline.loads,
     labels_load bigint references pipeline.loads
@@ -133,7 +133,9 @@ create index feature_store_builds_known_at on pipeline.feature_store_builds (kno
 comment on table pipeline.feature_store_builds is 'Every rebuild of feature_history and feature_store, and its loads.';
 comment on column pipeline.feature_store_builds.built_at is 'When.';
 comment on column pipeline.feature_store_builds.known_at is
-'known_from of the rows that it inserted, and known_to of those that it superseded.';
+'known_from of the rows that it inserted, and known_to of those that it superseded: when the newest of its loads was
+published. If an earlier build knew that load or a later moment, the rows were changed by hand, and it is the time of the
+build.';
 comment on column pipeline.feature_store_builds.kept_from is
 'Superseded rows that were known until an earlier moment are deleted; null if all are kept.';
 comment on column pipeline.feature_store_builds.row_count is 'Clients in the feature store.';
@@ -141,44 +143,6 @@ comment on column pipeline.feature_store_builds.history_row_count is 'Rows of fe
 comment on column pipeline.feature_store_builds.profiles_load is 'Load of customer_profiles.';
 comment on column pipeline.feature_store_builds.activity_load is 'Load of customer_activity.';
 comment on column pipeline.feature_store_builds.labels_load is 'Load of labels.';
-
--- known_at must grow from build to build, or what was known at a moment would change afterwards.
-create view pipeline.next_feature_store_build as
-with published as (
-    select
-        max(published_at) as published_at,
-        max(load_id) filter (where table_name = 'customer_profiles') as profiles_load,
-        max(load_id) filter (where table_name = 'customer_activity') as activity_load,
-        max(load_id) filter (where table_name = 'labels') as labels_load
-    from pipeline.loads
-    where
-        outcome = 'published'
-        and table_name in ('customer_profiles', 'customer_activity', 'labels')
-),
-
-last_build as (
-    select max(known_at) as known_at
-    from pipeline.feature_store_builds
-)
-
-select
-    published.profiles_load,
-    published.activity_load,
-    published.labels_load,
-    case
-        when published.published_at > coalesce(last_build.known_at, '-infinity') then published.published_at
-        else greatest(now(), last_build.known_at + interval '1 microsecond')
-    end as known_at
-from published
-cross join last_build;
-
-comment on view pipeline.next_feature_store_build is 'The loads of a build that begins now, and its known_at.';
-comment on column pipeline.next_feature_store_build.profiles_load is 'Published load of customer_profiles.';
-comment on column pipeline.next_feature_store_build.activity_load is 'Published load of customer_activity.';
-comment on column pipeline.next_feature_store_build.labels_load is 'Published load of labels.';
-comment on column pipeline.next_feature_store_build.known_at is
-'When the newest of the loads was published. If an earlier build knew that load or a later moment, the rows were changed
-by hand, and it is now.';
 
 create view pipeline.stale_tables as
 with newest as (
@@ -239,6 +203,6 @@ grant select, insert, update, delete on pipeline.client_hashes to pipeline;
 
 grant select, insert, update, delete, truncate on staging.clients, staging.feature_history to pipeline;
 
-grant select, insert on pipeline.feature_store_builds to pipeline;
+grant select, insert, update (built_at, row_count, history_row_count) on pipeline.feature_store_builds to pipeline;
 
-grant select on pipeline.next_feature_store_build, pipeline.stale_tables to pipeline;
+grant select on pipeline.stale_tables to pipeline;

@@ -25,6 +25,41 @@ lock table public.feature_history, public.feature_store in share row exclusive m
 
 truncate staging.clients, staging.feature_history;
 
+-- This build, and its known_at. It must grow from build to build, or what was known at a moment would change later.
+insert into pipeline.feature_store_builds (known_at, kept_from, profiles_load, activity_load, labels_load)
+with published as (
+    select
+        max(published_at) as published_at,
+        max(load_id) filter (where table_name = 'customer_profiles') as profiles_load,
+        max(load_id) filter (where table_name = 'customer_activity') as activity_load,
+        max(load_id) filter (where table_name = 'labels') as labels_load
+    from pipeline.loads
+    where
+        outcome = 'published'
+        and table_name in ('customer_profiles', 'customer_activity', 'labels')
+),
+
+earlier as (
+    select
+        max(known_at) as known_at,
+        max(kept_from) as kept_from
+    from pipeline.feature_store_builds
+)
+
+select
+    case
+        when published.published_at > coalesce(earlier.known_at, '-infinity') then published.published_at
+        else greatest(now(), earlier.known_at + interval '1 microsecond')
+    end as known_at,
+    (
+        select greatest(earlier.kept_from, now() - make_interval(days => nullif(%(keep_days)s::text, '')::integer))
+    ) as kept_from,
+    published.profiles_load,
+    published.activity_load,
+    published.labels_load
+from published
+cross join earlier;
+
 -- A history that was emptied by hand is built again.
 delete from pipeline.client_hashes
 where not exists (
@@ -297,7 +332,7 @@ where not is_resolved;
 
 -- feature_history, by difference. First the rows that are known no longer, because the key allows one row per day.
 update public.feature_history
-set known_to = (select build.known_at from pipeline.next_feature_store_build as build)
+set known_to = (select max(build.known_at) from pipeline.feature_store_builds as build)
 from staging.clients
 where
     feature_history.idx = clients.idx
@@ -346,7 +381,7 @@ select
     resolved.scd_a,
     resolved.scd_b,
     resolved.label,
-    (select build.known_at from pipeline.next_feature_store_build as build) as known_from
+    (select max(build.known_at) from pipeline.feature_store_builds as build) as known_from
 from staging.feature_history as resolved
 left join kept
     on
@@ -414,25 +449,16 @@ where
     is_changed
     and source_hash is not null;
 
-insert into pipeline.feature_store_builds (
-    known_at, kept_from, row_count, history_row_count, profiles_load, activity_load, labels_load
-)
-select
-    known_at,
-    greatest(
-        (select max(earlier.kept_from) from pipeline.feature_store_builds as earlier),
-        now() - make_interval(days => nullif(%(keep_days)s::text, '')::integer)
-    ) as kept_from,
-    (select count(*) from public.feature_store) as row_count,
-    (
+update pipeline.feature_store_builds
+set
+    built_at = statement_timestamp(),
+    row_count = (select count(*) from public.feature_store),
+    history_row_count = (
         select count(*)
         from public.feature_history as history
         where history.known_to is null
-    ) as history_row_count,
-    profiles_load,
-    activity_load,
-    labels_load
-from pipeline.next_feature_store_build;
+    )
+where known_at = (select max(build.known_at) from pipeline.feature_store_builds as build);
 
 -- Tables that were built from no files stay closed to their readers.
 select pipeline.open_to_readers(built_tables.table_name)
