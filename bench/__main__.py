@@ -5,12 +5,13 @@ import json
 import sys
 from pathlib import Path
 
-from bench import catchup, customers, pairs, sales
+from bench import catchup, cluster, customers, pairs, sales
 from bench.server import ROOT, BenchError, Server, call
 from local.postgres import ClusterError
 
 RESULTS = ROOT / "bench" / "results"
 PARTS = ("table", "history", "customers", "features", "pairs", "catchup", "plot")
+CLUSTER = "cluster"
 MAX_ROWS_OF_PEERS = 1_000_000
 
 
@@ -18,7 +19,13 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m bench", epilog="bench/README.md describes the parts.")
     add = parser.add_argument
-    add("part", nargs="*", metavar="PART", default=PARTS, help=f"{', '.join(PARTS)}; all by default")
+    add(
+        "part",
+        nargs="*",
+        metavar="PART",
+        default=PARTS,
+        help=f"{', '.join(PARTS)}; all by default. {CLUSTER}, with CITUS_NODES",
+    )
     add("--rows", type=int, default=1_000_000, help="table: rows of the month (%(default)s)")
     add(
         "--clients",
@@ -34,7 +41,7 @@ def main() -> None:
     add("--peers-python", metavar="FILE", help="interpreter with bench/requirements.txt; without it there are no peers")
     add("--feast-python", metavar="FILE", help="pairs: interpreter with feast[postgres], which needs an older pandas")
     options = parser.parse_args()
-    if unknown := set(options.part) - set(PARTS):
+    if unknown := set(options.part) - {*PARTS, CLUSTER}:
         parser.error(f"there is no part {', '.join(unknown)}")
     checkouts = {"ours": ROOT} | ({"baseline": options.baseline.resolve()} if options.baseline else {})
     peers = options.peers_python if options.rows <= MAX_ROWS_OF_PEERS else None
@@ -55,6 +62,9 @@ def main() -> None:
             if part in work:
                 with Server.started() as server:
                     found = work[part](server)
+                (RESULTS / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
+            elif part == CLUSTER:
+                found = cluster.run(options.rows, options.clients, options.pairs, options.rounds)
                 (RESULTS / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
             elif options.peers_python:
                 for name in ("table", "history"):
