@@ -1,5 +1,5 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status backup restore rotate down clean test test-fast test-ui test-celery examples report plan bench docs lint audit sbom lock images venv
+.PHONY: help up status backup restore rotate down clean test test-fast test-ui test-celery test-citus examples report plan bench docs lint audit sbom lock images venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
@@ -31,6 +31,14 @@ test: venv ## run the tests on all cores, each on an embedded PostgreSQL of its 
 
 test-fast: venv ## run the tests that take no more than a minute together
 	@$(PYTHON) -m pytest -n logical --maxprocesses 8 -m "not slow"
+
+# For example CITUS_NODES=localhost:6432,localhost:6433,localhost:6434, the coordinator first; CONTRIBUTING.md says what
+# the servers need.
+test-citus: venv ## run the tests of the workflows on the Citus cluster that CITUS_NODES names
+	@CITUS_NODES="$(CITUS_NODES)" $(PYTHON) -m pytest tests/cluster $(ON_A_CLUSTER)
+
+ON_A_CLUSTER = $(addprefix tests/test_, $(addsuffix .py, loads feature_history training_sets first_publication privileges \
+	checks sql_steps workflows status concurrency crashes interleaved_runs random_runs))
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own

@@ -14,7 +14,7 @@ from local.postgres import ADMIN, Cluster
 
 SETTING = "CITUS_NODES"
 SHARDS = 8
-DATABASES = ("companydata", "migrated")  # what an interrupted run has left
+DATABASES = ("companydata", "migrated", "moved")  # what an interrupted run has left
 ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pipeline_owner")
 
 
@@ -64,14 +64,21 @@ class CitusCluster(Cluster):
             )
             connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
         if template == "template0":
-            for connection in self.each(name):
-                connection.execute("create extension citus")
-                # Enough for all servers to have some, and quick to make.
-                connection.execute(f'alter database "{name}" set citus.shard_count = {SHARDS}')
-            with psycopg.connect(self.url(name, driver="postgresql"), autocommit=True) as coordinator:
-                coordinator.execute("select citus_set_coordinator_host(%s, %s)", self.nodes[0])
-                for node in self.nodes[1:]:
-                    coordinator.execute("select citus_add_node(%s, %s)", node)
+            self.join(name)
+
+    def join(self, name: str) -> None:
+        """Make a cluster of the servers' databases of this name; a server that has none gets one."""
+        for connection in self.each():
+            if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
+                connection.execute(f'create database "{name}" template template0')
+        for connection in self.each(name):
+            connection.execute("create extension citus")
+            # Enough for all servers to have some, and quick to make.
+            connection.execute(f'alter database "{name}" set citus.shard_count = {SHARDS}')
+        with psycopg.connect(self.url(name, driver="postgresql"), autocommit=True) as coordinator:
+            coordinator.execute("select citus_set_coordinator_host(%s, %s)", self.nodes[0])
+            for node in self.nodes[1:]:
+                coordinator.execute("select citus_add_node(%s, %s)", node)
 
     def drop_database(self, name: str) -> None:
         """Drop a database on each server."""
