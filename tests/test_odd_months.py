@@ -121,7 +121,7 @@ FAULTS: dict[str, tuple[Callable[[dict[date, list[Sale]]], list[Sale]], str]] = 
     "amounts in cents": (lambda months: [(i, v * 100, d, s) for i, v, d, s in months[LAST]], "mean amount: "),
     "5 % more refunds": (
         lambda months: [(i, -abs(v) if i % 20 == 0 else v, d, s) for i, v, d, s in months[LAST]],
-        "share of refunds: 0.07",
+        "share of refunds: ",
     ),
     "the file of last year with new dates": (
         lambda months: [(i, v, d.replace(year=LAST.year), s) for i, v, d, s in months[YEAR_BEFORE]],

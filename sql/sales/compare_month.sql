@@ -7,9 +7,10 @@
 --
 -- A measure is compared with its median over the 12 loaded months that are nearest, the month itself never among them.
 -- A difference d from the median (for ratios: of logarithms) is odd outside of
---     season +- greatest(5 * 1.4826 * MAD, least, chance)
+--     season +- greatest(4 * 1.4826 * MAD, least, chance)
 -- where season is the median of d of the same month in other years, MAD the median absolute deviation of the 12, and
--- chance what few sales vary by.
+-- chance what few sales vary by. 4 and not 5: the seasons of the 12 are part of their MAD, and with 5 one of 20 halved
+-- months was not odd.
 
 select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
 
@@ -238,12 +239,12 @@ expected as (
         limits.is_ratio,
         medians.median,
         medians.median + coalesce(seasons.season, 0) + least(
-            -5 * deviations.spread,
+            -4 * deviations.spread,
             -chances.chance,
             case when seasons.season is null then limits.unknown_below else limits.least_below end
         ) as low,
         medians.median + coalesce(seasons.season, 0) + greatest(
-            5 * deviations.spread,
+            4 * deviations.spread,
             chances.chance,
             case when seasons.season is null then limits.unknown_above else limits.least_above end
         ) as high
