@@ -293,6 +293,7 @@ COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged ta
 CREATE FUNCTION pipeline.distribute_staged(load bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'warning'
     AS $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
@@ -490,6 +491,7 @@ COMMENT ON FUNCTION pipeline.measure_training_set(query text, known_at timestamp
 CREATE FUNCTION pipeline.open_staged(load bigint, view_name text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET client_min_messages TO 'error'
     AS $$
 declare
     this pipeline.loads;
@@ -696,6 +698,9 @@ declare
     rule text;
     columns text;
 begin
+    -- As the comparison has done already.
+    perform pipeline.distribute_staged(load_id) from unnest(replaced);
+
     -- These locks make no reader wait. Autovacuum gives way to them now, and not while readers wait.
     foreach this in array replaced loop
         execute format('lock table only public.%I in share update exclusive mode', this.table_name);

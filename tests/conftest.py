@@ -45,8 +45,8 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
+from citus import NOT_ON_A_CLUSTER, CitusCluster  # noqa: E402
 from citus import SETTING as CITUS_NODES  # noqa: E402
-from citus import CitusCluster  # noqa: E402
 from misbehaviour import Answer, misbehaving  # noqa: E402
 from system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
@@ -297,6 +297,11 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSystem:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests on a whole system come first, because they take longest."""
+    if os.environ.get(CITUS_NODES):
+        for item in items:
+            for name, reason in NOT_ON_A_CLUSTER.items():
+                if item.nodeid.startswith(name):
+                    item.add_marker(pytest.mark.skip(reason=f"on a cluster: {reason}"))
     on_the_system = [item for item in items if "system" in getattr(item, "fixturenames", ())]
     for item in on_the_system:
         item.add_marker(pytest.mark.slow)

@@ -600,6 +600,8 @@ create function pipeline.open_staged(load bigint, view_name text)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
+-- Citus warns of temporary views.
+set client_min_messages = error
 as $$
 declare
     this pipeline.loads;

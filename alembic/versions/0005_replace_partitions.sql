@@ -1,3 +1,34 @@
+create function pipeline.distribute_staged(load bigint)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+set client_min_messages = warning
+as $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    parent constant regclass := format('public.%I', this.table_name)::regclass;
+begin
+    if
+        to_regclass(this.staged_table) is null
+        or not pipeline.is_distributed(parent)
+        or pipeline.is_distributed(this.staged_table::regclass)
+    then
+        return;
+    end if;
+    perform pg_catalog.create_distributed_table(
+        this.staged_table, column_to_column_name(logicalrelid, partkey), colocate_with => parent::text
+    )
+    from pg_catalog.pg_dist_partition
+    where logicalrelid = parent;
+    perform pg_catalog.truncate_local_data_after_distributing_table(this.staged_table);
+end
+$$;
+
+comment on function pipeline.distribute_staged(bigint) is
+'On a Citus cluster, sends the staged rows of a load to the servers where its partition will be, so that publishing
+moves none. Elsewhere it does nothing.';
+
 create function pipeline.replace_partitions(variadic load_ids bigint[])
 returns void
 language plpgsql
@@ -18,6 +49,9 @@ declare
     rule text;
     columns text;
 begin
+    -- As the comparison has done already.
+    perform pipeline.distribute_staged(load_id) from unnest(replaced);
+
     -- These locks make no reader wait. Autovacuum gives way to them now, and not while readers wait.
     foreach this in array replaced loop
         execute format('lock table only public.%I in share update exclusive mode', this.table_name);
@@ -101,36 +135,6 @@ $$;
 comment on function pipeline.replace_partitions(bigint[]) is
 'Replaces the rows of the published loads'' partitions by their staged rows, all at once: by attaching the staged
 tables, or, if sessions use a table for longer than 3 seconds, by deleting and inserting.';
-
-create function pipeline.distribute_staged(load bigint)
-returns void
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    parent constant regclass := format('public.%I', this.table_name)::regclass;
-begin
-    if
-        to_regclass(this.staged_table) is null
-        or not pipeline.is_distributed(parent)
-        or pipeline.is_distributed(this.staged_table::regclass)
-    then
-        return;
-    end if;
-    perform pg_catalog.create_distributed_table(
-        this.staged_table, column_to_column_name(logicalrelid, partkey), colocate_with => parent::text
-    )
-    from pg_catalog.pg_dist_partition
-    where logicalrelid = parent;
-    perform pg_catalog.truncate_local_data_after_distributing_table(this.staged_table);
-end
-$$;
-
-comment on function pipeline.distribute_staged(bigint) is
-'On a Citus cluster, sends the staged rows of a load to the servers where its partition will be, so that publishing
-moves none. Elsewhere it does nothing.';
 
 revoke execute on function pipeline.replace_partitions(bigint[]), pipeline.distribute_staged(bigint) from public;
 

@@ -19,18 +19,16 @@ depends_on = None
 
 
 def upgrade() -> None:
-    if is_cluster():
+    if answers_yes("select exists (select from pg_extension where extname = 'citus')"):
         execute_beside(__file__)
 
 
 def downgrade() -> None:
-    if is_cluster():
+    if answers_yes("select pipeline.is_distributed('public.sales')"):
         execute_beside(__file__, ".downgrade.sql")
         execute_beside(__file__.replace("0013_citus", "0008_feature_store_functions"))
 
 
-def is_cluster() -> bool:
-    """Whether the database has the extension."""
-    if context.is_offline_mode():
-        return False
-    return bool(op.get_bind().exec_driver_sql("select from pg_extension where extname = 'citus'").rowcount)
+def answers_yes(question: str) -> bool:
+    """What the database answers; without one, no."""
+    return not context.is_offline_mode() and bool(op.get_bind().exec_driver_sql(question).scalar())
