@@ -294,6 +294,7 @@ CREATE FUNCTION pipeline.distribute_staged(load bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'warning'
+    SET lock_timeout TO '3s'
     AS $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
@@ -306,12 +307,16 @@ begin
     then
         return;
     end if;
+    execute 'lock table ' || this.staged_table || ' in access exclusive mode';
     perform pg_catalog.create_distributed_table(
         this.staged_table, column_to_column_name(logicalrelid, partkey), colocate_with => parent::text
     )
     from pg_catalog.pg_dist_partition
     where logicalrelid = parent;
     perform pg_catalog.truncate_local_data_after_distributing_table(this.staged_table);
+exception
+    when lock_not_available or undefined_table then
+        null; -- A session reads the table, and its rows are inserted later; or a later load has dropped it.
 end
 $$;
 
@@ -455,6 +460,40 @@ CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS voi
 
 COMMENT ON FUNCTION pipeline.lock_file(table_name text, sale_month date) IS 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
 
+CREATE FUNCTION pipeline.lock_out_readers(table_name text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if exists (
+        select
+        from pg_locks
+        inner join pg_class
+            on pg_locks.relation = pg_class.oid
+        where
+            pg_locks.pid = pg_backend_pid()
+            and pg_locks.mode = 'AccessExclusiveLock'
+            and pg_class.relnamespace = 'public'::regnamespace
+    ) then
+        -- Shorter than deadlock_timeout: a reader that holds this table and waits for another one of ours goes on.
+        perform set_config('lock_timeout', '300ms', true);
+    else
+        perform set_config('lock_timeout', '3s', true);
+    end if;
+    execute format('lock table only public.%I in access exclusive mode', table_name);
+exception
+    when query_canceled then
+        if not pipeline.is_distributed(format('public.%I', table_name)::regclass) then
+            raise;
+        end if;
+        -- Citus cancels one of two transactions that wait for each other, for however short a time.
+        raise exception using message = sqlerrm, errcode = 'lock_not_available';
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.lock_out_readers(table_name text) IS 'Until the transaction ends, readers of a table of public wait. It fails if they do not release the table in 3 seconds,
+or less if this transaction locks out the readers of another table already. Sets lock_timeout.';
+
 CREATE FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) RETURNS record
     LANGUAGE plpgsql
     SET search_path TO 'public', 'pg_temp'
@@ -550,14 +589,12 @@ begin
     end if;
     begin
         -- A statement that begins now waits, and then sees the rows with the privileges.
-        perform set_config('lock_timeout', '3s', true);
-        execute format('lock table only %s in access exclusive mode', opened);
-        perform set_config('lock_timeout', patience, true);
+        perform pipeline.lock_out_readers(table_name);
     exception
         when lock_not_available or deadlock_detected then
-            -- A session that reads data_freshness holds the table. Only two grants at the same time have to wait.
-            execute format('lock table only %s in share update exclusive mode', opened);
+            null; -- Another session uses the table.
     end;
+    perform set_config('lock_timeout', patience, true);
     perform pipeline.grant_to_readers(table_name);
 end
 $$;
@@ -714,9 +751,7 @@ begin
                 execute format('lock table %s in access exclusive mode', this.staged_table);
             end loop;
             foreach this in array replaced loop
-                execute format('lock table only public.%I in access exclusive mode', this.table_name);
-                -- Shorter than deadlock_timeout: a reader that holds the next table and waits for this one goes on.
-                perform set_config('lock_timeout', '300ms', true);
+                perform pipeline.lock_out_readers(this.table_name);
             end loop;
             foreach this in array replaced loop
                 bounds := (
@@ -776,7 +811,7 @@ begin
     end;
     perform set_config('lock_timeout', patience, true);
     foreach this in array replaced loop
-        perform pipeline.open_to_readers(this.table_name);
+        perform pipeline.grant_to_readers(this.table_name);
     end loop;
 end
 $_$;

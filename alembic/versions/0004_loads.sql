@@ -192,6 +192,42 @@ $$;
 comment on function pipeline.is_distributed(regclass) is
 'Whether the rows of a table are on the servers of a Citus cluster: see 0013_citus.sql.';
 
+create function pipeline.lock_out_readers(table_name text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if exists (
+        select
+        from pg_locks
+        inner join pg_class
+            on pg_locks.relation = pg_class.oid
+        where
+            pg_locks.pid = pg_backend_pid()
+            and pg_locks.mode = 'AccessExclusiveLock'
+            and pg_class.relnamespace = 'public'::regnamespace
+    ) then
+        -- Shorter than deadlock_timeout: a reader that holds this table and waits for another one of ours goes on.
+        perform set_config('lock_timeout', '300ms', true);
+    else
+        perform set_config('lock_timeout', '3s', true);
+    end if;
+    execute format('lock table only public.%I in access exclusive mode', table_name);
+exception
+    when query_canceled then
+        if not pipeline.is_distributed(format('public.%I', table_name)::regclass) then
+            raise;
+        end if;
+        -- Citus cancels one of two transactions that wait for each other, for however short a time.
+        raise exception using message = sqlerrm, errcode = 'lock_not_available';
+end
+$$;
+
+comment on function pipeline.lock_out_readers(text) is
+'Until the transaction ends, readers of a table of public wait. It fails if they do not release the table in 3 seconds,
+or less if this transaction locks out the readers of another table already. Sets lock_timeout.';
+
 create function pipeline.grant_to_readers(table_name text)
 returns void
 language plpgsql
@@ -229,14 +265,12 @@ begin
     end if;
     begin
         -- A statement that begins now waits, and then sees the rows with the privileges.
-        perform set_config('lock_timeout', '3s', true);
-        execute format('lock table only %s in access exclusive mode', opened);
-        perform set_config('lock_timeout', patience, true);
+        perform pipeline.lock_out_readers(table_name);
     exception
         when lock_not_available or deadlock_detected then
-            -- A session that reads data_freshness holds the table. Only two grants at the same time have to wait.
-            execute format('lock table only %s in share update exclusive mode', opened);
+            null; -- Another session uses the table.
     end;
+    perform set_config('lock_timeout', patience, true);
     perform pipeline.grant_to_readers(table_name);
 end
 $$;

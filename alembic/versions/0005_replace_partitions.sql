@@ -4,6 +4,7 @@ language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 set client_min_messages = warning
+set lock_timeout = '3s'
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
@@ -16,12 +17,16 @@ begin
     then
         return;
     end if;
+    execute 'lock table ' || this.staged_table || ' in access exclusive mode';
     perform pg_catalog.create_distributed_table(
         this.staged_table, column_to_column_name(logicalrelid, partkey), colocate_with => parent::text
     )
     from pg_catalog.pg_dist_partition
     where logicalrelid = parent;
     perform pg_catalog.truncate_local_data_after_distributing_table(this.staged_table);
+exception
+    when lock_not_available or undefined_table then
+        null; -- A session reads the table, and its rows are inserted later; or a later load has dropped it.
 end
 $$;
 
@@ -65,9 +70,7 @@ begin
                 execute format('lock table %s in access exclusive mode', this.staged_table);
             end loop;
             foreach this in array replaced loop
-                execute format('lock table only public.%I in access exclusive mode', this.table_name);
-                -- Shorter than deadlock_timeout: a reader that holds the next table and waits for this one goes on.
-                perform set_config('lock_timeout', '300ms', true);
+                perform pipeline.lock_out_readers(this.table_name);
             end loop;
             foreach this in array replaced loop
                 bounds := (
@@ -127,7 +130,7 @@ begin
     end;
     perform set_config('lock_timeout', patience, true);
     foreach this in array replaced loop
-        perform pipeline.open_to_readers(this.table_name);
+        perform pipeline.grant_to_readers(this.table_name);
     end loop;
 end
 $$;

@@ -39,6 +39,7 @@ grant all on tables to mle_user_role;
 do $$
 begin
     alter function pipeline.grant_to_readers(text) reset citus.enable_ddl_propagation;
+    alter function pipeline.lock_out_readers(text) reset citus.enable_ddl_propagation;
 end
 $$;
 

@@ -216,13 +216,14 @@ begin atomic
     from pipeline.features_of_pairs($1, $2, 'infinity') as pairs;
 end;
 
--- Readers are let in by the privileges on the coordinator, through which they come. The role that publishes cannot
--- grant on the other servers, and Citus would let another role wait for it.
+-- Readers are let in, and locked out, on the coordinator, through which they come. The role that publishes cannot grant
+-- on the other servers, and Citus would let another role wait for it; and a lock there would wait for ever.
 do $$
 declare
     closed regclass;
 begin
     alter function pipeline.grant_to_readers(text) set citus.enable_ddl_propagation = off;
+    alter function pipeline.lock_out_readers(text) set citus.enable_ddl_propagation = off;
     for closed in
         select logicalrelid
         from pg_dist_partition
