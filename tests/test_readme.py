@@ -113,6 +113,8 @@ def by_its_test(command: str, _: FaultySystem) -> None:
         "plan": ("test_operation", 'make("plan"'),
         "restore": ("test_operation", '(other, "restore")'),
         "rotate": ("test_other_settings", 'make("rotate")'),
+        "downgrade": ("cluster/test_citus", '["downgrade", "0012"], ["upgrade", "head"]'),
+        "upgrade": ("cluster/test_citus", '["downgrade", "0012"], ["upgrade", "head"]'),
     }.get(target) or ("test_maintenance", statement[1] if statement else command)
     assert text in (ROOT / f"tests/{file}.py").read_text()
 
@@ -186,9 +188,10 @@ def has_compose() -> bool:
 HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
-    r"make (test-fast|bench|examples|test-ui|test-celery|audit|sbom|lock)\b": dry,
+    r"make (test-fast|bench|examples|test-ui|test-celery|test-citus|audit|sbom|lock)\b": dry,
     r"make (restore$|rotate$|plan )": by_its_test,
     r"psql .*archive_month": by_its_test,
+    r"alembic (downgrade 0012|upgrade head)$": by_its_test,
     r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
     r"psql ": on_the_system,
     r"\.venv/bin/": on_the_system,
