@@ -124,8 +124,8 @@ def pieces_of_work(server: Server, asks: dict[str, Ask]) -> dict[str, Work]:
 def lookups(server: Server, name: str) -> list[float]:
     """Percentiles of the seconds that one client on one day takes, as its reader sees them."""
     seconds = []
-    with psycopg.connect(server.url(name), autocommit=True) as connection:
-        for client in range(1, LOOKUPS + 100):
+    with psycopg.connect(server.url(name, "ds_user", "ds_user"), autocommit=True) as connection:
+        for client in range(1, LOOKUPS + 101):
             begin = time.perf_counter()
             connection.execute(ONE_CLIENT, [client]).fetchall()
             seconds.append(time.perf_counter() - begin)

@@ -60,6 +60,7 @@ def run(dag_id: str, argument: str = "") -> dict[str, float]:
 def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, Any], task_id: str) -> tuple[Any, float]:
     """Execute a task after those that are done; returns its result and its seconds."""
     from airflow.sdk.execution_time.context import set_current_context
+    from airflow.utils.types import DagRunType
 
     begin = time.perf_counter()
     task = DAGS[dag_id].get_task(task_id).prepare_for_execution()
@@ -69,7 +70,9 @@ def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, A
         "ti": SimpleNamespace(task_id=task_id, xcom_pull=lambda task_ids, **_: done[task_ids][0]),
         "run_id": run_id,
         # The files are alike, which is odd.
-        "dag_run": SimpleNamespace(dag_id=dag_id, run_id=run_id, conf={"odd_months": "ignore"}),
+        "dag_run": SimpleNamespace(
+            dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, conf={"odd_months": "ignore"}
+        ),
         "data_interval_start": month,
         "outlet_events": {},
     }

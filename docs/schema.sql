@@ -451,7 +451,8 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.lock_customers() IS 'Until the transaction ends, the customer tables do not change. Their readers do not wait; who publishes them does.';
+COMMENT ON FUNCTION pipeline.lock_customers() IS 'Until the transaction ends, the customer tables do not change. Readers do not wait; publishing them and other writers
+do, for lock_timeout at most.';
 
 CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS void
     LANGUAGE sql
@@ -483,10 +484,14 @@ begin
     execute format('lock table only public.%I in access exclusive mode', table_name);
 exception
     when query_canceled then
-        if not pipeline.is_distributed(format('public.%I', table_name)::regclass) then
+        if
+            not pipeline.is_distributed(format('public.%I', table_name)::regclass)
+            or sqlerrm like '%statement timeout%'
+        then
             raise;
         end if;
-        -- Citus cancels one of two transactions that wait for each other, for however short a time.
+        -- Citus cancels one of two transactions that wait for each other, for however short a time. A person who
+        -- cancels the statement in these seconds has to do it again.
         raise exception using message = sqlerrm, errcode = 'lock_not_available';
 end
 $$;
@@ -735,7 +740,7 @@ declare
     rule text;
     columns text;
 begin
-    -- As the comparison has done already.
+    -- Usually the comparison has done it, in a transaction of its own.
     perform pipeline.distribute_staged(load_id) from unnest(replaced);
 
     -- These locks make no reader wait. Autovacuum gives way to them now, and not while readers wait.
@@ -1681,7 +1686,9 @@ CREATE VIEW public.data_freshness AS
             published.file_version,
             published.up_to,
             ( SELECT count(*) AS count
-                   FROM pipeline.published_sales_by_store) AS row_count
+                   FROM (pipeline.sales_by_store
+                     JOIN pipeline.loads ON ((sales_by_store.load_id = loads.load_id)))
+                  WHERE (loads.outcome = ANY (ARRAY['published'::text, 'archived'::text]))) AS row_count
            FROM published
           WHERE (published.table_name = 'sales'::text)
         UNION ALL

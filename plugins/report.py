@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, PlainTextResponse, Response
 
 PAGE = Path(__file__).resolve().parents[1] / "report.html"
 
-app = FastAPI()
+app = FastAPI(openapi_url=None)
 
 
 @app.get("/")

@@ -14,7 +14,7 @@ from local.postgres import ADMIN, Cluster
 
 SETTING = "CITUS_NODES"
 SHARDS = 8
-DATABASES = ("companydata", "migrated", "moved")  # what an interrupted run has left
+DATABASES = ("companydata", "migrated", "moved", "others", "plain", "cluster")  # what an interrupted run has left
 ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pipeline_owner")
 
 # Tests of what Citus does not allow, or shows in another way: the beginning of the name, and the reason.
@@ -59,8 +59,10 @@ class CitusCluster(Cluster):
         cluster.drop_roles()
         for connection in cluster.each():
             connection.execute("create role pipeline_owner login password 'pipeline_owner'")
-        yield cluster
-        cluster.drop_roles()
+        try:
+            yield cluster
+        finally:
+            cluster.drop_roles()
 
     def url(
         self, database: str, user: str = ADMIN, password: str | None = None, driver: str = "postgresql+psycopg2"

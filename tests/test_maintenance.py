@@ -45,6 +45,8 @@ def test_a_month_is_archived_and_comes_back_and_its_status_is_true_all_the_time(
     assert database.run("select * from monthly_sales order by sale_month") == sums
     assert database.run(STATES, user="ds_user") == [("2024-01-01", "archived", None), ("2024-02-01", "loaded", 2)]
     assert database.run("select row_count from data_freshness where table_name = 'sales'") == [(2,)]
+    sums_shown = "select row_count from data_freshness where table_name = 'monthly_sales'"
+    assert database.run(sums_shown, user="ds_user") == [(len(sums),)]
     with pytest.raises(CheckViolation, match="2024-01-01 is not a month that is loaded"):
         database.run("select pipeline.archive_month('2024-01-01')")
 

@@ -216,10 +216,14 @@ begin
     execute format('lock table only public.%I in access exclusive mode', table_name);
 exception
     when query_canceled then
-        if not pipeline.is_distributed(format('public.%I', table_name)::regclass) then
+        if
+            not pipeline.is_distributed(format('public.%I', table_name)::regclass)
+            or sqlerrm like '%statement timeout%'
+        then
             raise;
         end if;
-        -- Citus cancels one of two transactions that wait for each other, for however short a time.
+        -- Citus cancels one of two transactions that wait for each other, for however short a time. A person who
+        -- cancels the statement in these seconds has to do it again.
         raise exception using message = sqlerrm, errcode = 'lock_not_available';
 end
 $$;

@@ -54,7 +54,7 @@ declare
     rule text;
     columns text;
 begin
-    -- As the comparison has done already.
+    -- Usually the comparison has done it, in a transaction of its own.
     perform pipeline.distribute_staged(load_id) from unnest(replaced);
 
     -- These locks make no reader wait. Autovacuum gives way to them now, and not while readers wait.

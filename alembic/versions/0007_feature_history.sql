@@ -186,7 +186,8 @@ end
 $$;
 
 comment on function pipeline.lock_customers() is
-'Until the transaction ends, the customer tables do not change. Their readers do not wait; who publishes them does.';
+'Until the transaction ends, the customer tables do not change. Readers do not wait; publishing them and other writers
+do, for lock_timeout at most.';
 
 revoke execute on function pipeline.lock_customers() from public;
 

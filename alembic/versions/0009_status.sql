@@ -50,7 +50,14 @@ known (table_name, loaded_at, file_version, up_to, row_count) as (
         loaded_at,
         file_version,
         up_to,
-        (select count(*) from pipeline.published_sales_by_store) as row_count
+        (
+            select count(*)
+            from pipeline.sales_by_store
+            inner join pipeline.loads
+                on sales_by_store.load_id = loads.load_id
+            -- An archived month keeps its sums.
+            where loads.outcome in ('published', 'archived')
+        ) as row_count
     from published
     where table_name = 'sales'
 

@@ -1,10 +1,10 @@
--- Rows come back to this server, which takes as long as it takes.
+-- No limit: moving the rows may take hours.
 set local statement_timeout = 0;
 
--- Functions and tables in one transaction.
+-- Citus drops functions and changes tables in one transaction only in this mode.
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
--- The tables are made anew, and are as open to readers as they were: not by the default privileges of new tables.
+-- The tables are created again, and are as open to readers as they were: not by the default privileges of new tables.
 alter default privileges for role pipeline_owner in schema public
 revoke all on tables from ds_user_role, mle_user_role;
 

@@ -1,10 +1,11 @@
--- Rows that are there already are moved, which takes as long as it takes.
+-- No limit: moving the rows may take hours.
 set local statement_timeout = 0;
 
--- Functions and tables in one transaction.
+-- Citus creates functions and tables in one transaction only in this mode.
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
--- Two roles write a month, which Citus lets pass only where their tables do not lie together.
+-- pipeline writes these two and pipeline_owner writes sales. Citus rejects writes of two roles to colocated tables in
+-- one transaction.
 select create_reference_table('public.stores');
 
 select create_reference_table('public.monthly_sales');
@@ -216,8 +217,8 @@ begin atomic
     from pipeline.features_of_pairs($1, $2, 'infinity') as pairs;
 end;
 
--- Readers are let in, and locked out, on the coordinator, through which they come. The role that publishes cannot grant
--- on the other servers, and Citus would let another role wait for it; and a lock there would wait for ever.
+-- Readers come through the coordinator, so privileges and locks there are enough. On the other servers pipeline_owner,
+-- which grants, would wait for pipeline, which has written to the tables; and lock_timeout would not hold.
 do $$
 declare
     closed regclass;

@@ -108,13 +108,13 @@ where
     and loads.outcome = 'published'
 group by loads.total, loads.row_count;
 
-select pipeline.open_to_readers('stores');
-
-select pipeline.open_to_readers('monthly_sales');
-
 -- stores_by_load holds the rows of the staged stores.
 select pipeline.discard_staged(%(stores_load)s::bigint);
 
--- The month of sales, by partition. Last, because readers of sales may wait from here to the end of the transaction,
+-- The month of sales, by partition. Late, because readers of sales may wait from here to the end of the transaction,
 -- for milliseconds.
 select pipeline.replace_partitions(%(sales_load)s::bigint);
+
+select pipeline.open_to_readers('stores');
+
+select pipeline.open_to_readers('monthly_sales');
