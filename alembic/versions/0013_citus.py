@@ -2,9 +2,9 @@
 
 Why:    a cluster holds the rows on several servers, which answer a query together. sales is distributed by store, and
         whatever belongs to a client by client, so that joins and sums need no rows of another server; every server has
-        all stores and all of monthly_sales. The ledger is on the coordinator; files are staged there, and leave it before
-        they are published. The SQL files are the same for both. A server that gets the extension later is migrated
-        down to 0012 and up again. The SQL that `alembic upgrade --sql` prints is for one server.
+        all stores and all of monthly_sales. The ledger is on the coordinator; files are staged there, and leave it
+        before they are published. The SQL files are the same for both. A server that gets the extension later is
+        migrated down to 0012 and up again. The SQL that `alembic upgrade --sql` prints is for one server.
 Locks:  on a cluster, the exclusive lock of each table while its rows move.
 Undo:   brings the rows back to the coordinator, and the functions back to their text in 0008. Citus drops functions
         of others whose bodies are SQL and name a distributed table.
