@@ -18,7 +18,7 @@ from bench.pairs import ANSWERS, DAYS, PAIRS, TABLES
 from bench.sales import DAG, MONTH, OF_MONTH, write_month
 from bench.server import OTHERS, ROOT, Answer, Ask, BenchError, Server, call
 from local.bucket import serve
-from tests.citus import SHARDS, CitusCluster
+from local.citus import SHARDS, CitusCluster
 
 PLAIN, CLUSTER = "plain", "cluster"
 MONTH_QUERY = f"select store_idx, sum(value) from public.sales where {OF_MONTH.format(month=MONTH)} group by store_idx"

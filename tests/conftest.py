@@ -45,13 +45,14 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
-from citus import NOT_ON_A_CLUSTER, CitusCluster  # noqa: E402
-from citus import SETTING as CITUS_NODES  # noqa: E402
 from misbehaviour import Answer, misbehaving  # noqa: E402
+from not_on_a_cluster import NOT_ON_A_CLUSTER  # noqa: E402
 from system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from local.bucket import Bucket, serve  # noqa: E402
+from local.citus import SETTING as CITUS_NODES  # noqa: E402
+from local.citus import CitusCluster  # noqa: E402
 from local.postgres import Cluster  # noqa: E402
 
 Rows = list[tuple[Any, ...]]

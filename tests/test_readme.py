@@ -211,7 +211,7 @@ def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:
     for block in ALL_BLOCKS:
         if block.language == "sql" and block.document != WALK:
             if of_cluster := re.findall(r"citus_\w+\(", block.text):
-                assert all(call in (ROOT / "tests/citus.py").read_text() for call in of_cluster)
+                assert all(call in (ROOT / "local/citus.py").read_text() for call in of_cluster)
                 continue
             # What is under sql/ speaks of the ledger, which is closed to readers.
             user = "pipeline" if block.document == "sql/README.md" else "ds_user"

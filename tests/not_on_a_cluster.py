@@ -1,0 +1,22 @@
+"""Tests that are skipped on a Citus cluster."""
+
+# Tests of what Citus does not allow, or shows in another way: the beginning of the name, and the reason.
+NOT_ON_A_CLUSTER = {
+    "tests/test_feature_history.py::test_a_table_that_was_emptied_by_hand_is_built_again[feature_history]": (
+        "truncate of a partitioned table by mle_user"
+    ),
+    "tests/test_feature_history.py::test_a_client_is_looked_up_by_an_index": "plans are the workers'",
+    "tests/test_feature_history.py::test_what_is_known_now_does_not_read_superseded_rows": "plans are the workers'",
+    "tests/test_privileges.py::test_a_table_that_is_created_later_is_read_by_ds_user_and_managed_by_mle_user[mle_user"
+    " acting as its role]": "the servers do not log in as a role after set role",
+    "tests/test_privileges.py::test_mle_user_writes_every_table": "truncate of a partitioned table by mle_user",
+    "tests/test_privileges.py::test_public_holds_the_tables": "Citus has views in public",
+    "tests/test_privileges.py::test_functions_with_the_rights_of_their_owner": "pipeline_owner can log in",
+    "tests/test_first_publication.py::test_functions_and_views_on_a_closed_table_are_denied_too[mle_user]": "Citus does"
+    " not copy a function with a return body",
+    "tests/test_loads.py::test_every_session_of_a_task": "triggers on distributed tables",
+    "tests/test_concurrency.py::test_a_reader_waits_only": "triggers on distributed tables",
+    "tests/test_concurrency.py::test_a_rebuild_waits_for_another": "triggers on distributed tables",
+    "tests/test_concurrency.py::test_a_row_that_vanishes": "foreign keys of local tables",
+    "tests/test_concurrency.py::test_a_transaction_that_refers_to": "foreign keys of local tables",
+}
