@@ -806,6 +806,19 @@ begin
                     );
                     perform pipeline.discard_staged(this.load_id);
                 end loop;
+                -- Several servers do not commit at the same moment.
+                for attempt in 1..5 loop
+                    exit when not pipeline.is_distributed(format('public.%I', this.table_name)::regclass);
+                    begin
+                        foreach this in array replaced loop
+                            perform pipeline.lock_out_readers(this.table_name);
+                        end loop;
+                        exit;
+                    exception
+                        when lock_not_available or deadlock_detected then
+                            null; -- After the last attempt a reader can see a mixture.
+                    end;
+                end loop;
         end;
     exception
         when datatype_mismatch or undefined_column then
