@@ -106,12 +106,6 @@ def task_of(value: XComArg) -> str:
     return str(operator.task_id)
 
 
-@cache
-def statements_of(text: str) -> list[str]:
-    """The statements of a file, split as the operator does."""
-    return DbApiHook.split_sql_string(text)
-
-
 def run_sql(
     connection: psycopg.Connection[Any],
     text: str,
@@ -131,7 +125,7 @@ def run_sql(
     reports: list[str] = []
     connection.add_notice_handler(lambda notice: reports.append(str(notice.message_primary)))
     with nullcontext() if one_by_one else connection.transaction():
-        for statement in statements_of(text):
+        for statement in DbApiHook.split_sql_string(text):
             cursor = connection.execute(statement, parameters)
         if answer is not None:
             answer[:] = cursor.fetchall()

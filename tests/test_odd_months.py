@@ -17,8 +17,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import Database, drop_database, new_database
-from steps import SALES, Run, connect, dag, statements_of
+from steps import SALES, Run, connect, dag
 
 from local.postgres import Cluster
 
@@ -206,7 +207,7 @@ def compare(connection: psycopg.Connection[Any], month: date, rows: list[Sale], 
 @cache
 def verdict() -> list[str]:
     """The statements of compare_month after those that read the staged rows into pipeline.statistics."""
-    statements = statements_of(str(dag(SALES).get_task("compare_month").sql))
+    statements = DbApiHook.split_sql_string(str(dag(SALES).get_task("compare_month").sql))
     first = next(n for n, text in enumerate(statements) if text.startswith("insert into pipeline.comparisons"))
     return statements[first:]
 

@@ -18,7 +18,6 @@ from local.citus import CitusCluster
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
 STORES, ROWS, CLIENTS = 20, 400, 200
 TABLES = ["stores", "sales", "monthly_sales", "customer_profiles", "customer_activity", "labels"]
-FEATURE_TABLES = ["feature_history", "feature_store"]
 
 
 @pytest.fixture(autouse=True)
