@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psycopg
 
@@ -14,7 +15,9 @@ from local.postgres import ADMIN, Cluster
 
 SETTING = "CITUS_NODES"
 SHARDS = 8
-DATABASES = ("companydata", "migrated", "moved", "others", "plain", "cluster")  # what an interrupted run has left
+DROP_ATTEMPTS = 5  # of 5 seconds each
+# What an interrupted run has left.
+DATABASES = ("companydata", "migrated", "moved", "random", "interleaved", "others", "plain", "cluster")
 ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pipeline_owner")
 
 
@@ -28,7 +31,7 @@ class CitusCluster(Cluster):
     nodes: tuple[tuple[str, int], ...] = ()
 
     @classmethod
-    @contextmanager
+    @contextlib.contextmanager
     def given(cls) -> Iterator[CitusCluster]:
         """The cluster of the setting, with a role that can log in before it is migrated, and no role of ours after."""
         nodes = [node.strip().rpartition(":") for node in os.environ[SETTING].split(",")]
@@ -49,7 +52,7 @@ class CitusCluster(Cluster):
         """Address of a database on the coordinator."""
         return super().url(database, user, password, driver).replace("@127.0.0.1:", f"@{self.nodes[0][0]}:")
 
-    def each(self, database: str = "postgres") -> Iterator[psycopg.Connection[tuple[object, ...]]]:
+    def each(self, database: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """A connection as admin to each server in turn, the coordinator last."""
         for host, port in reversed(self.nodes):
             with psycopg.connect(
@@ -57,14 +60,14 @@ class CitusCluster(Cluster):
             ) as connection:
                 yield connection
 
-    def create_database(self, name: str, template: str, owner: str) -> None:
+    def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:
         """Create a database on each server, of which a cluster is made unless it is a copy of one."""
         for connection in self.each():
             # Citus itself is connected to the template.
             connection.execute(
                 "select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", [template]
             )
-            connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
+        super().create_database(name, template, owner)
         if template == "template0":
             self.join(name)
 
@@ -84,8 +87,11 @@ class CitusCluster(Cluster):
 
     def drop_database(self, name: str) -> None:
         """Drop a database on each server."""
-        for connection in self.each():
-            connection.execute(f'drop database if exists "{name}" with (force)')
+        for _ in range(DROP_ATTEMPTS - 1):
+            # Citus's own process does not end while it logs in to this database, which waits for the drop.
+            with contextlib.suppress(psycopg.errors.ObjectInUse):
+                return super().drop_database(name)
+        return super().drop_database(name)
 
     def drop_roles(self) -> None:
         """Drop the roles that the migrations make, on each server."""

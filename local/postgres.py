@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
+
 ADMIN = "admin"
 START_SECONDS = 60
 PORT_TRIES = 10
@@ -209,6 +211,21 @@ class Cluster:
         """Address of a database, as SQLAlchemy writes it; by default as the superuser."""
         secret = quote(self.password if password is None else password, safe="")
         return f"{driver}://{user}:{secret}@127.0.0.1:{self.port}/{database}"
+
+    def each(self, database: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
+        """A connection as admin to each server that has a part of the database: here there is one."""
+        with psycopg.connect(self.url(database, driver="postgresql"), autocommit=True) as connection:
+            yield connection
+
+    def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:
+        """Create a database as a copy of another."""
+        for connection in self.each():
+            connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, ending its sessions; harmless when there is none."""
+        for connection in self.each():
+            connection.execute(f'drop database if exists "{name}" with (force)')
 
     def _copy_programs(self) -> None:
         """Root runs the server as another account, which may not reach the wheel."""

@@ -113,29 +113,12 @@ class Database:
 
 
 def new_database(cluster: Cluster, name: str, template: str = "template0", owner: str = "admin") -> Database:
-    if isinstance(cluster, CitusCluster):
-        cluster.create_database(name, template, owner)
-        return Database(cluster, name)
-    with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
-        connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
+    cluster.create_database(name, template, owner)
     return Database(cluster, name)
 
 
 def drop_database(database: Database) -> None:
-    if isinstance(database.cluster, CitusCluster):
-        database.cluster.drop_database(database.name)
-        return
-    with psycopg.connect(database.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
-        connection.execute(f'drop database if exists "{database.name}" with (force)')
-
-
-def servers(database: Database) -> Iterator[psycopg.Connection[Any]]:
-    """A connection as admin to each server that has a part of the database."""
-    if isinstance(database.cluster, CitusCluster):
-        yield from database.cluster.each(database.name)
-    else:
-        with database.connect() as connection:
-            yield connection
+    database.cluster.drop_database(database.name)
 
 
 @pytest.fixture(scope="session")
@@ -169,7 +152,7 @@ def database(cluster: Cluster, template: Database, request: pytest.FixtureReques
         from pg_database as original
         where copy.datname = '{database.name}' and original.datname = '{template.name}'
     """
-    for connection in servers(database):
+    for connection in cluster.each(database.name):
         connection.execute(copy_privileges)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("RANDOM_SEED", "20240205"))
 EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "8"))
 STEPS = 50
+DATABASE = "interleaved"
 MAX_DOWNLOADS = 6  # at once
 
 MONTHS = ("2024-01-01", "2024-02-01")
@@ -202,7 +203,6 @@ class World:
 
     cluster: Cluster
     template: Database
-    names: Any = field(default_factory=lambda: itertools.count(1))
     found: Counter[str] = field(default_factory=Counter)
 
 
@@ -215,8 +215,9 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        name = f"interleaved_{next(self.world.names)}"
-        self.database = new_database(self.world.cluster, name, self.world.template.name)
+        world = self.world
+        world.cluster.drop_database(DATABASE)  # of an example that could not begin
+        self.database = new_database(world.cluster, DATABASE, world.template.name)
         self.admin = self.database.connect()
         self.connections: list[psycopg.Connection[Any]] = []
         self.model = Model()
@@ -282,7 +283,7 @@ class Machine(RuleBasedStateMachine):
     @rule(download=consumes(downloads))
     def kill(self, download: Download) -> None:
         pid = download.connection.info.backend_pid
-        assert self.admin.execute("select pg_terminate_backend(%s, 60000)", [pid]).fetchall() == [(True,)]
+        assert self.admin.execute("select pg_terminate_backend(%s::integer, 60000)", [pid]).fetchall() == [(True,)]
         self.model.loads[download.load.number].is_alive = False
 
     @rule(run=runs)

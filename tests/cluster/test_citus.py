@@ -2,8 +2,10 @@
 
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from random import Random
 from typing import Any
 
 import psycopg
@@ -17,6 +19,8 @@ from local.citus import CitusCluster
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
 STORES, ROWS, CLIENTS = 20, 400, 200
+YEAR = [f"2023-{month:02}-01" for month in range(1, 13)]
+YEAR_SALES, YEAR_CLIENTS = 10_000, 100_000
 TABLES = ["stores", "sales", "monthly_sales", "customer_profiles", "customer_activity", "labels"]
 
 
@@ -158,18 +162,23 @@ def test_a_server_that_crashes_before_the_commit_leaves_the_old_month_and_a_retr
     write_month(bucket, MONTHS[0], 2)
     run = Run(database, SALES, MONTHS[0])
     run.run("stage_sales", "stage_stores", "check_month", "compare_month")
-    with pausing(database, "before commit") as pause, ThreadPoolExecutor(1) as pool:
-        publishing = pool.submit(run.run, "publish_month")
-        pause.wait(publishing)
-        crash(database, server)
-        pause.release()
-        with pytest.raises(psycopg.Error):
-            publishing.result()
-    wait_until_up(database)
+    crash_during(database, server, "before commit", partial(run.run, "publish_month"))
     assert content(database) == before
     run.run("publish_month")
     assert database.run("select count(*), min(value), max(value) from sales") == [(ROWS, 2, 2)]
     wait_for(database, "select recover_prepared_transactions() where not exists (select from pg_prepared_xacts)")
+
+
+def crash_during(database: Database, server: int, point: str, work: Callable[[], object]) -> None:
+    """Let some work come to a point, crash a server there, and wait until it is up again."""
+    with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        pause.wait(running)
+        crash(database, server)
+        pause.release()
+        with pytest.raises(psycopg.Error):
+            running.result()
+    wait_until_up(database)
 
 
 def crash(database: Database, server: int) -> None:
@@ -187,7 +196,7 @@ def wait_until_up(database: Database) -> None:
 
     def tried() -> bool:
         try:
-            for connection in database.cluster.each(database.name):  # type: ignore[attr-defined]
+            for connection in database.cluster.each(database.name):
                 connection.execute("select 1")
         except psycopg.OperationalError:
             return False
@@ -225,18 +234,17 @@ def moved(cluster: CitusCluster, template: Database, monkeypatch: pytest.MonkeyP
         done = database.alembic("upgrade", "head")
         assert done.returncode == 0, done.stderr
         monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
+        for server in cluster.each():
+            server.execute("alter role pipeline_owner login password 'pipeline_owner'")
         yield database
     finally:
         drop_database(database)
-        for server in cluster.each():
-            server.execute("alter role pipeline_owner login")
 
 
 def test_a_database_with_rows_moves_to_a_cluster(cluster: CitusCluster, moved: Database, bucket: Files) -> None:
     load_everything(moved)
     before = content(moved)
     cluster.join(moved.name)
-    moved.run("alter role pipeline_owner login password 'pipeline_owner'")
     for arguments in (["downgrade", "0012"], ["upgrade", "head"]):
         done = moved.alembic(*arguments)
         assert done.returncode == 0, done.stderr
@@ -247,3 +255,114 @@ def test_a_database_with_rows_moves_to_a_cluster(cluster: CitusCluster, moved: D
     assert moved.run(
         f"select min(value), max(value) from sales where date >= '{MONTHS[1]}' and date < '{MONTHS[2]}'"
     ) == [(3, 3)]
+
+
+Content = dict[str, list[tuple[Any, ...]]]
+
+
+def a_year(
+    database: Database,
+    files: Files,
+    monkeypatch: pytest.MonkeyPatch,
+    through: Callable[[int, str, Callable[[], object]], object],
+) -> Iterator[Content]:
+    """Load a year with 100,000 clients, then corrected files, and give what readers see after both.
+
+    Args:
+        database: the database.
+        files: the bucket.
+        monkeypatch: to connect the tasks to the database.
+        through: does some work again that was stopped by the crash of a server at a point.
+    """
+    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
+    numbers = Random(20240205)  # noqa: S311 - sample values
+    files.write("stores.csv", csv_text("idx,location", [(n, f"city {n}") for n in range(STORES)]))
+    for month in YEAR:
+        write_sales(files, month, numbers)
+        load_month(database, month)
+    write_clients(files, numbers, range(1, YEAR_CLIENTS + 1))
+    load_customers(database)
+    build_feature_store(database)
+    yield readers_see(database)
+
+    files.write("stores.csv", csv_text("idx,location", [(n, f"street {n // 2}") for n in range(STORES + 1)]))
+    for server, month in enumerate((YEAR[2], YEAR[6], YEAR[11])):
+        write_sales(files, month, numbers)
+        run = Run(database, SALES, month)
+        run.run("stage_sales", "stage_stores", "check_month", "compare_month")
+        through(server, "before commit", partial(run.run, "publish_month"))
+    write_clients(files, numbers, range(YEAR_CLIENTS // 100, YEAR_CLIENTS + 200))
+    load_customers(database)
+    through(1, "update pipeline.feature_store_builds", partial(build_feature_store, database))
+    yield readers_see(database)
+
+
+def write_sales(files: Files, month: str, numbers: Random) -> None:
+    """A month of random sales."""
+    rows = [
+        (
+            n,
+            f"{numbers.randint(-500, 99_999) / 100:.2f}",
+            f"{month[:8]}{numbers.randint(1, 28):02}",
+            numbers.randrange(STORES),
+        )
+        for n in range(YEAR_SALES)
+    ]
+    files.write(f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", rows))
+
+
+def write_clients(files: Files, numbers: Random, clients: range) -> None:
+    """Clients with one to three activities, which overlap and have gaps, and of whom some lack a label."""
+    files.write(
+        "customer_profiles.csv",
+        csv_text("idx,attr_a,attr_b,attr_c", [(n, n % 101, "ABCDE"[n % 5], "x") for n in clients]),
+    )
+    activity = [
+        (n, f"2020-0{1 + 2 * k}-{numbers.randint(1, 28):02}", end, numbers.randint(0, 9) / 7, k)
+        for n in clients
+        for k in range(1 + n % 3)
+        for end in (numbers.choice(["", f"2020-{3 + 3 * k:02}-01", f"2020-{3 + 3 * k:02}-15"]),)
+    ]
+    files.write("customer_activity.csv", csv_text("idx,valid_from,valid_to,scd_a,scd_b", activity))
+    labels = [(n, numbers.randint(0, 1)) for n in clients if n % 300]
+    files.write("labels.csv", csv_text("idx,label", labels))
+
+
+def readers_see(database: Database) -> Content:
+    """The rows of all tables, in an order; builds are numbered, because they are known from other moments elsewhere."""
+    found = {
+        table: sorted(map(repr, database.run(f"select * from {table}", "ds_user")))
+        for table in [*TABLES, "feature_store"]
+    }
+    known = [known_at for (known_at,) in database.run("select known_at from pipeline.feature_store_builds order by 1")]
+    build = {known_at: str(number) for number, known_at in enumerate(known)} | {None: None}
+    history = database.run(
+        """
+        select known_from, known_to, idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label
+        from feature_history
+    """,
+        "ds_user",
+    )
+    found["feature_history"] = sorted(repr((build[begin], build[end], *row)) for begin, end, *row in history)
+    found["month_status"] = database.run("select sale_month, state, row_count from month_status order by 1", "ds_user")
+    return found
+
+
+def test_a_year_with_corrections_and_crashes_equals_that_of_one_server(
+    database: Database, moved: Database, files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def crash_and_do_it_again(server: int, point: str, work: Callable[[], object]) -> None:
+        crash_during(database, server, point, work)
+        work()
+
+    wanted = list(a_year(moved, files, monkeypatch, lambda server, point, work: work()))
+    found = list(a_year(database, files, monkeypatch, crash_and_do_it_again))
+    assert [len(seen["sales"]) for seen in found] == [YEAR_SALES * len(YEAR)] * 2
+    assert len(found[1]["feature_history"]) > 2 * len(found[1]["feature_store"]) > YEAR_CLIENTS
+    # The rows themselves would take minutes to print.
+    assert [
+        [table for table in seen if seen[table] != had[table]] for seen, had in zip(found, wanted, strict=True)
+    ] == [
+        [],
+        [],
+    ]
