@@ -257,7 +257,7 @@ def test_a_database_with_rows_moves_to_a_cluster(cluster: CitusCluster, moved: D
     ) == [(3, 3)]
 
 
-Content = dict[str, list[tuple[Any, ...]]]
+Content = dict[str, list[Any]]
 
 
 def a_year(
@@ -330,7 +330,7 @@ def write_clients(files: Files, numbers: Random, clients: range) -> None:
 
 def readers_see(database: Database) -> Content:
     """The rows of all tables, in an order; builds are numbered, because they are known from other moments elsewhere."""
-    found = {
+    found: Content = {
         table: sorted(map(repr, database.run(f"select * from {table}", "ds_user")))
         for table in [*TABLES, "feature_store"]
     }
