@@ -15,7 +15,6 @@ from local.postgres import ADMIN, Cluster
 
 SETTING = "CITUS_NODES"
 SHARDS = 8
-DROP_ATTEMPTS = 5  # of 5 seconds each
 # What an interrupted run has left.
 DATABASES = ("companydata", "migrated", "moved", "random", "interleaved", "others", "plain", "cluster")
 ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pipeline_owner")
@@ -64,10 +63,8 @@ class CitusCluster(Cluster):
         """Create a database on each server, of which a cluster is made unless it is a copy of one."""
         for connection in self.each():
             # Citus itself is connected to the template.
-            connection.execute(
-                "select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", [template]
-            )
-        super().create_database(name, template, owner)
+            self._end_sessions(connection, template)
+            connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
         if template == "template0":
             self.join(name)
 
@@ -86,12 +83,18 @@ class CitusCluster(Cluster):
                 coordinator.execute("select citus_add_node(%s, %s)", node)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database on each server."""
-        for _ in range(DROP_ATTEMPTS - 1):
-            # Citus's own process does not end while it logs in to this database, which waits for the drop.
-            with contextlib.suppress(psycopg.errors.ObjectInUse):
-                return super().drop_database(name)
-        return super().drop_database(name)
+        """Drop a database on each server, ending its sessions; harmless when there is none."""
+        for connection in self.each():
+            # Citus has a session of its own in each database, which would not end while the drop waits for it, and
+            # comes back.
+            connection.execute("update pg_database set datallowconn = false where datname = %s", [name])
+            self._end_sessions(connection, name)
+            connection.execute(f'drop database if exists "{name}" with (force)')
+
+    def _end_sessions(self, connection: psycopg.Connection[Any], database: str) -> None:
+        connection.execute(
+            "select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", [database]
+        )
 
     def drop_roles(self) -> None:
         """Drop the roles that the migrations make, on each server."""
