@@ -83,7 +83,12 @@ class CitusCluster(Cluster):
                 coordinator.execute("select citus_add_node(%s, %s)", node)
 
     def drop_database(self, name: str) -> None:
-        """Drop a database on each server, ending its sessions; harmless when there is none."""
+        """Drop a database on each server, ending its sessions and transactions; harmless when there is none."""
+        with contextlib.suppress(psycopg.OperationalError):  # it does not exist
+            for connection in self.each(name):
+                prepared = "select gid from pg_prepared_xacts where database = current_database()"
+                for (transaction,) in connection.execute(prepared).fetchall():
+                    connection.execute(f"rollback prepared '{transaction}'")
         for connection in self.each():
             # Citus has a session of its own in each database, which would not end while the drop waits for it, and
             # comes back.

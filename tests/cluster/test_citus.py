@@ -1,5 +1,6 @@
 """What only a Citus cluster has: rows on several servers, which crash one by one, and databases that move there."""
 
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -170,7 +171,7 @@ def test_a_server_that_crashes_before_the_commit_leaves_the_old_month_and_a_retr
 
 
 def crash_during(database: Database, server: int, point: str, work: Callable[[], object]) -> None:
-    """Let some work come to a point, crash a server there, and wait until it is up again."""
+    """Let some work come to a point, crash a server there, and let it fail when the server is up again."""
     with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
         running = pool.submit(work)
         pause.wait(running)
@@ -178,35 +179,26 @@ def crash_during(database: Database, server: int, point: str, work: Callable[[],
         pause.release()
         with pytest.raises(psycopg.Error):
             running.result()
-    wait_until_up(database)
 
 
 def crash(database: Database, server: int) -> None:
-    """Kill a session of a server, which makes all of its sessions end and its recovery begin."""
+    """Kill a session of a server, which ends all of its sessions, and wait until it has recovered."""
     assert isinstance(database.cluster, CitusCluster)
     host, port = database.cluster.nodes[server]
-    with psycopg.connect(database.url(), host=host, port=port, autocommit=True) as victim:
+    connect = partial(psycopg.connect, database.url(), host=host, port=port, autocommit=True)
+    # This process lives as long as no session crashes.
+    checkpointer = "select pid from pg_stat_activity where backend_type = 'checkpointer'"
+    with connect() as victim:
         pid = victim.info.backend_pid
+        before = victim.execute(checkpointer).fetchall()
         with pytest.raises(psycopg.OperationalError):
             victim.execute(f"copy (select 1) to program 'kill -KILL {pid}'")
-
-
-def wait_until_up(database: Database) -> None:
-    """Wait until all servers accept connections again."""
-
-    def tried() -> bool:
-        try:
-            for connection in database.cluster.each(database.name):
-                connection.execute("select 1")
-        except psycopg.OperationalError:
-            return False
-        return True
-
     for _ in range(600):
-        if tried():
-            return
+        with contextlib.suppress(psycopg.OperationalError), connect() as connection:
+            if connection.execute(checkpointer).fetchall() not in ([], before):
+                return
         time.sleep(0.1)
-    raise AssertionError("a server is not up after a minute")
+    raise AssertionError("the server is not up after a minute")
 
 
 def test_a_downgrade_brings_the_rows_back_and_an_upgrade_distributes_them_again(
