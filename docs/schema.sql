@@ -33,6 +33,17 @@ CREATE SCHEMA staging;
 
 COMMENT ON SCHEMA staging IS 'Files as they were downloaded, before they are published: one table per load.';
 
+CREATE FUNCTION pipeline.analyze_clients() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    analyze staging.clients;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.analyze_clients() IS 'Counts the changed clients in staging.clients for the planner, which then looks up the rows of few by their key.';
+
 CREATE FUNCTION pipeline.analyze_sales() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -2098,6 +2109,9 @@ GRANT ALL ON SCHEMA public TO mle_user_role;
 GRANT ALL ON SCHEMA public TO pipeline_owner;
 
 GRANT USAGE ON SCHEMA staging TO pipeline;
+
+REVOKE ALL ON FUNCTION pipeline.analyze_clients() FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.analyze_clients() TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.analyze_sales() FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.analyze_sales() TO pipeline;

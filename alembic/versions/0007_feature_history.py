@@ -26,7 +26,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function pipeline.lock_customers")
+    op.execute("drop function pipeline.lock_customers, pipeline.analyze_clients")
     op.execute("drop view pipeline.stale_tables")
     op.execute("drop table staging.clients, staging.feature_history")
     op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds")

@@ -189,9 +189,23 @@ comment on function pipeline.lock_customers() is
 'Until the transaction ends, the customer tables do not change. Readers do not wait; publishing them and other writers
 do, for lock_timeout at most.';
 
-revoke execute on function pipeline.lock_customers() from public;
+create function pipeline.analyze_clients()
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    analyze staging.clients;
+end
+$$;
 
-grant execute on function pipeline.lock_customers() to pipeline;
+comment on function pipeline.analyze_clients() is
+'Counts the changed clients in staging.clients for the planner, which then looks up the rows of few by their key.';
+
+revoke execute on function pipeline.lock_customers(), pipeline.analyze_clients() from public;
+
+grant execute on function pipeline.lock_customers(), pipeline.analyze_clients() to pipeline;
 
 -- A publication for all tables would otherwise stop the deletes.
 alter table partitions.feature_history_superseded replica identity full;

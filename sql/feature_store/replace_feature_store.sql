@@ -330,6 +330,11 @@ window by_day as (
 delete from staging.feature_history
 where not is_resolved;
 
+-- From here on, few changed clients are looked up by their key.
+select pipeline.analyze_clients();
+
+set local enable_nestloop = on;
+
 -- feature_history, by difference. First the rows that are known no longer, because the key allows one row per day.
 update public.feature_history
 set known_to = (select max(build.known_at) from pipeline.feature_store_builds as build)
