@@ -190,18 +190,23 @@ comment on function pipeline.lock_customers() is
 do, for lock_timeout at most.';
 
 create function pipeline.analyze_clients()
-returns void
+returns boolean
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- Citus lets no other role read the rows that a transaction has written.
+    if pipeline.is_distributed('staging.clients') then
+        return false;
+    end if;
     analyze staging.clients;
+    return true;
 end
 $$;
 
 comment on function pipeline.analyze_clients() is
-'Counts the changed clients in staging.clients for the planner, which then looks up the rows of few by their key.';
+'Tells the planner how many clients in staging.clients have changed; returns whether it knows.';
 
 revoke execute on function pipeline.lock_customers(), pipeline.analyze_clients() from public;
 

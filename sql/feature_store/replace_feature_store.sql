@@ -330,10 +330,8 @@ window by_day as (
 delete from staging.feature_history
 where not is_resolved;
 
--- From here on, few changed clients are looked up by their key.
-select pipeline.analyze_clients();
-
-set local enable_nestloop = on;
+-- A planner that knows how few clients have changed looks up their rows by the key.
+select set_config('enable_nestloop', pipeline.analyze_clients()::text, true);
 
 -- feature_history, by difference. First the rows that are known no longer, because the key allows one row per day.
 update public.feature_history
