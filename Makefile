@@ -65,7 +65,7 @@ DS_URL = "postgresql://ds_user@localhost:$${OPERATIONAL_DB_PORT:-5432}/companyda
 
 .venv-examples/installed: examples/requirements.txt | venv
 	@$(PYTHON) -m venv --clear .venv-examples
-	@.venv-examples/bin/pip install --quiet --disable-pip-version-check -r examples/requirements.txt
+	@.venv-examples/bin/pip install --quiet --disable-pip-version-check --no-compile -r examples/requirements.txt
 	@touch $@
 
 # For example BENCH="--rows 10000000": make bench BENCH=--help shows what there is.
