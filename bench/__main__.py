@@ -10,8 +10,8 @@ from bench.server import ROOT, BenchError, Server, call
 from local.postgres import ClusterError
 
 RESULTS = ROOT / "bench" / "results"
-PARTS = ("table", "history", "customers", "features", "pairs", "catchup", "plot")
-CLUSTER = "cluster"
+PLOT, CLUSTER = "plot", "cluster"
+PARTS = ("table", "history", "customers", "features", "pairs", "catchup", PLOT)
 MAX_ROWS_OF_PEERS = 1_000_000
 
 
@@ -59,19 +59,24 @@ def main() -> None:
     try:
         for part in options.part:
             print(f"\n{part}", flush=True)
-            if part in work:
+            if part == PLOT:
+                draw(options.peers_python)
+                continue
+            if part == CLUSTER:
+                found = cluster.run(options.rows, options.clients, options.pairs, options.rounds)
+            else:
                 with Server.started() as server:
                     found = work[part](server)
-                (RESULTS / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
-            elif part == CLUSTER:
-                found = cluster.run(options.rows, options.clients, options.pairs, options.rounds)
-                (RESULTS / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
-            elif options.peers_python:
-                for name in ("table", "history"):
-                    if (results := RESULTS / f"{name}.json").exists():
-                        call([options.peers_python, "-m", "bench.draw", name, str(results)])
+            (RESULTS / f"{part}.json").write_text(json.dumps(found, indent=1) + "\n")
     except (BenchError, ClusterError) as error:
         sys.exit(f"error: {error}")
+
+
+def draw(python: str | None) -> None:
+    """Draw the pictures of what was measured, if there is an interpreter with bench/requirements.txt."""
+    for name in ("table", "history"):
+        if python and (results := RESULTS / f"{name}.json").exists():
+            call([python, "-m", "bench.draw", name, str(results)])
 
 
 if __name__ == "__main__":
