@@ -20,7 +20,7 @@ from bench.server import OTHERS, ROOT, Answer, Ask, BenchError, Server, call
 from local.bucket import serve
 from local.citus import SHARDS, CitusCluster
 
-PLAIN, CLUSTER = "plain", "cluster"
+PLAIN, CLUSTER = "bench_plain", "bench_cluster"
 MONTH_QUERY = f"select store_idx, sum(value) from public.sales where {OF_MONTH.format(month=MONTH)} group by store_idx"
 ONE_CLIENT = "select * from public.feature_store_at(array[%s], array[date '2020-04-04'])"
 TOTALS = f"""

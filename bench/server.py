@@ -24,7 +24,7 @@ from local.bucket import serve
 from local.postgres import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
-OTHERS = "others"  # the database of all contenders but ours; migrated, so that their tables get the same columns
+OTHERS = "bench_others"  # the database of all contenders but ours; migrated, so that their tables get the same columns
 DURABLE = {"fsync": "on", "synchronous_commit": "on", "full_page_writes": "on"}
 
 Answer = dict[str, Any]

@@ -15,8 +15,11 @@ from local.postgres import ADMIN, Cluster
 
 SETTING = "CITUS_NODES"
 SHARDS = 8
-# What an interrupted run has left.
-DATABASES = ("companydata", "migrated", "moved", "random", "interleaved", "others", "plain", "cluster")
+# Of tests and benchmark: those that an interrupted run has left are dropped, so nobody else's may be called so.
+DATABASES = (
+    *("test_companydata", "test_migrated", "test_moved", "test_random", "test_interleaved"),
+    *("bench_others", "bench_plain", "bench_cluster"),
+)
 ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pipeline_owner")
 
 

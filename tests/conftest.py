@@ -135,7 +135,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def template(cluster: Cluster) -> Iterator[Database]:
     """A database migrated to head, from which each test's own is copied in milliseconds."""
-    database = new_database(cluster, "migrated")
+    database = new_database(cluster, "test_migrated")
     done = database.alembic("upgrade", "head")
     assert done.returncode == 0, done.stderr
     yield database
@@ -145,7 +145,7 @@ def template(cluster: Cluster) -> Iterator[Database]:
 @pytest.fixture
 def database(cluster: Cluster, template: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
     """A migrated database of the test's own, which the DAGs are connected to."""
-    database = new_database(cluster, "companydata", template.name)
+    database = new_database(cluster, "test_companydata", template.name)
     # What CREATE DATABASE does not copy from its template: the privileges of the database itself.
     copy_privileges = f"""
         update pg_database as copy set datacl = original.datacl
@@ -162,7 +162,7 @@ def database(cluster: Cluster, template: Database, request: pytest.FixtureReques
 
 @pytest.fixture
 def empty_database(cluster: Cluster) -> Iterator[Database]:
-    database = new_database(cluster, "companydata")
+    database = new_database(cluster, "test_companydata")
     yield database
     drop_database(database)
 

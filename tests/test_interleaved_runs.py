@@ -39,7 +39,7 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("RANDOM_SEED", "20240205"))
 EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "8"))
 STEPS = 50
-DATABASE = "interleaved"
+DATABASE = "test_interleaved"
 MAX_DOWNLOADS = 6  # at once
 
 MONTHS = ("2024-01-01", "2024-02-01")

@@ -31,7 +31,7 @@ pytestmark = pytest.mark.slow
 SEED = int(os.environ.get("RANDOM_SEED", "20240203"))
 EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "10"))
 STEPS = 20
-DATABASE = "random"
+DATABASE = "test_random"
 
 MONTHS = ("2023-12-01", "2024-01-01", "2024-02-01")
 CITIES = ("Porto", "Faro", "Braga")

@@ -220,8 +220,8 @@ def test_a_downgrade_brings_the_rows_back_and_an_upgrade_distributes_them_again(
 def moved(cluster: CitusCluster, template: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A migrated database on the coordinator alone, without the extension."""
     with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
-        connection.execute("create database moved template template0 owner admin")
-    database = Database(cluster, "moved")
+        connection.execute("create database test_moved template template0 owner admin")
+    database = Database(cluster, "test_moved")
     try:
         done = database.alembic("upgrade", "head")
         assert done.returncode == 0, done.stderr
