@@ -35,7 +35,7 @@ test-fast: venv ## run the tests that take no more than a minute together
 # For example CITUS_NODES=localhost:6432,localhost:6433,localhost:6434, the coordinator first; CONTRIBUTING.md says what
 # the servers need.
 test-citus: venv ## run the tests of the workflows on the Citus cluster that CITUS_NODES names
-	@CITUS_NODES="$(CITUS_NODES)" $(PYTHON) -m pytest tests/cluster $(ON_A_CLUSTER)
+	@$(if $(CITUS_NODES),,$(error CITUS_NODES names no servers))CITUS_NODES="$(CITUS_NODES)" $(PYTHON) -m pytest tests/cluster $(ON_A_CLUSTER)
 
 ON_A_CLUSTER = $(addprefix tests/test_, $(addsuffix .py, loads feature_history training_sets first_publication privileges \
 	checks sql_steps workflows status concurrency crashes interleaved_runs random_runs))

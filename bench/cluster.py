@@ -16,7 +16,7 @@ import psycopg
 from bench.customers import CHANGE, EMPTY, FEATURES, LOADS, VACUUM, write_files
 from bench.pairs import ANSWERS, DAYS, PAIRS, TABLES
 from bench.sales import DAG, MONTH, OF_MONTH, write_month
-from bench.server import OTHERS, ROOT, Answer, Ask, BenchError, Server, call
+from bench.server import OTHERS, ROOT, Answer, Ask, BenchError, Server, call, describe
 from local.bucket import serve
 from local.citus import SHARDS, CitusCluster
 
@@ -70,13 +70,14 @@ def run(rows: int, clients: int, pairs: int, rounds: int) -> Answer:
 def started() -> Iterator[Server]:
     """The servers of CITUS_NODES with a database of each kind, and a bucket."""
     with (
-        CitusCluster.given() as cluster,
+        CitusCluster.cleared() as cluster,
         tempfile.TemporaryDirectory(prefix="bench-") as folder,
         serve(Path(folder)) as bucket,
         contextlib.redirect_stderr(io.StringIO()),  # the bucket's log of requests
     ):
+        machine = f"{describe(cluster)}, {len(cluster.nodes)} servers, {SHARDS} shards"
         environment = {"SOURCE_BASE_URL": bucket.url, "SOURCE_CA_FILE": str(bucket.ca_file)}
-        server = Server(cluster, Path(folder), environment, f"{len(cluster.nodes)} servers, {SHARDS} shards")
+        server = Server(cluster, Path(folder), environment, machine)
         names = (OTHERS, PLAIN, CLUSTER)
         try:
             # That of the cluster comes last: there pipeline_owner can log in.

@@ -57,11 +57,7 @@ class Server:
         ):
             # Older revisions of the loader read the second one.
             authority = dict.fromkeys(("SOURCE_CA_FILE", "REQUESTS_CA_BUNDLE"), str(bucket.ca_file))
-            cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-            with psycopg.connect(cluster.url("postgres", driver="postgresql")) as connection:
-                postgresql = connection.info.parameter_status("server_version")
-            machine = f"{cpu[1] if cpu else 'unknown CPU'}, {os.cpu_count()} cores, PostgreSQL {postgresql}"
-            print(f"{machine}, load average {os.getloadavg()[0]:.2f}", flush=True)
+            machine = describe(cluster)
             server = cls(cluster, Path(folder), {"SOURCE_BASE_URL": bucket.url, **authority}, machine)
             server.create_database(OTHERS, ROOT)
             yield server
@@ -129,6 +125,16 @@ class Server:
                 # A process that ends meanwhile would count twice or not at all.
                 if sum(postmaster.cpu_times()[2:4]) == ended:
                     return float(living + ended)
+
+
+def describe(cluster: Cluster) -> str:
+    """The machine and the version of the server."""
+    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    with psycopg.connect(cluster.url("postgres", driver="postgresql")) as connection:
+        postgresql = connection.info.parameter_status("server_version")
+    machine = f"{cpu[1] if cpu else 'unknown CPU'}, {os.cpu_count()} cores, PostgreSQL {postgresql}"
+    print(f"{machine}, load average {os.getloadavg()[0]:.2f}", flush=True)
+    return machine
 
 
 def call(command: Sequence[str], folder: Path = ROOT, **environment: str) -> str:

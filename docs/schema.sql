@@ -47,7 +47,7 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.analyze_clients() IS 'Tells the planner how many clients in staging.clients have changed; returns whether it knows.';
+COMMENT ON FUNCTION pipeline.analyze_clients() IS 'Analyzes staging.clients. Returns false on a Citus cluster, which does not allow it.';
 
 CREATE FUNCTION pipeline.analyze_sales() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER

@@ -1,9 +1,10 @@
-"""A Citus cluster that runs already: CITUS_NODES names its servers, the coordinator first."""
+"""A Citus cluster that runs already, for tests alone: CITUS_NODES names its servers, the coordinator first."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 import psycopg
 
-from local.postgres import ADMIN, Cluster
+from local.postgres import ADMIN, Cluster, ClusterError
 
 SETTING = "CITUS_NODES"
 SHARDS = 8
@@ -34,19 +35,43 @@ class CitusCluster(Cluster):
 
     @classmethod
     @contextlib.contextmanager
-    def given(cls) -> Iterator[CitusCluster]:
-        """The cluster of the setting, with a role that can log in before it is migrated, and no role of ours after."""
-        nodes = [node.strip().rpartition(":") for node in os.environ[SETTING].split(",")]
-        cluster = cls(Path(), int(nodes[0][2]), nodes=tuple((host, int(port)) for host, _, port in nodes))
-        for name in DATABASES:
-            cluster.drop_database(name)
-        cluster.drop_roles()
-        for connection in cluster.each():
-            connection.execute("create role pipeline_owner login password 'pipeline_owner'")
-        try:
-            yield cluster
-        finally:
+    def cleared(cls) -> Iterator[CitusCluster]:
+        """The cluster of the setting without what an interrupted run has left, and without a role of ours after.
+
+        A role that can log in is there before the database is migrated.
+
+        Raises:
+            ClusterError: a server has a database that no run has left.
+        """
+        nodes = [node.strip().partition(":") for node in os.environ[SETTING].split(",")]
+        with tempfile.TemporaryDirectory(prefix="company-data-") as home:
+            Path(home).chmod(0o755)
+            cluster = cls(
+                Path(home), int(nodes[0][2] or 5432), nodes=tuple((host, int(port or 5432)) for host, _, port in nodes)
+            )
+            cluster._copy_programs()
+            cluster._stop_where_others_are()
+            for name in DATABASES:
+                cluster.drop_database(name)
             cluster.drop_roles()
+            for connection in cluster.each():
+                connection.execute("create role pipeline_owner login password 'pipeline_owner'")
+            try:
+                yield cluster
+            finally:
+                cluster.drop_roles()
+
+    def _stop_where_others_are(self) -> None:
+        for connection in self.each():
+            others = connection.execute(
+                "select datname from pg_database where not datistemplate and datname <> all(%s) order by datname",
+                [["postgres", *DATABASES]],
+            ).fetchone()
+            if others:
+                raise ClusterError(
+                    f"{connection.info.host}:{connection.info.port} has the database {others[0]}. Tests crash the"
+                    f" servers and drop roles, so {SETTING} must name a cluster that is there for nothing else."
+                )
 
     def url(
         self, database: str, user: str = ADMIN, password: str | None = None, driver: str = "postgresql+psycopg2"
@@ -87,17 +112,22 @@ class CitusCluster(Cluster):
 
     def drop_database(self, name: str) -> None:
         """Drop a database on each server, ending its sessions and transactions; harmless when there is none."""
-        with contextlib.suppress(psycopg.OperationalError):  # it does not exist
-            for connection in self.each(name):
-                prepared = "select gid from pg_prepared_xacts where database = current_database()"
-                for (transaction,) in connection.execute(prepared).fetchall():
-                    connection.execute(f"rollback prepared '{transaction}'")
         for connection in self.each():
+            if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
+                continue
+            # Of a drop that was interrupted.
+            connection.execute(f'alter database "{name}" allow_connections true')
+            url = self.url(name, driver="postgresql")
+            host, port = connection.info.host, connection.info.port
+            with psycopg.connect(url, host=host, port=port, autocommit=True) as inside:
+                prepared = "select gid from pg_prepared_xacts where database = current_database()"
+                for (transaction,) in inside.execute(prepared).fetchall():
+                    inside.execute(f"rollback prepared '{transaction}'")
             # Citus has a session of its own in each database, which would not end while the drop waits for it, and
             # comes back.
-            connection.execute("update pg_database set datallowconn = false where datname = %s", [name])
+            connection.execute(f'alter database "{name}" allow_connections false')
             self._end_sessions(connection, name)
-            connection.execute(f'drop database if exists "{name}" with (force)')
+            connection.execute(f'drop database "{name}" with (force)')
 
     def _end_sessions(self, connection: psycopg.Connection[Any], database: str) -> None:
         connection.execute(

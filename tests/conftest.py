@@ -125,7 +125,7 @@ def drop_database(database: Database) -> None:
 def cluster() -> Iterator[Cluster]:
     """A server of the tests' own, or the Citus cluster that is given."""
     if os.environ.get(CITUS_NODES):
-        with CitusCluster.given() as given:
+        with CitusCluster.cleared() as given:
             yield given
         return
     with Cluster.temporary() as started:

@@ -11,7 +11,6 @@ NOT_ON_A_CLUSTER = {
     " acting as its role]": "the servers do not log in as a role after set role",
     "tests/test_privileges.py::test_mle_user_writes_every_table": "truncate of a partitioned table by mle_user",
     "tests/test_privileges.py::test_public_holds_the_tables": "Citus has views in public",
-    "tests/test_privileges.py::test_functions_with_the_rights_of_their_owner": "pipeline_owner can log in",
     "tests/test_first_publication.py::test_functions_and_views_on_a_closed_table_are_denied_too[mle_user]": "Citus does"
     " not copy a function with a return body",
     "tests/test_loads.py::test_every_session_of_a_task": "triggers on distributed tables",

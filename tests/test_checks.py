@@ -60,8 +60,8 @@ def test_a_commit_that_breaks_the_format_is_rejected(tmp_path: Path) -> None:
     for tool in ("ruff check", "ruff format", "sqlfluff"):
         assert [line for line in rejected.stderr.splitlines() if line.startswith(tool) and line.endswith("Failed")]
 
-    for file in ("local/tree.py", CHECKED):
-        shutil.copy(ROOT / file, folder / file)
+    for name in ("local/tree.py", CHECKED):
+        shutil.copy(ROOT / name, folder / name)
     changed = folder / "local/tree.py"
     changed.write_text(changed.read_text() + "\n\n# One more line.\n")
     done = run(folder, *author.split(), "--all")

@@ -557,6 +557,7 @@ def write_customers(files: Files, version: int) -> None:
         "insert public.feature_store",
         "insert pipeline.client_hashes",
         "insert pipeline.feature_store_builds",
+        "update pipeline.feature_store_builds",
     ],
 )
 def test_features_whose_rebuild_is_cut_off_stay_whole(database: Database, files: Files, point: str) -> None:

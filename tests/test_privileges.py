@@ -6,6 +6,8 @@ from conftest import Database, Files
 from psycopg.errors import InsufficientPrivilege
 from steps import load_month
 
+from local.citus import CitusCluster
+
 TABLES = [
     "customer_profiles",
     "customer_activity",
@@ -206,9 +208,12 @@ def test_functions_with_the_rights_of_their_owner_have_no_rights_on_the_server(d
     owners = database.run("select distinct proowner::regrole::text from pg_proc where prosecdef and oid > 16383")
     assert owners == [("pipeline_owner",)]
     assert database.run("""
-        select rolsuper, rolcanlogin, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls
+        select rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls
         from pg_roles where rolname = 'pipeline_owner'
-    """) == [(False,) * 6]
+    """) == [(False,) * 5]
+    # The servers of a cluster log in to each other as it.
+    can_log_in = database.run("select rolcanlogin from pg_roles where rolname = 'pipeline_owner'")
+    assert can_log_in == [(isinstance(database.cluster, CitusCluster),)]
     assert database.run(
         "select member::regrole::text from pg_auth_members where roleid = 'pipeline_owner'::regrole"
     ) in (

@@ -448,7 +448,7 @@ class Fault:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
         self.admin.execute("delete from partitions.fault")
-        self.struck = kind is not None and issubclass(kind, psycopg.OperationalError)
+        self.struck = kind is not None and issubclass(kind, psycopg.errors.AdminShutdown)
         self.counts[self.point] += self.struck
         return self.struck
 

@@ -24,7 +24,7 @@ def test_the_committed_schema_is_what_the_migrations_make(database: Database) ->
     [(version,)] = database.run("show server_version")
     if not version.startswith("18"):
         pytest.skip("each version of pg_dump writes another text; the committed one is of PostgreSQL 18")
-    made = schema.schema_file(database.cluster, database.name)
+    made = schema.schema_file(database.cluster, database.name).replace(database.name, "companydata")
     assert made.splitlines() == schema.SCHEMA.read_text().splitlines(), f"docs/schema.sql {RENEW}"
 
 
@@ -124,7 +124,8 @@ def test_every_revision_leaves_what_the_one_before_it_left_when_it_is_undone(
     for revision in revisions():
         command.upgrade(config, revision.revision)
         after = made()
-        assert after != before or revision.revision in NOT_IN_A_DUMP, f"{revision.revision} changes nothing"
+        # 0013 changes nothing on one server.
+        assert (after == before) == (revision.revision in NOT_IN_A_DUMP), revision.revision
         command.downgrade(config, str(revision.down_revision or "base"))
         assert made() == before, f"{revision.revision} down"
         command.upgrade(config, revision.revision)

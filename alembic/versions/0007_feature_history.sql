@@ -206,7 +206,7 @@ end
 $$;
 
 comment on function pipeline.analyze_clients() is
-'Tells the planner how many clients in staging.clients have changed; returns whether it knows.';
+'Analyzes staging.clients. Returns false on a Citus cluster, which does not allow it.';
 
 revoke execute on function pipeline.lock_customers(), pipeline.analyze_clients() from public;
 

@@ -6,8 +6,9 @@ Why:    a cluster holds the rows on several servers, which answer a query togeth
         before they are published. The SQL files are the same for both. A server that gets the extension later is
         migrated down to 0012 and up again. The SQL that `alembic upgrade --sql` prints is for one server.
 Locks:  on a cluster, the exclusive lock of each table while its rows move.
-Undo:   brings the rows back to the coordinator, and the functions back to their text in 0008. Citus drops functions
-        of others whose bodies are SQL and name a distributed table.
+Undo:   brings the rows back to the coordinator, and the functions back to their text in 0008, as the superuser who
+        migrates: Citus makes the views of others again and gives them back. It drops functions of others whose bodies
+        are SQL and name a distributed table.
 """
 
 from alembic import context, op
@@ -26,7 +27,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     if answers_yes("select pipeline.is_distributed('public.sales')"):
-        execute_beside(__file__, ".downgrade.sql")
+        execute_beside(__file__, ".downgrade.sql", owner=None)
         execute_beside(__file__.replace("0013_citus", "0008_feature_store_functions"))
 
 

@@ -13,13 +13,15 @@ import psycopg
 import pytest
 import steps
 from conftest import Database, Files, drop_database
-from pauses import pausing, wait_for
+from pauses import pausing
 from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
 
 from local.citus import CitusCluster
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
 STORES, ROWS, CLIENTS = 20, 400, 200
+Content = dict[str, list[tuple[Any, ...]]]
+
 YEAR = [f"2023-{month:02}-01" for month in range(1, 13)]
 YEAR_SALES, YEAR_CLIENTS = 10_000, 100_000
 TABLES = ["stores", "sales", "monthly_sales", "customer_profiles", "customer_activity", "labels"]
@@ -55,11 +57,20 @@ def write_month(files: Files, month: str, value: int) -> None:
     files.write(f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", rows))
 
 
-def content(database: Database) -> dict[str, list[tuple[Any, ...]]]:
-    """All rows of the tables that readers see; when they were known differs from database to database."""
-    found = {table: sorted(database.run(f"select * from {table}"), key=str) for table in [*TABLES, "feature_store"]}
-    history = database.run("select idx, valid_from, valid_to, scd_a, scd_b, label from feature_history")
-    return found | {"feature_history": sorted(history, key=str)}
+def content(database: Database) -> Content:
+    """All rows that readers see, in an order. Builds are numbered: elsewhere they are known from other moments."""
+    found: Content = {
+        table: sorted(database.run(f"select * from {table}"), key=repr) for table in [*TABLES, "feature_store"]
+    }
+    found["month_status"] = database.run("select sale_month, row_count, total from month_status order by 1")
+    known = [known_at for (known_at,) in database.run("select known_at from pipeline.feature_store_builds order by 1")]
+    build = {known_at: number for number, known_at in enumerate(known)} | {None: None}
+    history = database.run("""
+        select known_from, known_to, idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label
+        from feature_history
+    """)
+    found["feature_history"] = sorted(((build[begin], build[end], *row) for begin, end, *row in history), key=repr)
+    return found
 
 
 def expected() -> dict[str, list[tuple[Any, ...]]]:
@@ -115,7 +126,7 @@ def test_the_computed_tables_are_what_the_files_say(database: Database, bucket: 
     load_everything(database)
     found = content(database)
     wanted = expected()
-    assert found["feature_store"] == sorted(wanted["feature_store"], key=str)
+    assert found["feature_store"] == sorted(wanted["feature_store"], key=repr)
     monthly = [(location, str(month), value) for _, location, month, value in found["monthly_sales"]]
     assert sorted(monthly) == sorted(wanted["monthly_sales"])
     assert len(found["sales"]) == ROWS * len(MONTHS)
@@ -167,7 +178,11 @@ def test_a_server_that_crashes_before_the_commit_leaves_the_old_month_and_a_retr
     assert content(database) == before
     run.run("publish_month")
     assert database.run("select count(*), min(value), max(value) from sales") == [(ROWS, 2, 2)]
-    wait_for(database, "select recover_prepared_transactions() where not exists (select from pg_prepared_xacts)")
+    database.run("select recover_prepared_transactions()")
+    for connection in database.cluster.each(database.name):
+        assert (
+            connection.execute("select gid from pg_prepared_xacts where database = current_database()").fetchall() == []
+        )
 
 
 def crash_during(database: Database, server: int, point: str, work: Callable[[], object]) -> None:
@@ -205,15 +220,46 @@ def test_a_downgrade_brings_the_rows_back_and_an_upgrade_distributes_them_again(
     database: Database, bucket: Files
 ) -> None:
     load_everything(database)
-    before = content(database)
+    bucket.write("labels.csv", csv_text("idx,label", [(n, 1) for n in range(CLIENTS)]))
+    load_customers(database)
+    build_feature_store(database)
+    database.run("create view public.my_sales as select sum(value) as total from public.sales", "mle_user")
+    database.run("comment on view public.my_sales is 'of mle_user'", "mle_user")
+    database.run("revoke all on public.my_sales from ds_user_role", "mle_user")
+    rows, relations = content(database), relations_of(database)
+    assert any(known_to is not None for _, known_to, *_ in rows["feature_history"])
     for arguments, distributed in ((["downgrade", "0012"], False), (["upgrade", "head"], True)):
         done = database.alembic(*arguments)
         assert done.returncode == 0, done.stderr
-        assert content(database) == before
+        assert content(database) == rows
+        assert relations_of(database) == relations
         assert database.run("select count(*) > 0 from pg_dist_partition") == [(distributed,)]
         assert len(database.run("select * from feature_store_as_of('2020-02-05')", "ds_user")) == CLIENTS
+        assert database.run("select total from my_sales", "mle_user") == [(ROWS * len(MONTHS),)]
     load_everything(database)
-    assert content(database) == before
+    assert content(database)["sales"] == rows["sales"]
+
+
+def relations_of(database: Database) -> list[tuple[Any, ...]]:
+    """Every table and view, with its owner, its privileges and its comments."""
+    return database.run("""
+        select
+            oid::regclass::text, relowner::regrole::text,
+            (
+                select array_agg(distinct (grantee, privilege_type, is_grantable)::text)
+                from aclexplode(coalesce(relacl, acldefault('r', relowner)))
+            ),
+            (
+                select array_agg((objsubid, description)::text order by objsubid) from pg_description
+                where objoid = pg_class.oid and classoid = 'pg_class'::regclass
+            )
+        from pg_class
+        where
+            relnamespace in ('public'::regnamespace, 'pipeline'::regnamespace, 'staging'::regnamespace)
+            and relkind in ('r', 'p', 'v') and relname !~ '^citus'
+            and relname !~ '_[0-9]+$'
+        order by 1
+    """)
 
 
 @pytest.fixture
@@ -249,14 +295,11 @@ def test_a_database_with_rows_moves_to_a_cluster(cluster: CitusCluster, moved: D
     ) == [(3, 3)]
 
 
-Content = dict[str, list[Any]]
-
-
 def a_year(
     database: Database,
     files: Files,
     monkeypatch: pytest.MonkeyPatch,
-    through: Callable[[int, str, Callable[[], object]], object],
+    run_step: Callable[[int, str, Callable[[], object]], object],
 ) -> Iterator[Content]:
     """Load a year with 100,000 clients, then corrected files, and give what readers see after both.
 
@@ -264,7 +307,7 @@ def a_year(
         database: the database.
         files: the bucket.
         monkeypatch: to connect the tasks to the database.
-        through: does some work again that was stopped by the crash of a server at a point.
+        run_step: runs a step; on a cluster, a server crashes at a point of it before it succeeds.
     """
     monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
     numbers = Random(20240205)  # noqa: S311 - sample values
@@ -275,18 +318,18 @@ def a_year(
     write_clients(files, numbers, range(1, YEAR_CLIENTS + 1))
     load_customers(database)
     build_feature_store(database)
-    yield readers_see(database)
+    yield content(database)
 
     files.write("stores.csv", csv_text("idx,location", [(n, f"street {n // 2}") for n in range(STORES + 1)]))
     for server, month in enumerate((YEAR[2], YEAR[6], YEAR[11])):
         write_sales(files, month, numbers)
         run = Run(database, SALES, month)
         run.run("stage_sales", "stage_stores", "check_month", "compare_month")
-        through(server, "before commit", partial(run.run, "publish_month"))
+        run_step(server, "before commit", partial(run.run, "publish_month"))
     write_clients(files, numbers, range(YEAR_CLIENTS // 100, YEAR_CLIENTS + 200))
     load_customers(database)
-    through(1, "update pipeline.feature_store_builds", partial(build_feature_store, database))
-    yield readers_see(database)
+    run_step(1, "update pipeline.feature_store_builds", partial(build_feature_store, database))
+    yield content(database)
 
 
 def write_sales(files: Files, month: str, numbers: Random) -> None:
@@ -318,26 +361,6 @@ def write_clients(files: Files, numbers: Random, clients: range) -> None:
     files.write("customer_activity.csv", csv_text("idx,valid_from,valid_to,scd_a,scd_b", activity))
     labels = [(n, numbers.randint(0, 1)) for n in clients if n % 300]
     files.write("labels.csv", csv_text("idx,label", labels))
-
-
-def readers_see(database: Database) -> Content:
-    """The rows of all tables, in an order; builds are numbered, because they are known from other moments elsewhere."""
-    found: Content = {
-        table: sorted(map(repr, database.run(f"select * from {table}", "ds_user")))
-        for table in [*TABLES, "feature_store"]
-    }
-    known = [known_at for (known_at,) in database.run("select known_at from pipeline.feature_store_builds order by 1")]
-    build = {known_at: str(number) for number, known_at in enumerate(known)} | {None: None}
-    history = database.run(
-        """
-        select known_from, known_to, idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label
-        from feature_history
-    """,
-        "ds_user",
-    )
-    found["feature_history"] = sorted(repr((build[begin], build[end], *row)) for begin, end, *row in history)
-    found["month_status"] = database.run("select sale_month, state, row_count from month_status order by 1", "ds_user")
-    return found
 
 
 def test_a_year_with_corrections_and_crashes_equals_that_of_one_server(

@@ -206,6 +206,8 @@ def clear_by_clicks(page: Page, system: System, month: date) -> str:
     """Clear a month's run, whole, in the list of runs; returns its id."""
     run = run_of(system, month)
     page.get_by_role("link", name="Runs", exact=True).click()
+    # Until it is complete, a row that comes would move the others under the mouse.
+    expect(page.get_by_text(f"{len(system.api().runs(SALES_DAG))} Dag Runs", exact=True)).to_be_visible()
     row_of(page, run).get_by_role("button", name="Clear Dag Run").click()
     form = page.get_by_role("dialog")
     form.get_by_role("button", name="Clear existing tasks").click()
