@@ -26,15 +26,15 @@ def main() -> None:
         default=PARTS,
         help=f"{', '.join(PARTS)}; all by default. {CLUSTER}, with CITUS_NODES",
     )
-    add("--rows", type=int, default=1_000_000, help="table: rows of the month (%(default)s)")
+    add("--rows", type=int, default=1_000_000, help="table, cluster: rows of the month (%(default)s)")
     add(
         "--clients",
         type=int,
         default=1_000_000,
-        help="customers, features, pairs: each with 5 activities (%(default)s)",
+        help="customers, features, pairs, cluster: each with 5 activities (%(default)s)",
     )
-    add("--pairs", type=int, default=1_000_000, help="pairs: pairs of a client and a day (%(default)s)")
-    add("--rounds", type=int, default=3, help="table, customers, features, pairs: runs of each contender (%(default)s)")
+    add("--pairs", type=int, default=1_000_000, help="pairs, cluster: pairs of a client and a day (%(default)s)")
+    add("--rounds", type=int, default=3, help="all but history and catchup: runs of each contender (%(default)s)")
     add("--months", type=int, default=121, help="history: months (%(default)s)")
     add("--month-rows", type=int, default=200_000, help="history: rows of each month (%(default)s)")
     add("--baseline", type=Path, metavar="FOLDER", help="table, customers, features: checkout of another revision")

@@ -349,6 +349,14 @@ def test_replace_feature_store_writes_only_what_has_changed(database: Database) 
     assert database.run("select count(*) from staging.clients") == [(0,)]
 
 
+def test_no_file_that_writes_distributed_tables_has_what_citus_rejects_in_changes_of_them() -> None:
+    volatile = r"\b(clock_timestamp|timeofday|random|gen_random_uuid|nextval)\s*\("
+    locking = r"\bfor\s+(no\s+key\s+)?(update|(key\s+)?share)\b"
+    for file in SQL.rglob("*.sql"):
+        if file.parent.name != "maintenance":  # which changes the ledger, on the coordinator
+            assert not re.search(f"{volatile}|{locking}", file.read_text()), file
+
+
 def test_lint_fails_on_sql_in_another_style_and_excepts_no_file_and_no_rule() -> None:
     command = [sys.executable, "-m", "sqlfluff", "lint", "--disable-progress-bar", "--config", "pyproject.toml", "-"]
     for statement, code in (("select idx from labels\n", 0), ("SELECT idx from labels\n", 1), ("selec idx\n", 1)):
