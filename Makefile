@@ -38,7 +38,7 @@ test-citus: venv ## run the tests of the workflows on the Citus cluster that CIT
 	@$(if $(CITUS_NODES),,$(error CITUS_NODES names no servers))CITUS_NODES="$(CITUS_NODES)" $(PYTHON) -m pytest tests/cluster $(ON_A_CLUSTER)
 
 ON_A_CLUSTER = $(addprefix tests/test_, $(addsuffix .py, loads feature_history training_sets first_publication privileges \
-	checks sql_steps workflows status concurrency crashes interleaved_runs random_runs))
+	checks sql_steps workflows status maintenance concurrency crashes interleaved_runs random_runs))
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own

@@ -4,11 +4,11 @@ Why:    a cluster holds the rows on several servers, which answer a query togeth
         whatever belongs to a client by client, so that joins and sums need no rows of another server; every server has
         all stores and all of monthly_sales. The ledger is on the coordinator; files are staged there, and leave it
         before they are published. The SQL files are the same for both. A server that gets the extension later is
-        migrated down to 0012 and up again. The SQL that `alembic upgrade --sql` prints is for one server.
+        migrated down to 0012 and up again. Tables are moved as the superuser who migrates: Citus makes the views of
+        others again and gives them back. The SQL that `alembic upgrade --sql` prints is for one server.
 Locks:  on a cluster, the exclusive lock of each table while its rows move.
-Undo:   brings the rows back to the coordinator, and the functions back to their text in 0008, as the superuser who
-        migrates: Citus makes the views of others again and gives them back. It drops functions of others whose bodies
-        are SQL and name a distributed table.
+Undo:   brings the rows back to the coordinator, and the functions back to their text in 0008. Citus drops functions
+        of others whose bodies are SQL and name a distributed table.
 """
 
 from alembic import context, op
@@ -22,7 +22,7 @@ depends_on = None
 
 def upgrade() -> None:
     if answers_yes("select exists (select from pg_extension where extname = 'citus')"):
-        execute_beside(__file__)
+        execute_beside(__file__, owner=None)
 
 
 def downgrade() -> None:

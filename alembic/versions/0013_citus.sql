@@ -26,6 +26,9 @@ inner join pg_class
     on pg_dist_partition.logicalrelid = pg_class.oid
 where not pg_class.relispartition;
 
+-- The owner of what follows.
+set local role pipeline_owner;
+
 -- Citus plans no query with the parameters of a SQL function, so these are replaced by functions in PL/pgSQL.
 create or replace function public.feature_store_as_of(day date, known_at timestamptz)
 returns table (
@@ -217,16 +220,18 @@ begin atomic
     from pipeline.features_of_pairs($1, $2, 'infinity') as pairs;
 end;
 
+reset role;
+
 -- Readers come through the coordinator, so privileges and locks there are enough. On the other servers pipeline_owner,
 -- which grants, would wait for pipeline, which has written to the tables; and lock_timeout would not hold.
 do $$
 declare
-    closed regclass;
+    closed text;
 begin
     alter function pipeline.grant_to_readers(text) set citus.enable_ddl_propagation = off;
     alter function pipeline.lock_out_readers(text) set citus.enable_ddl_propagation = off;
     for closed in
-        select logicalrelid
+        select format('public.%I', relname)
         from pg_dist_partition
         inner join pg_class
             on logicalrelid = pg_class.oid
