@@ -2,11 +2,13 @@
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
 from bench import catchup, cluster, customers, pairs, sales
 from bench.server import ROOT, BenchError, Server, call
+from local.citus import SETTING as CITUS_NODES
 from local.postgres import ClusterError
 
 RESULTS = ROOT / "bench" / "results"
@@ -43,6 +45,8 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.part) - {*PARTS, CLUSTER}:
         parser.error(f"there is no part {', '.join(unknown)}")
+    if CLUSTER in options.part and not os.environ.get(CITUS_NODES):
+        parser.error(f"{CITUS_NODES} names no servers")
     checkouts = {"ours": ROOT} | ({"baseline": options.baseline.resolve()} if options.baseline else {})
     peers = options.peers_python if options.rows <= MAX_ROWS_OF_PEERS else None
     work = {

@@ -78,16 +78,18 @@ def started() -> Iterator[Server]:
         machine = f"{describe(cluster)}, {len(cluster.nodes)} servers, {SHARDS} shards"
         environment = {"SOURCE_BASE_URL": bucket.url, "SOURCE_CA_FILE": str(bucket.ca_file)}
         server = Server(cluster, Path(folder), environment, machine)
-        names = (OTHERS, PLAIN, CLUSTER)
         try:
-            # That of the cluster comes last: there pipeline_owner can log in.
-            for name in names[:-1]:
-                server.create_database(name, ROOT)
-            cluster.create_database(CLUSTER, "template0", "admin")
+            # The first one, because it makes the roles on all servers.
+            cluster.create_database(CLUSTER)
             call([sys.executable, "-m", "alembic", "upgrade", "head"], DATABASE_URL=cluster.url(CLUSTER))
+            for name in (OTHERS, PLAIN):
+                server.create_database(name, ROOT)
+            # The others take the login away.
+            for connection in cluster.each():
+                connection.execute("alter role pipeline_owner login")
             yield server
         finally:
-            for name in names:
+            for name in (OTHERS, PLAIN, CLUSTER):
                 cluster.drop_database(name)
 
 
