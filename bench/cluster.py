@@ -52,6 +52,8 @@ def run(rows: int, clients: int, pairs: int, rounds: int) -> Answer:
         for name in asks:
             server.run(name, *TABLES)
             server.psql(name, server.copy_command("bench.pairs", file))
+        # Pairs are joined where the clients are.
+        server.run(CLUSTER, "select create_distributed_table('bench.pairs', 'idx', colocate_with => 'public.labels')")
         found: dict[str, dict[str, list[float]]] = {}
         for number in range(rounds):
             for label, work in pieces_of_work(server, asks).items():

@@ -29,7 +29,8 @@ where not pg_class.relispartition;
 -- The owner of what follows.
 set local role pipeline_owner;
 
--- Citus plans no query with the parameters of a SQL function, so these are replaced by functions in PL/pgSQL.
+-- Citus plans no query with the parameters of a SQL function, so these are replaced by functions in PL/pgSQL. To plan
+-- theirs, it sets parameters, which a parallel query does not allow.
 create or replace function public.feature_store_as_of(day date, known_at timestamptz)
 returns table (
     idx integer,
@@ -41,7 +42,6 @@ returns table (
 )
 language plpgsql
 stable
-parallel safe
 as $$
 begin
     return query
@@ -72,7 +72,6 @@ returns table (
 )
 language sql
 stable
-parallel safe
 begin atomic
     select
         known.idx,
@@ -97,7 +96,6 @@ returns table (
 )
 language plpgsql
 stable
-parallel safe
 as $$
 begin
     if cardinality(clients) = 1 and cardinality(days) = 1 then
@@ -182,7 +180,6 @@ returns table (
 )
 language sql
 stable
-parallel safe
 begin atomic
     select
         pairs.client,
@@ -207,7 +204,6 @@ returns table (
 )
 language sql
 stable
-parallel safe
 begin atomic
     select
         pairs.client,
