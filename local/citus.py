@@ -88,7 +88,13 @@ class CitusCluster(Cluster):
                 yield connection
 
     def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:
-        """Create a database on each server, of which a cluster is made unless it is a copy of one."""
+        """Create a database on each server, of which a cluster is made unless it is a copy of one.
+
+        Raises:
+            ValueError: DATABASES lacks the name, so nothing would drop what an interrupted run leaves.
+        """
+        if name not in DATABASES:
+            raise ValueError(f"DATABASES lacks {name}.")
         for connection in self.each():
             # Citus itself is connected to the template.
             self._end_sessions(connection, template)
