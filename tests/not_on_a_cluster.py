@@ -14,6 +14,7 @@ NOT_ON_A_CLUSTER = {
     "tests/test_first_publication.py::test_functions_and_views_on_a_closed_table_are_denied_too[mle_user]": "Citus does"
     " not copy a function with a return body",
     "tests/test_loads.py::test_every_session_of_a_task": "triggers on distributed tables",
+    "tests/test_maintenance.py::test_a_load_that_was_not_published_for_30_days": "the workers have the statistics",
     "tests/test_concurrency.py::test_a_row_that_vanishes": "foreign keys of local tables",
     "tests/test_concurrency.py::test_a_transaction_that_refers_to": "foreign keys of local tables",
 }
