@@ -84,7 +84,7 @@ class Server:
         program = str(self.cluster.programs / "psql")
         options = [option for command in (r"\timing on", *commands) for option in ("-c", command)]
         output = call([program, "-X", "-q", "-v", "ON_ERROR_STOP=1", *options, self.url(database)])
-        return {"seconds": sum(float(time) for time in re.findall(r"Time: ([\d.]+) ms", output)) / 1000}
+        return {"seconds": sum(float(time) for time in re.findall(r"^Time: ([\d.]+) ms", output, re.M)) / 1000}
 
     def copy_command(self, table: str, path: str) -> str:
         """The psql command that copies a file of the bucket into a table."""
