@@ -478,11 +478,14 @@ def wait_for_workflows(state: State) -> None:
             say(f"{progress} (still at work)")
             spoken = now
         raise_failures(api, runs)
-        active = sum(run["state"] in ("queued", "running") for runs_of_dag in runs.values() for run in runs_of_dag)
-        if status.complete and active <= list(status.month_states.values()).count("waiting"):
+        active = [
+            (dag, run["dag_run_id"]) for dag in DAGS for run in runs[dag] if run["state"] in ("queued", "running")
+        ]
+        if status.complete and len(active) <= list(status.month_states.values()).count("waiting"):
             return
         held = list(status.month_states.values()).count("held")
-        if held and active <= held:
+        # A month that is published without a decision is held for a moment too.
+        if held and len(active) <= held and all(api.questions(dag, run) for dag, run in active):
             print_status(status)
             raise UpError(
                 "everything is loaded but an odd month, which waits for a person who publishes or rejects it: "
