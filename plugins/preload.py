@@ -10,6 +10,7 @@ from airflow.plugins_manager import AirflowPlugin
 for library in (
     "airflow.providers.common.sql.operators.sql",
     "airflow.providers.postgres.hooks.postgres",
+    "airflow.providers.standard.operators.hitl",
     "requests",
 ):
     import_module(library)
