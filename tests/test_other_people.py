@@ -204,7 +204,7 @@ def test_a_subscriber_receives_every_change_of_the_tables_that_have_keys(publish
     for version in (1, 2):
         write_version(files, version)
         load_all(publisher)
-        wait_for(lambda: keyed_rows(subscriber) == keyed_rows(publisher), 60)
+        wait_for(lambda: keyed_rows(subscriber) == keyed_rows(publisher))
     assert subscriber.run("select count(*) from sales") == [(0,)]
     for statement in (
         "alter subscription company_data disable",

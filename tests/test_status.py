@@ -234,7 +234,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
 ) -> None:
     early = data_ready(database, "0")
     waiting = data_ready(database, "1")
-    printed, _ = early.communicate(timeout=60)
+    printed, _ = early.communicate(timeout=300)
     assert early.returncode == 1
     assert "1 months: 1 missing" in printed
     write_customers(files)
@@ -243,7 +243,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
     files.write("stores.csv", "idx,location\n1,Porto\n")
     write_month(files, "2024-01", "1,1,2024-01-01,1\n")
     load_month(database, "2024-01-01")
-    printed, _ = waiting.communicate(timeout=60)
+    printed, _ = waiting.communicate(timeout=300)
     assert waiting.returncode == 0
     assert "1 months: 1 loaded; 1 rows" in printed
 

@@ -64,7 +64,7 @@ def test_a_column_is_added_from_the_file_to_the_feature_store_as_the_page_says(c
                 serve_samples(system)
                 assert load_customers(system) == "published"
                 triggered = True
-                wait_for(lambda: rows(system, features), 60)
+                wait_for(lambda: rows(system, features))
             on_the_system(command, system)
             if command == "make docs":
                 assert (system.folder / "docs/data_dictionary.md").read_text().count("`attr_d`") >= 2
@@ -116,7 +116,7 @@ def load_customers(system: FaultySystem) -> str:
     def state() -> str:
         return str(next(found["state"] for found in api.runs(DAG) if found["dag_run_id"] == run))
 
-    wait_for(lambda: state() in ("success", "failed"), 60)
+    wait_for(lambda: state() in ("success", "failed"))
     if state() == "failed":
         assert api.session.delete(f"{runs}/{run}").ok  # `make up` would speak of it
     [(outcome, problem), *_] = rows(

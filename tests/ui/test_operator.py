@@ -136,7 +136,7 @@ def test_three_months_are_loaded_again_by_the_form_for_backfills(page: Page, sys
 
     page.get_by_role("link", name="Backfills", exact=True).click()
     expect(page.get_by_role("row").filter(has_text="All Runs")).to_contain_text(str(wanted[0]))
-    wait_for(lambda: [run["run_type"] for run in system.api().runs(SALES_DAG)].count("backfill") == 3, RUN_SECONDS)
+    wait_for(lambda: [run["run_type"] for run in system.api().runs(SALES_DAG)].count("backfill") == 3)
     page.get_by_role("link", name="Runs", exact=True).click()
     page.reload()  # a list in which nothing ran is not asked for again by itself
     for month in wanted:
@@ -156,8 +156,8 @@ def test_a_trigger_with_the_date_that_the_form_offers_loads_the_last_whole_month
     form.get_by_role("button", name="Trigger", exact=True).click()
     expect(form).to_be_hidden()
     named = f"manual__{newest:%Y-%m}__"
-    wait_for(lambda: [run for run in system.api().runs(SALES_DAG) if run["dag_run_id"].startswith(named)], 30)
-    wait_for(lambda: {run["state"] for run in system.api().runs(SALES_DAG)} == {"success"}, RUN_SECONDS)
+    wait_for(lambda: [run for run in system.api().runs(SALES_DAG) if run["dag_run_id"].startswith(named)])
+    wait_for(lambda: {run["state"] for run in system.api().runs(SALES_DAG)} == {"success"})
     assert in_tables(system, newest) == in_file(system, newest)
 
 
@@ -181,7 +181,7 @@ def test_an_odd_month_is_rejected_and_then_published_under_required_actions(page
 
 def decide(page: Page, system: System, run: str, answer: str, shown: str) -> None:
     """Answer under Required Actions, and go back to the runs of the sales."""
-    wait_for(lambda: system.api().questions(SALES_DAG, run), RUN_SECONDS)
+    wait_for(lambda: system.api().questions(SALES_DAG, run))
     page.goto(f"{system.url}/required_actions")
     question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="compare_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)

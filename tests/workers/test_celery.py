@@ -83,7 +83,7 @@ def broker(folder: Path) -> Iterator[str]:
 
 def start_workers(system: System) -> dict[str, subprocess.Popen[bytes]]:
     """Start two workers as soon as the scheduler has started, in its environment: `make down` stops them as well."""
-    wait_for(lambda: (system.run / "state.json").exists() and "scheduler" in system.state["pids"], 300)
+    wait_for(lambda: (system.run / "state.json").exists() and "scheduler" in system.state["pids"])
     environment = psutil.Process(system.state["pids"]["scheduler"]).environ()
     command = [sys.executable, "-m", "airflow", "celery", "worker", "--skip-serve-logs", "--celery-hostname"]
     running = {}
@@ -149,17 +149,17 @@ def test_a_month_whose_worker_is_killed_ends_right_on_the_other_one_and_the_log_
 
     with system.connect() as connection:
         copying = "select 1 from pg_stat_progress_copy where bytes_processed > 0"
-        wait_for(lambda: connection.execute(copying).fetchall(), 60)
+        wait_for(lambda: connection.execute(copying).fetchall())
         [task] = [task for task in task_instances(system, run) if task["task_id"] == "stage_sales"]
         [killed] = [name for name in NAMES if task["id"] in workers.executed(name)]
         [other] = {*NAMES} - {killed}
         workers.kill(killed)
         released.set()
-        wait_for(lambda: not staging_sessions(connection), 60)
+        wait_for(lambda: not staging_sessions(connection))
         # The month stays as it was until it is loaded again.
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
 
-        wait_for(lambda: state_of(api, run) == "success", 240)
+        wait_for(lambda: state_of(api, run) == "success")
         found = connection.execute("select count(*), sum(value) from sales where date = %s", [month]).fetchall()
         assert found == [(50_000, 100_000)]
 
