@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tomllib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ class Case:
         """The SQL file."""
         return SQL / self.path.parent.relative_to(CASES).with_suffix(".sql")
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         settings: dict[str, Any] = yaml.safe_load(self.path.read_text())
         return settings
