@@ -290,6 +290,7 @@ COMMENT ON FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decid
 CREATE FUNCTION pipeline.discard_staged(load bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET lock_timeout TO '300ms'
     AS $$
 declare
     staged constant text := (select staged_table from pipeline.loads where load_id = load);

@@ -236,6 +236,21 @@ def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_fi
     assert_tables_agree(database)
 
 
+def test_staged_rows_are_left_to_a_session_that_is_about_to_read_them(database: Database, files: Files) -> None:
+    write_months(files, 1)
+    run = Run(database, SALES, FEBRUARY)
+    run.run("stage_sales", "stage_stores")
+    load = run.loads["stage_sales"]
+    with database.connect("pipeline") as reader, ThreadPoolExecutor(1) as pool:
+        reader.execute("select pipeline.open_staged(%s, 'staged_sales')", [load])
+        with reader.transaction():
+            # Locks the view and not yet its table, as a query does at first.
+            reader.execute("comment on view staged_sales is ''")
+            discard = pool.submit(database.run, f"select pipeline.discard_staged({load})", "pipeline")
+            discard.result(timeout=WAIT_SECONDS)
+            assert reader.execute("select count(*) from staged_sales").fetchall() == [(ROWS,)]
+
+
 @pytest.mark.parametrize("later_publishes_first", [False, True])
 def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
     database: Database, files: Files, later_publishes_first: bool

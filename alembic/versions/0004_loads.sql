@@ -317,6 +317,8 @@ returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
+-- Shorter than deadlock_timeout: a session that has locked its view of the table, and waits for the table, goes on.
+set lock_timeout = '300ms'
 as $$
 declare
     staged constant text := (select staged_table from pipeline.loads where load_id = load);
