@@ -286,8 +286,8 @@ class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two more than there are cores: tests also wait, for a lock, a pause or a server that starts."""
-    return (os.cpu_count() or 1) + 2
+    """One more than there are cores: tests also wait, for a lock, a pause or a server that starts."""
+    return (os.cpu_count() or 1) + 1
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -77,7 +77,7 @@ class Case:
 
     @cached_property
     def settings(self) -> dict[str, Any]:
-        settings: dict[str, Any] = yaml.safe_load(self.path.read_text())
+        settings: dict[str, Any] = yaml.load(self.path.read_text(), yaml.CSafeLoader)
         return settings
 
     @property
