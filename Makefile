@@ -29,7 +29,7 @@ clean: ## stop it and delete its data
 test: venv ## run the tests on all cores, each on an embedded PostgreSQL of its own
 	@$(PYTHON) -m pytest -n logical --maxprocesses 8
 
-test-fast: venv ## run the tests that take no more than a minute together
+test-fast: venv ## run in less than a minute the tests of the SQL, the CSV rules, the privileges and the schema
 	@$(PYTHON) -m pytest -n logical --maxprocesses 8 -m "not slow"
 
 # For example CITUS_NODES=localhost:6432,localhost:6433,localhost:6434, the coordinator first; CONTRIBUTING.md says what

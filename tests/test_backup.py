@@ -15,6 +15,8 @@ from steps import build_feature_store, connect, load_customers, load_month
 from company_data import staging
 from local.postgres import Cluster, ClusterError, free_port
 
+pytestmark = pytest.mark.slow
+
 PROFILES = "idx,attr_a,attr_b,attr_c\n1,10,A,xyz\n2,20,B,\n"
 ACTIVITY = "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,0.1,1\n2,2020-01-01,2020-06-30,0.2,2\n"
 SALES = "idx,value,date,store_idx\n1,10.10,{month}-01,1\n2,0.20,{month}-09,1\n"

@@ -27,6 +27,8 @@ from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text
 from company_data import source
 from company_data.settings import CONNECTION_OPTIONS
 
+pytestmark = pytest.mark.slow
+
 SEED = 20240204
 ROWS = 300
 JANUARY, FEBRUARY, MARCH = MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
@@ -207,7 +209,6 @@ def misbehaving_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
         yield Files(tmp_path, bucket), answers
 
 
-@pytest.mark.slow
 def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_file_that_was_requested_last(
     database: Database, misbehaving_files: FaultyFiles
 ) -> None:
@@ -297,7 +298,6 @@ def test_of_two_runs_that_publish_one_month_at_once_the_second_waits_for_the_fir
     assert_tables_agree(database)
 
 
-@pytest.mark.slow
 def test_a_run_whose_month_other_runs_publish_at_any_point_of_its_check_ends_green(
     database: Database, files: Files
 ) -> None:
@@ -412,7 +412,6 @@ def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
 # Readers
 
 
-@pytest.mark.slow
 def test_loads_end_right_while_a_reader_is_idle_in_a_transaction_on_every_table(
     database: Database, files: Files
 ) -> None:
@@ -444,7 +443,6 @@ def test_loads_end_right_while_a_reader_is_idle_in_a_transaction_on_every_table(
     assert staged_tables(database) == []
 
 
-@pytest.mark.slow
 def test_a_month_is_loaded_again_while_readers_of_sales_are_idle_in_a_transaction(
     database: Database, files: Files
 ) -> None:
@@ -514,7 +512,6 @@ def test_a_reader_waits_only_while_the_partition_is_replaced_and_then_sees_the_n
             assert all_results([load, waiting])[1] == [(2, ROWS)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("is_loaded_before", [False, True])
 def test_no_statement_ever_sees_monthly_sales_differ_from_the_sums_of_sales(
     database: Database, files: Files, is_loaded_before: bool
@@ -546,7 +543,6 @@ def test_no_statement_ever_sees_monthly_sales_differ_from_the_sums_of_sales(
     assert (5, ROWS) in versions
 
 
-@pytest.mark.slow
 def test_a_person_who_looks_at_staged_rows_delays_no_other_load(database: Database, files: Files) -> None:
     write_months(files, 1)
     run = Run(database, SALES, FEBRUARY)
@@ -569,7 +565,6 @@ def test_a_person_who_looks_at_staged_rows_delays_no_other_load(database: Databa
 # Customers
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("tables", [[CUSTOMER_TABLES[0]], [CUSTOMER_TABLES[2]], CUSTOMER_TABLES], ids=" ".join)
 def test_customers_are_loaded_again_while_readers_are_idle_in_a_transaction(
     database: Database, files: Files, tables: list[str]
@@ -590,7 +585,6 @@ def test_customers_are_loaded_again_while_readers_are_idle_in_a_transaction(
     assert staged_tables(database) == []
 
 
-@pytest.mark.slow
 def test_readers_who_join_the_customer_tables_in_any_order_see_one_version_and_no_deadlock(
     database: Database, files: Files
 ) -> None:
@@ -630,7 +624,6 @@ def test_a_reader_that_holds_one_customer_table_and_wants_another_makes_the_load
     assert database.run(customers(), "ds_user") == [("2 2 2",)]
 
 
-@pytest.mark.slow
 def test_customer_loads_and_rebuilds_of_the_feature_store_at_once_never_show_a_mixture(
     database: Database, files: Files
 ) -> None:
@@ -672,7 +665,6 @@ def test_a_rebuild_waits_for_another_and_then_finds_nothing_to_write(database: D
     assert database.run("select count(*), count(distinct xmin::text) from feature_store") == [(CLIENTS, 1)]
 
 
-@pytest.mark.slow
 def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, files: Files) -> None:
     write_customers(files, 1)
     load_customers(database)
@@ -724,7 +716,6 @@ def write_month_with_note(files: Files, version: int) -> None:
     files.write(path_of(FEBRUARY), csv_text(f"{HEADER},note", rows))
 
 
-@pytest.mark.slow
 def test_a_migration_waits_for_a_load_that_replaces_the_month(
     database: Database, files: Files, migrate: Callable[..., None]
 ) -> None:
@@ -745,7 +736,6 @@ def test_a_migration_waits_for_a_load_that_replaces_the_month(
     assert database.run("select distinct note from sales") == [("new",)]
 
 
-@pytest.mark.slow
 def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_cleared(
     database: Database, files: Files, migrate: Callable[..., None]
 ) -> None:
@@ -773,7 +763,6 @@ def test_a_load_that_a_migration_overtakes_is_rejected_and_works_when_it_is_clea
     assert_tables_agree(database)
 
 
-@pytest.mark.slow
 def test_rows_that_were_staged_before_a_migration_are_rejected_also_where_they_would_be_inserted(
     database: Database, files: Files
 ) -> None:
@@ -839,7 +828,6 @@ def referring(database: Database) -> dict[str, int]:
     return {table: database.run(f"select count(*) from notes_of_{table}")[0][0] for table in KEYED}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("clause", CLAUSES)
 def test_a_load_touches_no_row_that_did_not_change_and_other_tables_keep_the_rows_that_refer_to_it(
     database: Database, files: Files, clause: str
@@ -923,7 +911,6 @@ def test_a_row_that_vanishes_leaves_the_rows_that_refer_to_it_without_a_key_wher
         assert database.run(f"select {column} from notes_of_{table} order by 1") == [(1,), (2,), (None,)]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("clause", CLAUSES)
 def test_a_transaction_that_refers_to_rows_and_a_load_that_changes_them_do_not_wait_for_each_other(
     database: Database, files: Files, clause: str

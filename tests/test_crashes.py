@@ -31,6 +31,8 @@ from company_data import retries, source
 from company_data.settings import CONNECTION_OPTIONS
 from local.postgres import Cluster
 
+pytestmark = pytest.mark.slow
+
 MONTH = "2024-02-01"
 PARTITION = "sales_2024_02"
 SALES = f"sales/{MONTH}/sales.csv"
@@ -251,7 +253,6 @@ def test_a_first_load_that_is_cut_off_while_it_begins_leaves_no_trace(
     assert_all_is_as_if_nothing_had_been_cut_off(database, 1)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("event", ["delete", "insert"])
 def test_a_connection_that_drops_while_rows_are_deleted_and_inserted_leaves_the_old_month(
     database: Database, files: Files, event: str
@@ -322,7 +323,6 @@ def run_task(environment: dict[str, str], database: Database, name: str, loads: 
     run.run(task)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("point", "task"),
     [
@@ -385,7 +385,6 @@ def crash_and_start(cluster: Cluster) -> None:
     cluster.start()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("point", ["load staged", "insert public.monthly_sales", "before commit"])
 def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works(
     own_database: Database, files: Files, point: str
@@ -408,7 +407,6 @@ def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works(
     assert_all_is_as_if_nothing_had_been_cut_off(own_database, 2)
 
 
-@pytest.mark.slow
 def test_a_month_that_has_committed_outlives_a_crash_of_the_server(own_database: Database, files: Files) -> None:
     for version in (1, 2):
         write_version(files, version)
@@ -417,7 +415,6 @@ def test_a_month_that_has_committed_outlives_a_crash_of_the_server(own_database:
         assert_all_is_as_if_nothing_had_been_cut_off(own_database, version)
 
 
-@pytest.mark.slow
 def test_airflow_brings_a_month_to_its_end_through_dropped_connections(
     database: Database, files: Files, run_dag: RunDag, no_pauses: None
 ) -> None:
@@ -449,7 +446,6 @@ def test_airflow_brings_a_month_to_its_end_through_dropped_connections(
     assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
 
 
-@pytest.mark.slow
 def test_airflow_brings_a_month_to_its_end_through_a_crash_of_the_server(
     own_database: Database, files: Files, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -490,7 +486,6 @@ def small_disk(own_database: Database) -> Iterator[Path]:
         subprocess.run(["/bin/umount", str(disk)], check=True)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount the small file system that this test fills")
 def test_a_full_disk_leaves_the_old_month_and_the_retry_works_once_there_is_room(
     own_database: Database, small_disk: Path, files: Files
@@ -635,7 +630,6 @@ def test_a_load_of_customers_that_is_cut_off_leaves_the_old_tables_and_the_retry
     assert staged_tables(database) == []
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("event", ["delete", "insert"])
 def test_a_load_of_customers_that_is_cut_off_while_rows_are_deleted_and_inserted_leaves_the_old_tables(
     database: Database, files: Files, event: str

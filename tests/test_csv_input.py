@@ -280,6 +280,7 @@ def has_end_of_copy(text: str) -> bool:
     return r"\." in re.split("[\r\n]", text)
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_what_the_csv_module_reads(database: Database) -> None:
     chance = random.Random(SEED)  # noqa: S311 - no secret
     outcomes = Outcomes()

@@ -12,6 +12,8 @@ from steps import build_feature_store, load_customers, load_month
 
 from local.sample_data import write_bucket
 
+pytestmark = pytest.mark.slow
+
 MONTHS = [date(2024, month, 1) for month in (1, 2, 3)]
 
 

@@ -9,6 +9,8 @@ from conftest import Database, Files
 from psycopg.errors import CheckViolation, InsufficientPrivilege
 from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, load_customers, load_month
 
+pytestmark = pytest.mark.slow
+
 CUSTOMER_TABLES = ["customer_profiles", "customer_activity", "labels"]
 SALES_TABLES = ["stores", "sales", "monthly_sales"]
 TABLES = [*CUSTOMER_TABLES, *SALES_TABLES, "feature_store"]

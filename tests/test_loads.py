@@ -16,6 +16,8 @@ from steps import SALES as SALES_DAG
 from company_data.errors import FileNotYetAvailable, FileRejected
 from local.bucket import BucketHandler
 
+pytestmark = pytest.mark.slow
+
 MONTH = "2024-02-01"
 SALES = f"sales/{MONTH}/sales.csv"
 HEADER = "idx,value,date,store_idx\n"

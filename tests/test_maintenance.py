@@ -15,6 +15,8 @@ from steps import MAINTENANCE, SALES, Run, connect, dag, load_month
 from company_data import maintenance
 from local.sample_data import months_before
 
+pytestmark = pytest.mark.slow
+
 HEADER = "idx,value,date,store_idx\n"
 STATES = "select sale_month::text, state, row_count from month_status"
 
@@ -176,7 +178,6 @@ MONTH = timedelta(days=31)
 KEPT = 4
 
 
-@pytest.mark.slow
 def test_airflows_database_does_not_grow_with_the_months(
     database: Database,
     files: Files,

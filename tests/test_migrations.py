@@ -13,6 +13,8 @@ from steps import load_month
 
 from local.postgres import Cluster
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = """
     select 'table', table_schema || '.' || table_name || '.' || column_name, data_type
     from information_schema.columns where table_schema in ('public', 'staging')

@@ -19,6 +19,8 @@ from company_data.notifier import LoadNotifier
 from company_data.settings import notify_webhook_url
 from local.postgres import free_port
 
+pytestmark = pytest.mark.slow
+
 SALES_DAG = "sales_load_and_aggregation"
 TOKEN = "/services/a-secret-path"
 

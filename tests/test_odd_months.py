@@ -23,6 +23,8 @@ from steps import SALES, Run, connect, dag
 
 from local.postgres import Cluster
 
+pytestmark = pytest.mark.slow
+
 SEED = int(os.environ.get("RANDOM_SEED", "20240206"))
 SEEDS = int(os.environ.get("RANDOM_SEEDS", "5"))
 MONTHS = [date(2021 + number // 12, number % 12 + 1, 1) for number in range(36)]
@@ -212,7 +214,6 @@ def verdict() -> list[str]:
     return statements[first:]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1, 0.02], ids=["a month of 2,000 sales", "a month of 40 sales"])
 def test_at_most_one_of_120_clean_months_is_held(cluster: Cluster, template: Database, scale: float) -> None:
     held: dict[tuple[int, date], str] = {}

@@ -12,6 +12,8 @@ from system import wait_for
 
 from local.postgres import Cluster
 
+pytestmark = pytest.mark.slow
+
 MONTH = "2024-02-01"
 SALES_DAG, CUSTOMERS_DAG, FEATURES_DAG = "sales_load_and_aggregation", "customer_data_load", "feature_store"
 
@@ -189,7 +191,6 @@ def keyed_rows(database: Database) -> list[Rows]:
     return [database.run(f"select * from {table} order by 1") for table in KEYED]
 
 
-@pytest.mark.slow
 def test_a_subscriber_receives_every_change_of_the_tables_that_have_keys(publisher: Database, files: Files) -> None:
     [statement] = re.findall(r"`(create publication .* for table .*)` \|", (ROOT / "docs/data_users.md").read_text())
     publisher.run(statement)

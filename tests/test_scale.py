@@ -7,6 +7,8 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import Database, Files
 from steps import SALES, Run, connect, csv_text, load_month
 
+pytestmark = pytest.mark.slow
+
 MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
 ROWS = 20_000
 

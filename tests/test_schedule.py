@@ -10,6 +10,8 @@ import pendulum
 import pytest
 from conftest import ROOT, month_after
 
+pytestmark = pytest.mark.slow
+
 SALES_DAG = "sales_load_and_aggregation"
 FIRST = pendulum.datetime(2023, 11, 1)
 

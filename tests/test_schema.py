@@ -106,6 +106,7 @@ def test_every_revision_says_why_it_is_made_which_locks_it_takes_and_how_it_is_u
 NOT_IN_A_DUMP = {"0001", "0013"}
 
 
+@pytest.mark.slow
 def test_every_revision_leaves_what_the_one_before_it_left_when_it_is_undone(
     cluster: Cluster, template: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

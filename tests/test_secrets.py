@@ -18,6 +18,8 @@ from psycopg.conninfo import make_conninfo
 from local.postgres import Cluster, free_port
 from local.secrets import DEFAULT_PASSWORDS
 
+pytestmark = pytest.mark.slow
+
 REQUIRED = [name for name, default in DEFAULT_PASSWORDS.items() if default]
 
 # What a URL, JSON, a password file, a shell or SQL would have to quote.

@@ -39,6 +39,8 @@ from company_data import source
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
 from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
 
+pytestmark = pytest.mark.slow
+
 TOTAL = sum(range(1, 29)) + 28 * 0.25
 
 

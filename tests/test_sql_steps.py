@@ -270,6 +270,7 @@ def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
         case.check(database, before)
 
 
+@pytest.mark.slow
 @each_case
 def test_case_by_the_line_of_the_readme_in_psql(database: Database, case: Case) -> None:
     case.arrange(database)

@@ -14,6 +14,8 @@ from steps import SALES, Run, build_feature_store, load_customers, load_month
 from company_data.errors import FileNotYetAvailable
 from local import __main__ as embedded_run
 
+pytestmark = pytest.mark.slow
+
 HEADER = "idx,value,date,store_idx\n"
 
 
@@ -228,7 +230,6 @@ def data_ready(database: Database, hours: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.slow
 def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
     database: Database, files: Files
 ) -> None:

@@ -11,6 +11,8 @@ import pendulum
 import pytest
 from conftest import ROOT, Database, Files, Rows, RunDag, month_after
 
+pytestmark = pytest.mark.slow
+
 PROFILES = 'idx,attr_a,attr_b,attr_c\n1,10,A,xyz\n2,20,B,"a,b"\n3,30,C,\n4,40,D,ç\n'
 ACTIVITY = (
     "idx,valid_from,valid_to,scd_a,scd_b\n"
