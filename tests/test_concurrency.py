@@ -319,7 +319,7 @@ def test_a_run_whose_month_other_runs_publish_at_any_point_of_its_check_ends_gre
                 load_month(database, FEBRUARY)
             for statement in statements[point:]:
                 checking.execute(statement, parameters)
-        older.run("publish_month")
+        older.run("compare_month", "publish_month")
         assert months_of(database) == [(FEBRUARY, version, ROWS)]
         assert_tables_agree(database)
     load_month(database, FEBRUARY)
