@@ -140,7 +140,7 @@ def make_logins_cheap(cluster: Cluster) -> None:
             connection.execute("alter system set scram_iterations = 1")
             connection.execute("select pg_reload_conf()")
             connection.execute("set scram_iterations = 1")
-            connection.execute("alter role admin password 'admin'")
+            connection.execute(f"alter role admin password '{cluster.password}'")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import psycopg
 import pytest
 from conftest import ROOT, Database, Files, alembic, head, new_database
 from steps import load_month
+from system import LONGEST_WAIT
 
 from local.postgres import Cluster
 
@@ -185,7 +186,7 @@ def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
     command = [sys.executable, "-m", "alembic", "upgrade", "head"]
     both = [subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)]
     for process in both:
-        _, errors = process.communicate(timeout=300)
+        _, errors = process.communicate(timeout=LONGEST_WAIT)
         assert process.returncode == 0, errors
     assert empty_database.run("select version_num from migrations.alembic_version") == [(head(),)]
 

@@ -10,6 +10,7 @@ import yaml
 from conftest import ROOT, Database, Files, RunDag, month_after
 from psycopg.errors import CheckViolation
 from steps import SALES, Run, build_feature_store, load_customers, load_month
+from system import LONGEST_WAIT
 
 from company_data.errors import FileNotYetAvailable
 from local import __main__ as embedded_run
@@ -235,7 +236,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
 ) -> None:
     early = data_ready(database, "0")
     waiting = data_ready(database, "1")
-    printed, _ = early.communicate(timeout=300)
+    printed, _ = early.communicate(timeout=LONGEST_WAIT)
     assert early.returncode == 1
     assert "1 months: 1 missing" in printed
     write_customers(files)
@@ -244,7 +245,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
     files.write("stores.csv", "idx,location\n1,Porto\n")
     write_month(files, "2024-01", "1,1,2024-01-01,1\n")
     load_month(database, "2024-01-01")
-    printed, _ = waiting.communicate(timeout=300)
+    printed, _ = waiting.communicate(timeout=LONGEST_WAIT)
     assert waiting.returncode == 0
     assert "1 months: 1 loaded; 1 rows" in printed
 
