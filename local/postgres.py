@@ -220,7 +220,7 @@ class Cluster:
     def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:
         """Create a database as a copy of another."""
         for connection in self.each():
-            connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
+            connection.execute(f'create database "{name}" template "{template}" owner "{owner}" strategy file_copy')
 
     def drop_database(self, name: str) -> None:
         """Drop a database, ending its sessions; harmless when there is none."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,7 +40,8 @@ for setting in (
 ):
     os.environ.pop(setting, None)
 
-import psycopg  # noqa: E402 - after Airflow's settings
+import forked_alembic  # noqa: E402 - after Airflow's settings
+import psycopg  # noqa: E402
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
@@ -62,15 +62,8 @@ DEFAULT_PASSWORDS = {"pipeline": "pipeline-laptop"}
 
 
 def alembic(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the alembic command as an operator would."""
-    return subprocess.run(
-        [sys.executable, "-m", "alembic", *arguments],
-        env={**os.environ, "DATABASE_URL": url, **environment},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    """Run the alembic command with an operator's arguments and environment."""
+    return forked_alembic.run(arguments, {**os.environ, "DATABASE_URL": url, **environment}, ROOT)
 
 
 def head() -> str:

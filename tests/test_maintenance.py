@@ -173,9 +173,9 @@ def test_old_log_files_are_deleted_with_the_folders_that_they_leave_empty(tmp_pa
 
 
 # By hand 500, on PostgreSQL: see docs/performance.md.
-MONTHS = int(os.environ.get("MAINTENANCE_MONTHS", "8"))
+MONTHS = int(os.environ.get("MAINTENANCE_MONTHS", "6"))
 MONTH = timedelta(days=31)
-KEPT = 4
+KEPT = 2
 
 
 def test_airflows_database_does_not_grow_with_the_months(

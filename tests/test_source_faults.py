@@ -145,7 +145,9 @@ def test_a_stall_longer_than_the_read_timeout_is_retried(faulty: FaultyFiles, mo
 
 
 def test_a_body_that_is_cut_at_any_byte_is_never_taken_for_a_complete_one(faulty: FaultyFiles) -> None:
-    for at in range(len(CONTENT)):
+    content = "idx,value,date,store_idx\n1,1.25,2024-02-01,1\n2,2.25,2024-02-02,1\n"
+    faulty.write(FAULTY_PATH, content)
+    for at in range(len(content)):
         for fault in (cut(at), broken_chunks(at)):
             faulty.answers[FAULTY_PATH] = [fault]
             with pytest.raises(SourceUnavailable):

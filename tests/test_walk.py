@@ -88,13 +88,19 @@ def apply(system: FaultySystem, diff: str) -> None:
 
 
 def lint(system: FaultySystem) -> None:
-    """What `make lint` checks, without the types."""
-    for tool in (
-        "ruff check",
-        "ruff format --check",
-        "sqlfluff lint --disable-progress-bar alembic/versions sql",
-    ):
+    """What `make lint` checks, without the types, and of the SQL what the page changes."""
+    changed = " ".join(changed_sql(system))
+    assert changed
+    for tool in ("ruff check", "ruff format --check", f"sqlfluff lint --disable-progress-bar {changed}"):
         on_the_system(f".venv/bin/python -m {tool}", system)
+
+
+def changed_sql(system: FaultySystem) -> Iterator[str]:
+    for folder in ("alembic/versions", "sql"):
+        for file in (system.folder / folder).rglob("*.sql"):
+            name = file.relative_to(system.folder)
+            if not (ROOT / name).exists() or (ROOT / name).read_bytes() != file.read_bytes():
+                yield str(name)
 
 
 def serve_samples(system: FaultySystem) -> None:
