@@ -230,7 +230,7 @@ def wait_for(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + LONGEST_WAIT
     while not condition():
         assert time.monotonic() < deadline, f"it does not hold after {LONGEST_WAIT} s"
-        time.sleep(0.2)
+        time.sleep(0.5)  # each look at Airflow's API costs 25 ms of a core that other tests want
 
 
 def newest_month(system: System) -> str:
@@ -254,8 +254,16 @@ def task_instances(system: System, run: str | None = None, dag: str = SALES_DAG)
     return found
 
 
-def state_of(api: Api, run: str) -> str:
-    return str(next(found["state"] for found in api.runs(SALES_DAG) if found["dag_run_id"] == run))
+def end_of(api: Api, run: str, dag: str = SALES_DAG) -> str:
+    """Wait until a run has ended; its state."""
+
+    def state() -> str:
+        answer = api.session.get(f"{api.url}/api/v2/dags/{dag}/dagRuns/{quote(run)}")
+        assert answer.ok, answer.text
+        return str(answer.json()["state"])
+
+    wait_for(lambda: state() in ("success", "failed"))
+    return state()
 
 
 def staging_sessions(connection: Any) -> list[tuple[int]]:

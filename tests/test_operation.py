@@ -20,11 +20,11 @@ from system import (
     SALES_DAG,
     FaultySystem,
     clear,
+    end_of,
     lend_packages,
     months,
     newest_month,
     staging_sessions,
-    state_of,
     status,
     task_instances,
     wait_for,
@@ -97,12 +97,12 @@ SIGNATURE = "signature-of-a-redirect"
 
 def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: FaultySystem) -> None:
     # Failures speak more than successes: a redirect that is rejected, and one whose host does not answer.
-    path = f"sales/{months(1)[0]}/sales.csv"
+    api, path = system.api(), f"sales/{months(1)[0]}/sales.csv"
     for target in ("http://127.0.0.1:1", "https://127.0.0.1:1"):
         system.answers[path] = [redirect(f"{target}/x?X-Amz-Signature={SIGNATURE}")]
-        clear_newest_month(system)
+        run = clear_newest_month(system)
         wait_for(lambda: not system.answers[path])
-        wait_for(lambda: state_of(system.api(), newest_month(system)) in ("failed", "success"))
+        end_of(api, run)
 
     state = system.state
     hidden = [
@@ -161,7 +161,7 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         assert status == [("failed", "The process that loaded the file was killed.")]
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
 
-        wait_for(lambda: state_of(api, run) == "success")
+        assert end_of(api, run) == "success"
         found = connection.execute("select count(*), sum(value) from sales where date = %s", [month]).fetchall()
         assert found == [(50_000, 100_000)]
         left = "select load_id from pipeline.loads where sale_month = %s and to_regclass(staged_table) is not null"
@@ -215,7 +215,7 @@ def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> Non
     assert made.ok, made.text
     run = made.json()["dag_run_id"]
     assert run.startswith(f"manual__{newest:%Y-%m}__")
-    wait_for(lambda: state_of(api, run) == "success")
+    assert end_of(api, run) == "success"
     assert set(task_states(system, run).values()) == {"success"}
     # The tests below look for the newest run of the month.
     assert api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}").ok
@@ -233,7 +233,7 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
         assert made.ok, made.text
         return str(made.json()["dag_run_id"])
 
-    def answer(run: str, option: str) -> None:
+    def answer(run: str, option: str) -> str:
         wait_for(lambda: task_states(system, run)["compare_month"] == "awaiting_input")
         place = f"{runs}/{quote(run)}/taskInstances/compare_month/-1/hitlDetails"
         question = api.session.get(place).json()["body"]
@@ -247,7 +247,7 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
         wait_for(lambda: heard in (system.run / "logs/scheduler.log").read_text())
         answered = api.session.patch(place, json={"chosen_options": [option], "params_input": {}})
         assert answered.ok, answered.text
-        wait_for(lambda: state_of(api, run) in ("success", "failed"))
+        return end_of(api, run)
 
     def ledger(query: str) -> Any:
         with system.connect() as connection:
@@ -257,15 +257,13 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
     assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in system.make("plan", f"MONTH={newest:%Y-%m}")
     assert ledger(of_month) == [(1_000,)]
     rejected = max(run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual")
-    answer(rejected, "Reject")
-    assert state_of(api, rejected) == "failed"
+    assert answer(rejected, "Reject") == "failed"
     assert ledger(of_month) == [(1_000,)]
     wait_for(lambda: [post for post in system.posted if (post["event"], post["run"]) == ("failed", rejected)])
     assert [post for post in system.posted if (post["event"], post["run"]) == ("held", rejected)]
 
     approved = trigger(odd_months="hold")
-    answer(approved, "Approve")
-    assert state_of(api, approved) == "success"
+    assert answer(approved, "Approve") == "success"
     assert ledger(of_month) == [(500,)]
     assert ledger(
         "select distinct decided_by, oddities from data_statistics where is_current and decided_by = 'airflow'"
@@ -273,7 +271,7 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
 
     file.write_text(good)
     restored = trigger()
-    wait_for(lambda: state_of(api, restored) == "success")
+    assert end_of(api, restored) == "success"
     assert ledger(of_month) == [(1_000,)]
     # The tests below look for the newest run of the month.
     for run in (rejected, approved, restored):
@@ -290,8 +288,9 @@ def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadli
     file.write_text("idx,value,date,store_idx\n1,1,2000-01-01,1\n")
     # A new run, because one that was in time before has no deadline anymore.
     api = system.api()
-    wait_for(lambda: state_of(api, newest_month(system)) in ("success", "failed"))
-    gone = api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{newest_month(system)}")
+    before = newest_month(system)
+    end_of(api, before)
+    gone = api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{before}")
     assert gone.ok, gone.text
     form = {"dag_id": SALES_DAG, "from_date": f"{newest}T00:00:00Z", "to_date": f"{newest}T00:00:00Z"}
     made = api.session.post(f"{api.url}/api/v2/backfills", json=form)
@@ -316,7 +315,7 @@ def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadli
 
     file.write_text(good)
     clear_newest_month(system)
-    wait_for(lambda: state_of(api, run) == "success")
+    assert end_of(api, run) == "success"
     assert len(sent("failed")) == 1
 
 
@@ -324,12 +323,14 @@ def test_a_lost_event_leaves_a_stale_feature_store_which_the_daily_run_builds(sy
     api = system.api()
     pause(system, "feature_store", True)
     assert api.session.post(f"{api.url}/api/v2/dags/customer_data_load/dagRuns", json={"logical_date": None}).ok
-    wait_for(lambda: "stale" in status(system)[1])
-    assert status(system)[0] == 1
+    wait_for(lambda: stale(system))
+    exit_status, shown = status(system)
+    assert (exit_status, "stale" in shown) == (1, True)
 
     pause(system, "feature_store", False)
     fall_due_yesterday(system, "feature_store")
-    wait_for(lambda: status(system)[0] == 0)
+    wait_for(lambda: not stale(system))
+    assert status(system)[0] == 0
 
     # Of yesterday's and today's run the later one finds nothing to do.
     def skipped() -> bool:
@@ -338,6 +339,14 @@ def test_a_lost_event_leaves_a_stale_feature_store_which_the_daily_run_builds(sy
         return any({task["state"] for task in each} == {"skipped"} for each in tasks)
 
     wait_for(skipped)
+
+
+def stale(system: FaultySystem) -> list[tuple[str]]:
+    with system.connect() as connection:
+        found: list[tuple[str]] = connection.execute(
+            "select table_name from data_freshness where state = 'stale'"
+        ).fetchall()
+        return found
 
 
 def pause(system: FaultySystem, dag: str, is_paused: bool) -> None:
@@ -409,7 +418,7 @@ def test_the_maintenance_cleans_up_and_reports_what_it_did(system: FaultySystem)
     made = api.session.post(runs, json={"logical_date": None})
     assert made.ok, made.text
     run = made.json()["dag_run_id"]
-    wait_for(lambda: api.session.get(f"{runs}/{run}").json()["state"] in ("success", "failed"))
+    end_of(api, run, MAINTENANCE)
     assert api.failures(MAINTENANCE, run) == []
     report = get(system, f"dags/{MAINTENANCE}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value")["value"]
     airflow, logs, staging, sales = report.splitlines()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, head
-from system import FaultySystem, wait_for
+from system import FaultySystem, end_of, wait_for
 from test_readme import Block, commands, on_the_system
 
 from local.tree import copy_tree
@@ -119,11 +119,7 @@ def load_customers(system: FaultySystem) -> str:
     assert answer.ok, answer.text
     run = answer.json()["dag_run_id"]
 
-    def state() -> str:
-        return str(next(found["state"] for found in api.runs(DAG) if found["dag_run_id"] == run))
-
-    wait_for(lambda: state() in ("success", "failed"))
-    if state() == "failed":
+    if end_of(api, run, DAG) == "failed":
         assert api.session.delete(f"{runs}/{run}").ok  # `make up` would speak of it
     [(outcome, problem), *_] = rows(
         system,

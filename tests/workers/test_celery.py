@@ -19,10 +19,10 @@ from system import (
     SALES_DAG,
     System,
     clear,
+    end_of,
     months,
     staging_sessions,
     started,
-    state_of,
     task_instances,
     wait_for,
     write_files,
@@ -159,7 +159,7 @@ def test_a_month_whose_worker_is_killed_ends_right_on_the_other_one_and_the_log_
         # The month stays as it was until it is loaded again.
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
 
-        wait_for(lambda: state_of(api, run) == "success")
+        assert end_of(api, run) == "success"
         found = connection.execute("select count(*), sum(value) from sales where date = %s", [month]).fetchall()
         assert found == [(50_000, 100_000)]
 
