@@ -40,7 +40,7 @@ for setting in (
 ):
     os.environ.pop(setting, None)
 
-import forked_alembic  # noqa: E402 - after Airflow's settings
+import forked  # noqa: E402 - after Airflow's settings
 import psycopg  # noqa: E402
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
@@ -63,7 +63,9 @@ DEFAULT_PASSWORDS = {"pipeline": "pipeline-laptop"}
 
 def alembic(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the alembic command with an operator's arguments and environment."""
-    return forked_alembic.run(arguments, {**os.environ, "DATABASE_URL": url, **environment}, ROOT)
+    return forked.run(
+        "alembic", *arguments, environment={**os.environ, "DATABASE_URL": url, **environment}, folder=ROOT
+    )
 
 
 def head() -> str:

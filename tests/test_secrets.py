@@ -4,11 +4,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked
 import psycopg
 import pytest
 import trustme
@@ -36,13 +36,8 @@ def volumes(tmp_path: Path) -> Path:
 def command(volumes: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """What the containers run."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_PASSWORD")}
-    return subprocess.run(
-        [sys.executable, "-m", "local.secrets", "--folder", str(volumes), *arguments],
-        cwd=ROOT,
-        env={**kept, **settings},
-        capture_output=True,
-        text=True,
-        check=False,
+    return forked.run(
+        "local.secrets", "--folder", str(volumes), *arguments, environment={**kept, **settings}, folder=ROOT
     )
 
 

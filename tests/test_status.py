@@ -5,6 +5,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 
+import forked
 import pytest
 import yaml
 from conftest import ROOT, Database, Files, RunDag, month_after
@@ -22,19 +23,13 @@ HEADER = "idx,value,date,store_idx\n"
 
 def status(database: Database, first: str, last: str) -> tuple[int, dict[str, list[str]], str]:
     """Its exit status, the words of each line by the first one, and all that it printed."""
-    done = subprocess.run(
-        [sys.executable, "-m", "local", "status"],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "DATABASE_URL": database.url(driver="postgresql+psycopg2"),
-            "SALES_FIRST_MONTH": first,
-            "SALES_LAST_MONTH": last,
-        },
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database.url(driver="postgresql+psycopg2"),
+        "SALES_FIRST_MONTH": first,
+        "SALES_LAST_MONTH": last,
+    }
+    done = forked.run("local", "status", environment=environment, folder=ROOT)
     assert done.stderr == ""
     lines = [line.split() for line in done.stdout.splitlines() if line and line[0] != " "]
     return done.returncode, {words[0]: words[1:] for words in lines}, done.stdout
@@ -251,14 +246,8 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
 
 
 def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "local", "status"],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": database.url(password="wrong", driver="postgresql+psycopg2")},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    environment = {**os.environ, "DATABASE_URL": database.url(password="wrong", driver="postgresql+psycopg2")}
+    done = forked.run("local", "status", environment=environment, folder=ROOT)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "password authentication failed" in done.stderr
