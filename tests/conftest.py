@@ -14,9 +14,13 @@ from pathlib import Path
 from typing import Any
 
 # Airflow reads its settings when it is first imported, so they stand before any import of it.
-AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="company-data-airflow-")
 ROOT = Path(__file__).resolve().parents[1]
 MEMORY, MEMORY_NEEDED = Path("/dev/shm"), 4e9  # noqa: S108 - a file system in memory
+# A database per test costs ten times as much where the file system deletes slowly, and Airflow's waits for the disk.
+if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED:
+    os.environ |= {"POSTGRES_FOLDER": str(MEMORY), "TMPDIR": str(MEMORY)}
+    tempfile.tempdir = None  # look at TMPDIR again
+AIRFLOW_HOME = tempfile.TemporaryDirectory(prefix="company-data-airflow-")
 os.environ |= {
     "AIRFLOW_HOME": AIRFLOW_HOME.name,
     "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
@@ -26,8 +30,6 @@ os.environ |= {
     "SALES_FIRST_MONTH": "2023-11",
     # Each file of a few rows would be odd beside the one before it, and DAG.test waits for a person for ever.
     "ODD_MONTHS": "ignore",
-    # A database per test costs ten times as much where the file system deletes slowly.
-    **({"POSTGRES_FOLDER": str(MEMORY)} if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > MEMORY_NEEDED else {}),
     # The tests' own servers are on this machine.
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
 }

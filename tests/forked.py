@@ -12,7 +12,6 @@ from pathlib import Path
 SERVER = multiprocessing.get_context("forkserver")
 SERVER.set_forkserver_preload(
     [
-        __name__,
         "alembic.config",
         "alembic.runtime.environment",
         "cryptography.fernet",

@@ -3,25 +3,22 @@
 What is cut off before its commit leaves the old version; what has committed stays.
 """
 
-import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from datetime import timedelta
-from multiprocessing import forkserver
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 
+import forked
 import psycopg
 import pytest
 import steps
-from conftest import Database, Files, RunDag, drop_database, month_after, new_database
+from conftest import AIRFLOW_HOME, Database, Files, RunDag, drop_database, month_after, new_database
 from misbehaviour import MisbehavingHandler, misbehaving
 from pauses import WAIT_SECONDS, Pause, fallback_point, pausing, wait_for_copy, wait_until_nothing_is_left
 from steps import CUSTOMERS, FEATURES, Run, build_feature_store, csv_text, load_customers, load_month
@@ -296,24 +293,9 @@ def test_a_connection_that_drops_during_the_copy_leaves_the_old_month(
         assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
 
 
-@pytest.fixture(scope="module")
-def fork_server() -> ForkServerContext:
-    """Forks processes that can run steps, from a process that has no threads."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["steps"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
-        forkserver.ensure_running()
-    # Its first process waits until it has imported the steps.
-    first = context.Process(target=steps.dag, args=(SALES_DAG,))
-    first.start()
-    first.join(WAIT_SECONDS)
-    assert first.exitcode == 0
-    return context
-
-
 def run_task(environment: dict[str, str], database: Database, name: str, loads: dict[str, int], task: str) -> None:
     """In a process of its own, run one task of a run."""
+    AIRFLOW_HOME.cleanup()  # that of this process, which is killed
     os.environ.update(environment)
     # The server notices sooner than by default that a client is gone.
     options = f"{CONNECTION_OPTIONS} -c client_connection_check_interval=100ms"
@@ -333,7 +315,7 @@ def run_task(environment: dict[str, str], database: Database, name: str, loads: 
     ],
 )
 def test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_works(
-    database: Database, files: Files, fork_server: ForkServerContext, point: str, task: str
+    database: Database, files: Files, point: str, task: str
 ) -> None:
     write_version(files, 1)
     load_month(database, MONTH)
@@ -341,7 +323,7 @@ def test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_wor
     attempts = Attempts(database)
     attempts.go_on(until=task)
     with pausing(database, point) as pause:
-        process = fork_server.Process(
+        process = forked.SERVER.Process(
             target=run_task, args=(dict(os.environ), database, attempts.run.name, attempts.run.loads, task)
         )
         process.start()
