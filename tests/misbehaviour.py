@@ -45,6 +45,8 @@ class MisbehavingHandler(BucketHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name.replace("_", "-"), str(value))
+        # Or the client may follow a redirect on a connection that is just being closed.
+        self.send_header("Connection", "close")
         super(BucketHandler, self).end_headers()
 
     def reset(self) -> None:

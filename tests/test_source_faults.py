@@ -49,31 +49,22 @@ def total(database: Database) -> object:
 
 
 @pytest.mark.parametrize(
-    "fault",
+    "faults",
     [
-        status(500),
-        status(503, Retry_After=0),
-        status(429, Retry_After=0),
-        hang_up,
-        reset(0),
-        reset(300),
-        cut(0),
-        cut(len(CONTENT) - 1),
-        broken_chunks(300),
-        packed(cut_at=100),
-        s3_error(400, "RequestTimeout"),
-        with_headers(x_amz_checksum_crc32="AAAAAA=="),
+        [status(500), status(503, Retry_After=0), status(429, Retry_After=0)],
+        [hang_up, reset(0), reset(300)],
+        [cut(0), cut(len(CONTENT) - 1), broken_chunks(300)],
+        [packed(cut_at=100), s3_error(400, "RequestTimeout"), with_headers(x_amz_checksum_crc32="AAAAAA==")],
     ],
 )
-def test_a_transient_fault_is_retried_by_airflow_until_the_month_is_complete(
-    fault: Answer, database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
+def test_transient_faults_are_retried_by_airflow_until_the_month_is_complete(
+    faults: list[Answer], database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
 ) -> None:
-    faulty.answers[FAULTY_PATH] = [fault, fault]
+    faulty.answers[FAULTY_PATH] = list(faults)
     assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=3) == "success"
     assert total(database) == TOTAL
     assert database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id") == [
-        ("failed",),
-        ("failed",),
+        *[("failed",)] * 3,
         ("published",),
     ]
 
