@@ -66,9 +66,7 @@ DEFAULT_PASSWORDS = {"pipeline": "pipeline-laptop"}
 
 def alembic(url: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the alembic command with an operator's arguments and environment."""
-    return forked.run(
-        "alembic", *arguments, environment={**os.environ, "DATABASE_URL": url, **environment}, folder=ROOT
-    )
+    return forked.run("alembic", *arguments, environment={**os.environ, "DATABASE_URL": url, **environment})
 
 
 def head() -> str:

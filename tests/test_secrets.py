@@ -12,7 +12,7 @@ import forked
 import psycopg
 import pytest
 import trustme
-from conftest import ROOT, alembic, new_database
+from conftest import alembic, new_database
 from psycopg.conninfo import make_conninfo
 
 from local.postgres import Cluster, free_port
@@ -36,9 +36,7 @@ def volumes(tmp_path: Path) -> Path:
 def command(volumes: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """What the containers run."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_PASSWORD")}
-    return forked.run(
-        "local.secrets", "--folder", str(volumes), *arguments, environment={**kept, **settings}, folder=ROOT
-    )
+    return forked.run("local.secrets", "--folder", str(volumes), *arguments, environment={**kept, **settings})
 
 
 def written(volumes: Path) -> dict[str, str]:

@@ -29,7 +29,7 @@ def status(database: Database, first: str, last: str) -> tuple[int, dict[str, li
         "SALES_FIRST_MONTH": first,
         "SALES_LAST_MONTH": last,
     }
-    done = forked.run("local", "status", environment=environment, folder=ROOT)
+    done = forked.run("local", "status", environment=environment)
     assert done.stderr == ""
     lines = [line.split() for line in done.stdout.splitlines() if line and line[0] != " "]
     return done.returncode, {words[0]: words[1:] for words in lines}, done.stdout
@@ -247,7 +247,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
 
 def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:
     environment = {**os.environ, "DATABASE_URL": database.url(password="wrong", driver="postgresql+psycopg2")}
-    done = forked.run("local", "status", environment=environment, folder=ROOT)
+    done = forked.run("local", "status", environment=environment)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "password authentication failed" in done.stderr
