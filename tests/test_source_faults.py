@@ -33,6 +33,7 @@ from misbehaviour import (
     with_headers,
     without_length,
 )
+from pauses import wait_until_nothing_is_left
 from steps import load_month, stage_file
 
 from company_data import source
@@ -455,7 +456,7 @@ def test_a_failed_download_leaves_no_transaction_behind(database: Database, faul
     faulty.answers[FAULTY_PATH] = [cut(200)]
     with pytest.raises(SourceUnavailable):
         stage_file(database, FAULTY_PATH, "sales", FAULTY_MONTH)
-    assert database.run("select count(*) from pg_stat_activity where usename = 'pipeline'") == [(0,)]
+    wait_until_nothing_is_left(database)
     assert database.run("select outcome from pipeline.loads order by load_id desc limit 1") == [("failed",)]
     assert database.run("select to_regclass(staged_table) from pipeline.loads order by load_id desc limit 1") == [
         (None,)
