@@ -14,6 +14,7 @@ import psutil
 # Every process of the embedded run carries the run's folder in its environment, and passes it on.
 MARK = "COMPANY_DATA_RUN"
 
+START_SECONDS = 60
 INTERRUPT_SECONDS = 15
 KILL_SECONDS = 5
 
@@ -22,14 +23,19 @@ def start(command: list[str], environment: Mapping[str, str], run: Path, log: Pa
     """Start a process in a session of its own, its output going to a log; returns its process id."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             command,
             env={**environment, MARK: str(run)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-        ).pid
+        )
+    # Popen returns while the kernel still replaces the program; the environment then reads as empty, without the mark.
+    deadline = time.monotonic() + START_SECONDS
+    while process.poll() is None and not alive(process.pid, run) and time.monotonic() < deadline:
+        time.sleep(0.001)
+    return process.pid
 
 
 def of_run(run: Path) -> list[psutil.Process]:
