@@ -4,26 +4,52 @@ import os
 from logging.config import fileConfig
 
 from alembic import context
-from sqlalchemy import URL, create_engine, make_url, pool, text
-from sqlalchemy.exc import ArgumentError
+from alembic.ddl.postgresql import PostgresqlImpl
+from sqlalchemy import URL, Connection, create_engine, make_url, pool, text
+from sqlalchemy.exc import ArgumentError, IntegrityError
 
 DEFAULT_DATABASE_URL = "postgresql+psycopg2://admin:admin@localhost:5432/companydata"
 DRIVERS = {"postgres", "postgresql", "postgresql+psycopg2"}
 EXPECTED = "Nothing was migrated. Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
 
+# Whoever may create functions in schema public must not have them called by these connections, which have the rights of
+# a superuser. A revision names the schema of everything that is not PostgreSQL's own.
+SEARCH_PATH = "pg_catalog, pg_temp"
+
 # Passed at connection time: a SET before context.configure would open an outer transaction, and
 # Alembic would then ignore transaction_per_migration.
 MIGRATION_TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
 
-# A second upgrade waits for the first to finish, which may take as many statements as there are revisions.
-# Its connection does not report that the schema exists.
-GUARD_OPTIONS = "-c lock_timeout=10min -c statement_timeout=10min -c client_min_messages=warning"
-GUARD_LOCK = "select pg_advisory_lock(hashtext('companydata.migrations'))"
+# A second upgrade waits for the first to finish, which may take as many statements as there are revisions, and during
+# which this connection is idle in its transaction. It does not report that the schema exists.
+GUARD_SETTINGS = {
+    "lock_timeout": "10min",
+    "statement_timeout": "10min",
+    "idle_in_transaction_session_timeout": "0",
+    "client_min_messages": "warning",
+}
 
 # Alembic's own table lives where neither ds_user nor mle_user may look; it cannot be made by a
-# migration, because Alembic reads it before the first one.
+# migration, because Alembic reads it before the first one. The same holds for the table whose lock admits one upgrade
+# at a time: others cannot take it, because they have no privileges on the table.
 VERSION_SCHEMA = "migrations"
-CREATE_VERSION_SCHEMA = f"create schema if not exists {VERSION_SCHEMA}"
+CREATE_GUARD = (
+    f"create schema if not exists {VERSION_SCHEMA}",
+    f"create table if not exists {VERSION_SCHEMA}.guard ()",
+)
+# The weakest mode that conflicts with itself; pg_dump does not wait for it.
+LOCK_GUARD = f"lock table {VERSION_SCHEMA}.guard in share row exclusive mode"
+
+
+class GuardedImpl(PostgresqlImpl):
+    """Locks the guard in each transaction of the printed SQL."""
+
+    __dialect__ = "postgresql"
+
+    def emit_begin(self) -> None:
+        """Print the beginning of a transaction."""
+        super().emit_begin()
+        self.static_output(LOCK_GUARD + self.command_terminator)
 
 
 def database_url() -> URL:
@@ -37,19 +63,32 @@ def database_url() -> URL:
     return url.set(drivername="postgresql+psycopg2")
 
 
-def run_migrations() -> None:
-    """Migrate the database of DATABASE_URL while holding the advisory lock that admits one upgrade at a time."""
-    url = database_url()
+def options(settings: dict[str, str]) -> dict[str, str]:
+    """The arguments of a connection with these settings and the search path."""
+    named = {"search_path": SEARCH_PATH.replace(" ", ""), **settings}
+    return {"options": " ".join(f"-c {name}={value}" for name, value in named.items())}
 
-    guard_engine = create_engine(
-        url, poolclass=pool.NullPool, isolation_level="AUTOCOMMIT", connect_args={"options": GUARD_OPTIONS}
-    )
-    options = " ".join(f"-c {name}={value}" for name, value in MIGRATION_TIMEOUTS.items())
-    engine = create_engine(url, poolclass=pool.NullPool, connect_args={"options": options})
+
+def lock_guard(connection: Connection) -> None:
+    """Make the guard where it is missing, and lock it until the connection's transaction ends."""
+    for statement in CREATE_GUARD:
+        try:
+            connection.execute(text(statement))
+        except IntegrityError:  # another first upgrade has made it at the same moment
+            connection.rollback()
+            connection.execute(text(statement))
+        connection.commit()
+    connection.execute(text(LOCK_GUARD))
+
+
+def run_migrations() -> None:
+    """Migrate the database of DATABASE_URL while holding the lock that admits one upgrade at a time."""
+    url = database_url()
+    guard_engine = create_engine(url, poolclass=pool.NullPool, connect_args=options(GUARD_SETTINGS))
+    engine = create_engine(url, poolclass=pool.NullPool, connect_args=options(MIGRATION_TIMEOUTS))
 
     with guard_engine.connect() as guard:
-        guard.execute(text(GUARD_LOCK))
-        guard.execute(text(CREATE_VERSION_SCHEMA))
+        lock_guard(guard)
         with engine.connect() as connection:
             context.configure(
                 connection=connection,
@@ -68,10 +107,15 @@ def print_migrations() -> None:
         version_table_schema=VERSION_SCHEMA,
         transaction_per_migration=True,
     )
+    context.execute(
+        "-- Run one script at a time: the revisions were chosen when it was printed, so a second script would apply\n"
+        "-- them again. Each transaction locks migrations.guard, as an upgrade does.\n"
+        f"set search_path = {SEARCH_PATH}"  # without quotes, in which a list would be one name
+    )
     for name, value in MIGRATION_TIMEOUTS.items():
         context.execute(f"set {name} = '{value}'")
-    context.execute(GUARD_LOCK)
-    context.execute(CREATE_VERSION_SCHEMA)
+    for statement in CREATE_GUARD:
+        context.execute(statement)
     with context.begin_transaction():
         context.run_migrations()
 

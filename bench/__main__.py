@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bench import catchup, cluster, customers, pairs, sales
 from bench.server import ROOT, BenchError, Server, call
+from local import SAFE_PATH
 from local.citus import SETTING as CITUS_NODES
 from local.postgres import ClusterError
 
@@ -19,6 +20,7 @@ MAX_ROWS_OF_PEERS = 1_000_000
 
 def main() -> None:
     """Run what the command line asks for."""
+    os.environ["PGOPTIONS"] = SAFE_PATH  # for psql, the peers and all other processes
     parser = argparse.ArgumentParser(prog="python -m bench", epilog="bench/README.md describes the parts.")
     add = parser.add_argument
     add(

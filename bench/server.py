@@ -130,7 +130,7 @@ class Server:
 def describe(cluster: Cluster) -> str:
     """The machine and the version of the server."""
     cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
-    with psycopg.connect(cluster.url("postgres", driver="postgresql")) as connection:
+    with cluster.connect("postgres") as connection:
         postgresql = connection.info.parameter_status("server_version")
     machine = f"{cpu[1] if cpu else 'unknown CPU'}, {os.cpu_count()} cores, PostgreSQL {postgresql}"
     print(f"{machine}, load average {os.getloadavg()[0]:.2f}", flush=True)

@@ -2,19 +2,25 @@
 -- diff, do not edit it.
 
 CREATE ROLE ds_user;
-ALTER ROLE ds_user WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREPLICATION NOBYPASSRLS;
+ALTER ROLE ds_user WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 20;
 CREATE ROLE ds_user_role;
 ALTER ROLE ds_user_role WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB NOLOGIN NOREPLICATION NOBYPASSRLS;
 CREATE ROLE mle_user;
-ALTER ROLE mle_user WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREPLICATION NOBYPASSRLS;
+ALTER ROLE mle_user WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREPLICATION NOBYPASSRLS CONNECTION LIMIT 20;
 CREATE ROLE mle_user_role;
 ALTER ROLE mle_user_role WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB NOLOGIN NOREPLICATION NOBYPASSRLS;
 CREATE ROLE pipeline;
 ALTER ROLE pipeline WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREPLICATION NOBYPASSRLS;
 CREATE ROLE pipeline_owner;
 ALTER ROLE pipeline_owner WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB NOLOGIN NOREPLICATION NOBYPASSRLS;
+ALTER ROLE ds_user SET idle_in_transaction_session_timeout TO '1h';
+ALTER ROLE ds_user SET temp_file_limit TO '10GB';
+ALTER ROLE mle_user SET idle_in_transaction_session_timeout TO '1h';
+ALTER ROLE mle_user SET temp_file_limit TO '10GB';
+ALTER ROLE pipeline SET search_path TO 'pg_catalog', 'pg_temp';
 GRANT ds_user_role TO ds_user WITH INHERIT TRUE GRANTED BY admin;
 GRANT mle_user_role TO mle_user WITH INHERIT TRUE GRANTED BY admin;
+GRANT pg_use_reserved_connections TO pipeline WITH INHERIT TRUE GRANTED BY admin;
 GRANT pipeline TO pipeline_owner WITH INHERIT TRUE GRANTED BY admin;
 
 CREATE SCHEMA archive;
@@ -116,7 +122,7 @@ CREATE TABLE pipeline.loads (
     row_count bigint,
     last_date date,
     total numeric,
-    staged_table text GENERATED ALWAYS AS (((('staging.'::text || table_name) || '_'::text) || load_id)) STORED NOT NULL,
+    staged_table text GENERATED ALWAYS AS (('staging.'::text || quote_ident(((table_name || '_'::text) || load_id)))) STORED NOT NULL,
     partition_name text GENERATED ALWAYS AS ((table_name || COALESCE(((('_'::text || lpad((EXTRACT(year FROM sale_month))::text, 4, '0'::text)) || '_'::text) || lpad((EXTRACT(month FROM sale_month))::text, 2, '0'::text)), ''::text))) STORED NOT NULL,
     CONSTRAINT loads_check CHECK (((table_name = 'sales'::text) = (sale_month IS NOT NULL))),
     CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text, 'published'::text, 'archived'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
@@ -179,7 +185,7 @@ CREATE FUNCTION pipeline.begin_load(table_name text, sale_month date, address te
     AS $$
 declare
     this pipeline.loads;
-    columns text := format('like public.%I including all', begin_load.table_name);
+    columns text := format('like %s including all', pipeline.own_table(begin_load.table_name));
 begin
     perform pipeline.lock_file(begin_load.table_name, begin_load.sale_month);
 
@@ -404,7 +410,7 @@ CREATE FUNCTION pipeline.grant_to_readers(table_name text) RETURNS void
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
-    opened constant regclass := format('public.%I', table_name)::regclass;
+    opened constant regclass := pipeline.own_table(table_name);
 begin
     insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
     if found then
@@ -452,12 +458,16 @@ begin
     return exists (
         select
         from pg_stat_activity
-        where datname = current_database() and application_name = 'load ' || load
+        where
+            datname = current_database()
+            and application_name = 'load ' || load
+            and pg_has_role(usesysid, 'pipeline', 'member')
     );
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load.';
+COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
+a session, so only those of the pipeline count.';
 
 CREATE FUNCTION pipeline.lock_customers() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -518,7 +528,7 @@ or less if this transaction locks out the readers of another table already. Sets
 
 CREATE FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) RETURNS record
     LANGUAGE plpgsql
-    SET search_path TO 'public', 'pg_temp'
+    SET search_path TO 'pg_catalog', 'public', 'pg_temp'
     SET "DateStyle" TO 'ISO, YMD'
     SET "TimeZone" TO 'UTC'
     SET "IntervalStyle" TO 'postgres'
@@ -526,23 +536,34 @@ CREATE FUNCTION pipeline.measure_training_set(query text, known_at timestamp wit
     SET bytea_output TO 'hex'
     AS $_$
 begin
-    execute format(
+    execute pg_catalog.format(
         $measure$
         select
-            count(*),
-            encode(sha256(convert_to(concat_ws(' ', count(*), sum(upper_half), sum(lower_half)), 'UTF8')), 'hex')
+            pg_catalog.count(*),
+            pg_catalog.encode(
+                pg_catalog.sha256(
+                    pg_catalog.convert_to(
+                        pg_catalog.concat_ws(
+                            ' ', pg_catalog.count(*), pg_catalog.sum(upper_half), pg_catalog.sum(lower_half)
+                        ), 'UTF8'
+                    )
+                ), 'hex'
+            )
         from (
             select
-                ('x' || substr(digest, 1, 16))::bit(64)::bigint as upper_half,
-                ('x' || substr(digest, 17, 16))::bit(64)::bigint as lower_half
+                pg_catalog.concat('x', pg_catalog.substr(digest, 1, 16))::bit(64)::bigint as upper_half,
+                pg_catalog.concat('x', pg_catalog.substr(digest, 17, 16))::bit(64)::bigint as lower_half
             from (
-                select encode(sha256(convert_to(row(made.*)::text, 'UTF8')), 'hex') as digest
+                select
+                    pg_catalog.encode(
+                        pg_catalog.sha256(pg_catalog.convert_to(row(made.*)::text, 'UTF8')), 'hex'
+                    ) as digest
                 from (
                     %s
                 ) as made
             ) as digests
         ) as halves
-        $measure$, rtrim(query, E'; \n\t')
+        $measure$, pg_catalog.rtrim(query, E'; \n\t')
     ) into row_count, hash using known_at;
 end
 $_$;
@@ -624,6 +645,34 @@ $$;
 COMMENT ON FUNCTION pipeline.open_to_readers(table_name text) IS 'The end of publishing a table of public. In the transaction that first publishes it, it grants the privileges: before,
 readers get "permission denied" instead of an empty table. Where the rows are on several servers, which do not commit at
 the same moment, it also lets readers wait until all have.';
+
+CREATE FUNCTION pipeline.own_table(table_name text) RETURNS regclass
+    LANGUAGE plpgsql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    found_table constant regclass := (
+        select oid
+        from pg_class
+        where
+            relnamespace = 'public'::regnamespace
+            and relname = table_name
+            and relkind in ('r', 'p')
+            and relowner = 'pipeline_owner'::regrole
+    );
+begin
+    if found_table is null then
+        perform pipeline.reject(format(
+            '"%s" is not a table of the pipeline in schema public, so nothing was changed. Name one that the migrations'
+            ' make.', table_name
+        ));
+    end if;
+    return found_table;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.own_table(table_name text) IS 'The table of public with this name. It fails unless pipeline_owner owns it: what is on a table of others, such as the
+function of an index, would run with the rights of the function that works on the table.';
 
 CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
     LANGUAGE plpgsql
@@ -889,6 +938,14 @@ CREATE FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) RETURNS voi
 END;
 
 COMMENT ON FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) IS 'Fails with all verdicts at once if one of the loads is rejected.';
+
+CREATE FUNCTION pipeline.shown(letter text) RETURNS text
+    LANGUAGE sql IMMUTABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN CASE WHEN (length(letter) > 8) THEN '(longer text)'::text ELSE (SELECT COALESCE(string_agg(CASE WHEN (characters.found ~ '^[0-9A-Za-z\u00C0-\u024F\u0370-\u04FF]$'::text) THEN characters.found ELSE ('U+'::text || lpad(upper(to_hex(ascii(characters.found))), 4, '0'::text)) END, ''::text ORDER BY characters.place), ''::text) AS "coalesce" FROM string_to_table(shown.letter, NULL::text) WITH ORDINALITY characters(found, place)) END;
+
+COMMENT ON FUNCTION pipeline.shown(letter text) IS 'A letter of a file, for pages and messages: letters and digits are shown as they are, other characters by their code.
+Text of more than 8 characters is not a letter.';
 
 CREATE FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -1674,7 +1731,7 @@ COMMENT ON COLUMN pipeline.statistics.first_day IS 'First day.';
 
 COMMENT ON COLUMN pipeline.statistics.last_day IS 'Last day.';
 
-COMMENT ON COLUMN pipeline.statistics.counts IS 'Rows of each value, for letters and labels.';
+COMMENT ON COLUMN pipeline.statistics.counts IS 'Rows of each value, for letters and labels; see pipeline.shown.';
 
 CREATE VIEW public.data_freshness AS
  WITH published AS (
@@ -2115,6 +2172,111 @@ GRANT ALL ON SCHEMA public TO mle_user_role;
 GRANT ALL ON SCHEMA public TO pipeline_owner;
 
 GRANT USAGE ON SCHEMA staging TO pipeline;
+
+REVOKE ALL ON FUNCTION pg_catalog.lo_creat(integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.lo_creat(integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.lo_creat(integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.lo_creat(integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.lo_create(oid) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.lo_create(oid) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.lo_create(oid) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.lo_create(oid) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.lo_from_bytea(oid, bytea) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.lo_from_bytea(oid, bytea) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.lo_from_bytea(oid, bytea) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_lock(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_lock(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock(integer, integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_lock_shared(integer, integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock(integer, integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_advisory_xact_lock_shared(integer, integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message bytea, flush boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message bytea, flush boolean) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message bytea, flush boolean) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message bytea, flush boolean) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message text, flush boolean) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message text, flush boolean) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message text, flush boolean) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_logical_emit_message(transactional boolean, prefix text, message text, flush boolean) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock(integer, integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_lock_shared(integer, integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock(integer, integer) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(bigint) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(bigint) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(bigint) TO pipeline_owner;
+
+REVOKE ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integer) FROM PUBLIC;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integer) TO mle_user_role;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integer) TO pipeline;
+GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integer) TO pipeline_owner;
 
 REVOKE ALL ON FUNCTION pipeline.analyze_clients() FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.analyze_clients() TO pipeline;

@@ -3,6 +3,7 @@
 import argparse
 
 import pandas as pd  # type: ignore[import-untyped]
+from matplotlib import rcParams  # type: ignore[import-not-found]
 from matplotlib.figure import Figure  # type: ignore[import-not-found]
 from sqlalchemy import create_engine, make_url, text
 
@@ -10,7 +11,7 @@ LINES = 5
 
 SALES = text("""
     select location, sale_month, sum(value)::double precision as value
-    from monthly_sales
+    from public.monthly_sales
     group by location, sale_month
 """)
 
@@ -19,7 +20,12 @@ parser.add_argument("--url", default="postgresql://ds_user:ds_user@localhost:543
 parser.add_argument("--picture", default="monthly_sales.png")
 arguments = parser.parse_args()
 
-with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg")).connect() as connection:
+# Others may create functions in schema public; with this path an unqualified name does not find them.
+engine = create_engine(
+    make_url(arguments.url).set(drivername="postgresql+psycopg"),
+    connect_args={"options": "-c search_path=pg_catalog,pg_temp"},
+)
+with engine.connect() as connection:
     sales = pd.read_sql(SALES, connection, parse_dates=["sale_month"])
 
 # A month without a row sold nothing.
@@ -28,6 +34,7 @@ by_location = by_location[by_location.sum().sort_values(ascending=False).index]
 
 most, others = by_location.iloc[:, :LINES], by_location.iloc[:, LINES:]
 
+rcParams["text.parse_math"] = False  # the locations are names, whatever signs they have
 figure = Figure(figsize=(9, 3.6))
 axes = figure.subplots()
 low, high = others.quantile(0.1, axis="columns"), others.quantile(0.9, axis="columns")

@@ -62,11 +62,16 @@ parser.add_argument("--url", default="postgresql://ds_user:ds_user@localhost:543
 parser.add_argument("--page", default="report.html")
 arguments = parser.parse_args()
 
-with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg")).connect() as connection:
-    months = pd.read_sql(text("select * from month_status"), connection, parse_dates=["sale_month"])
-    freshness = pd.read_sql(text("select * from data_freshness"), connection)
+# Others may create functions in schema public; with this path an unqualified name does not find them.
+engine = create_engine(
+    make_url(arguments.url).set(drivername="postgresql+psycopg"),
+    connect_args={"options": "-c search_path=pg_catalog,pg_temp"},
+)
+with engine.connect() as connection:
+    months = pd.read_sql(text("select * from public.month_status"), connection, parse_dates=["sale_month"])
+    freshness = pd.read_sql(text("select * from public.data_freshness"), connection)
     statistics = pd.read_sql(
-        text("select * from data_statistics where table_name <> 'sales' order by published_at"), connection
+        text("select * from public.data_statistics where table_name <> 'sales' order by published_at"), connection
     )
 
 # Months of the same calendar between the first and the last that nobody has tried to load are missing.

@@ -19,14 +19,14 @@ from sqlalchemy import create_engine, make_url, text
 FEATURES = ["attr_a", "attr_b", "scd_a", "scd_b"]
 PART_TO_LEARN_FROM = 0.8
 
-FIRST_DAYS = text("select idx, min(valid_from) as day from customer_activity group by idx order by day, idx")
-TODAY = text("select * from feature_store")
+FIRST_DAYS = text("select idx, min(valid_from) as day from public.customer_activity group by idx order by day, idx")
+TODAY = text("select * from public.feature_store")
 
 
 def features_at(connection: psycopg.Connection[Any], pairs: pd.DataFrame) -> pd.DataFrame:
     """The features of each client (idx) on each day, in the order of the pairs."""
     arrays = ["{" + ",".join(pairs[column].astype(str)) + "}" for column in ("idx", "day")]
-    query = "copy (select * from feature_store_at(%s, %s)) to stdout (format csv, header)"
+    query = "copy (select * from public.feature_store_at(%s, %s)) to stdout (format csv, header)"
     text = io.BytesIO()
     with connection.cursor() as cursor, cursor.copy(query, arrays) as rows:
         text.writelines(rows)
@@ -39,7 +39,12 @@ parser.add_argument("--url", default="postgresql://ds_user:ds_user@localhost:543
 parser.add_argument("--picture", default="roc_curve.png")
 arguments = parser.parse_args()
 
-with create_engine(make_url(arguments.url).set(drivername="postgresql+psycopg")).connect() as connection:
+# Others may create functions in schema public; with this path an unqualified name does not find them.
+engine = create_engine(
+    make_url(arguments.url).set(drivername="postgresql+psycopg"),
+    connect_args={"options": "-c search_path=pg_catalog,pg_temp"},
+)
+with engine.connect() as connection:
     pairs = pd.read_sql(FIRST_DAYS, connection)
     driver: Any = connection.connection.driver_connection
     then = features_at(driver, pairs)

@@ -49,6 +49,9 @@ READY_SECONDS = 180
 STALL_SECONDS = 900
 HEARTBEAT_SECONDS = 15
 
+# PostgreSQL's first version with reserved_connections.
+RESERVES_CONNECTIONS = 16
+
 SALES_DAG = "sales_load_and_aggregation"
 DAGS = ("customer_data_load", "feature_store", SALES_DAG)
 
@@ -149,7 +152,7 @@ def set_passwords(state: State) -> None:
     """Give the logins the passwords that are set in the environment; the others keep theirs."""
     passwords = passwords_of(os.environ, state.passwords)
     logins = {login: passwords[f"{login.upper()}_PASSWORD"] for login in (ADMIN, "ds_user", "mle_user", "pipeline")}
-    with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+    with state.cluster.connect("postgres") as connection:
         alter_roles(connection, logins)
     if passwords != state.passwords:
         processes.stop(RUN)  # Airflow starts again with them
@@ -328,10 +331,12 @@ def start_postgres(state: State) -> None:
     if not state.cluster.is_running():
         say("starting PostgreSQL")
         state.cluster.create()
-        started = state.cluster.start_on(lambda: choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL"))
+        started = state.cluster.start_on(
+            lambda: choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL"), reserved_connections(state.cluster)
+        )
         state.postgres_port = started.port
         state.save()
-    with psycopg.connect(state.cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+    with state.cluster.connect("postgres") as connection:
         if not connection.execute("select 1 from pg_roles where rolname = 'airflow'").fetchone():
             connection.execute("create role airflow login")
         alter_roles(connection, {"airflow": state.airflow_password})
@@ -340,6 +345,18 @@ def start_postgres(state: State) -> None:
                 connection.execute(
                     sql.SQL("create database {} owner {}").format(sql.Identifier(database), sql.Identifier(owner))
                 )
+        # Readers have no business there, where nothing is taken from the privileges of everybody.
+        connection.execute("revoke connect on database airflow, postgres, template1 from public")
+        if reserved_connections(state.cluster):
+            connection.execute("grant pg_use_reserved_connections to airflow")
+
+
+def reserved_connections(cluster: Cluster) -> dict[str, str]:
+    """The server's setting that keeps connections for Airflow and the tasks when readers take all others.
+
+    Four services hold at most 15 each, hardly ever at once, and the eight tasks at most two each.
+    """
+    return {"reserved_connections": "40"} if cluster.version >= RESERVES_CONNECTIONS else {}
 
 
 def migrate(state: State) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from local import SAFE_PATH
 from local.postgres import ADMIN, Cluster, ClusterError
 
 SETTING = "CITUS_NODES"
@@ -83,7 +84,13 @@ class CitusCluster(Cluster):
         """A connection as admin to each server in turn, the coordinator last."""
         for host, port in reversed(self.nodes):
             with psycopg.connect(
-                host=host, port=port, dbname=database, user=ADMIN, password=self.password, autocommit=True
+                host=host,
+                port=port,
+                dbname=database,
+                user=ADMIN,
+                password=self.password,
+                autocommit=True,
+                options=SAFE_PATH,
             ) as connection:
                 yield connection
 
@@ -111,7 +118,7 @@ class CitusCluster(Cluster):
             connection.execute("create extension citus")
             # Enough for all servers to have some, and quick to make.
             connection.execute(f'alter database "{name}" set citus.shard_count = {SHARDS}')
-        with psycopg.connect(self.url(name, driver="postgresql"), autocommit=True) as coordinator:
+        with self.connect(name) as coordinator:
             coordinator.execute("select citus_set_coordinator_host(%s, %s)", self.nodes[0])
             for node in self.nodes[1:]:
                 coordinator.execute("select citus_add_node(%s, %s)", node)
@@ -125,7 +132,7 @@ class CitusCluster(Cluster):
             connection.execute(f'alter database "{name}" allow_connections true')
             url = self.url(name, driver="postgresql")
             host, port = connection.info.host, connection.info.port
-            with psycopg.connect(url, host=host, port=port, autocommit=True) as inside:
+            with psycopg.connect(url, host=host, port=port, autocommit=True, options=SAFE_PATH) as inside:
                 prepared = "select gid from pg_prepared_xacts where database = current_database()"
                 for (transaction,) in inside.execute(prepared).fetchall():
                     inside.execute(f"rollback prepared '{transaction}'")

@@ -18,6 +18,8 @@ from urllib.parse import quote
 
 import psycopg
 
+from local import SAFE_PATH
+
 ADMIN = "admin"
 START_SECONDS = 60
 PORT_TRIES = 10
@@ -77,6 +79,11 @@ class Cluster:
     def data(self) -> Path:
         """PostgreSQL's data directory."""
         return self.home / "data"
+
+    @property
+    def version(self) -> int:
+        """PostgreSQL's major version; the cluster must exist."""
+        return int((self.data / "PG_VERSION").read_text())
 
     @property
     def log(self) -> Path:
@@ -212,9 +219,13 @@ class Cluster:
         secret = quote(self.password if password is None else password, safe="")
         return f"{driver}://{user}:{secret}@127.0.0.1:{self.port}/{database}"
 
+    def connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
+        """A connection as admin, which names the schema of everything that is not PostgreSQL's own."""
+        return psycopg.connect(self.url(database, driver="postgresql"), autocommit=True, options=SAFE_PATH)
+
     def each(self, database: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """A connection as admin to each server that has a part of the database: here there is one."""
-        with psycopg.connect(self.url(database, driver="postgresql"), autocommit=True) as connection:
+        with self.connect(database) as connection:
             yield connection
 
     def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:

@@ -214,7 +214,7 @@ def _dump(cluster: Cluster, database: str, program: str, *options: str) -> str:
 def main() -> None:
     """Migrate a server of its own to head and write both files."""
     with Cluster.temporary() as cluster:
-        with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        with cluster.connect("postgres") as connection:
             connection.execute("create database companydata")
         subprocess.run(
             [sys.executable, "-m", "alembic", "upgrade", "head"],
@@ -224,7 +224,7 @@ def main() -> None:
         )
         SCHEMA.parent.mkdir(exist_ok=True)
         SCHEMA.write_text(schema_file(cluster, "companydata"))
-        with psycopg.connect(cluster.url("companydata", driver="postgresql")) as connection:
+        with cluster.connect("companydata") as connection:
             DICTIONARY.write_text(dictionary_file(connection))
 
 

@@ -26,6 +26,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg import sql
 
+from local import SAFE_PATH
+
 FOLDER = Path("/run/company-data")
 
 # setting: its documented default, which suits a laptop alone.
@@ -314,7 +316,7 @@ def log_in(address: str, user: str, passwords: Sequence[str]) -> psycopg.Connect
     """Connect with the first password that the server accepts."""
     for password in passwords:
         try:
-            return psycopg.connect(address, password=password)
+            return psycopg.connect(address, password=password, options=SAFE_PATH)
         except psycopg.OperationalError as error:
             if "password authentication failed" not in str(error):
                 raise

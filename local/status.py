@@ -14,6 +14,8 @@ from typing import Any
 
 import psycopg
 
+from local import SAFE_PATH
+
 TABLES = "select table_name, state, row_count, up_to, loaded_at, file_version from public.data_freshness"
 
 # Months that were attempted although they are not expected are shown too.
@@ -83,7 +85,7 @@ def read_status(address: str, expected: Sequence[date]) -> Status:
         expected: first days of the months that should be loaded.
     """
     address = f"postgresql://{address.partition('://')[2]}"
-    with psycopg.connect(address, options="-c TimeZone=UTC") as connection:
+    with psycopg.connect(address, options=f"{SAFE_PATH} -c TimeZone=UTC") as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         return Status(
             connection.execute(TABLES).fetchall(),

@@ -262,11 +262,11 @@ def test_what_belongs_to_others_is_left_alone_and_named(managed: Database) -> No
         done = managed.alembic(*steps, user="managed")
         assert done.returncode == 0, done.stderr
         for name, owner in (
-            ("routine of_superuser(integer)", "admin"),
-            ("routine similarity(text,text)", "admin"),
-            ("table of_superuser", "admin"),
-            ('table "Of other"', "other"),
-            ('sequence "Of other_idx_seq"', "other"),
+            ("routine public.of_superuser(integer)", "admin"),
+            ("routine public.similarity(text,text)", "admin"),
+            ("table public.of_superuser", "admin"),
+            ('table public."Of other"', "other"),
+            ('sequence public."Of other_idx_seq"', "other"),
         ):
             assert f"NOTICE:  {name} belongs to {owner}, so it was left as it is." in done.stderr
         assert managed.run(privileges) == before

@@ -29,6 +29,7 @@ from system import (
     task_instances,
     wait_for,
 )
+from watch import plant_shadows, remove_shadows, shadows_ran
 
 from company_data import maintenance
 from local import processes
@@ -138,6 +139,34 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
     for process in running:
         assert found_in(" ".join(process.cmdline())) == [], process.pid
     assert found_in(system.output) == []
+
+
+def test_no_service_and_no_command_runs_code_of_mle_user(system: FaultySystem) -> None:
+    plant_shadows(system.address)
+    try:
+        for command in ("up", "up", "status"):
+            system.make(command)
+        assert end_of(system.api(), clear(system, newest_month(system))) == "success"
+        assert not shadows_ran(system.address)
+    finally:
+        remove_shadows(system.address)
+
+
+@pytest.mark.parametrize("database", ["airflow", "postgres", "template1"])
+@pytest.mark.parametrize("login", ["ds_user", "mle_user"])
+def test_readers_connect_to_no_database_but_their_own(database: str, login: str, system: FaultySystem) -> None:
+    """There, nothing is taken from the privileges of everybody, such as those to make large objects."""
+    with pytest.raises(psycopg.OperationalError, match=f'permission denied for database "{database}"'):
+        psycopg.connect(system.address(login, database))
+
+
+def test_connections_are_reserved_for_airflow_and_the_tasks(system: FaultySystem) -> None:
+    with system.connect() as connection:
+        assert connection.execute("show reserved_connections").fetchall() == [("40",)]
+        assert connection.execute("""
+            select member::regrole::text from pg_auth_members
+            where roleid = 'pg_use_reserved_connections'::regrole order by 1
+        """).fetchall() == [("airflow",), ("pipeline",)]
 
 
 def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: FaultySystem) -> None:

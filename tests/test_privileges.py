@@ -133,7 +133,7 @@ def test_public_holds_the_tables_and_the_views_of_their_state_and_nothing_else(d
 
 @pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
 def test_data_freshness_shows_every_table(database: Database, user: str) -> None:
-    found = database.run("select table_name, row_count from data_freshness", user=user)
+    found = database.run("select table_name, row_count from public.data_freshness", user=user)
     assert dict(found) == dict.fromkeys(TABLES)
 
 

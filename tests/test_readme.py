@@ -190,10 +190,10 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     # The examples themselves are run by tests/test_examples.py.
     r"make (test-fast|bench|examples|test-ui|test-celery|test-citus|audit|sbom|lock)\b": dry,
     r"make (restore$|rotate$|plan )": by_its_test,
-    r"psql .*archive_month": by_its_test,
+    r"(PGOPTIONS='[^']+' )?psql .*archive_month": by_its_test,
     r"alembic (downgrade 0012|upgrade head)$": by_its_test,
     r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
-    r"psql ": on_the_system,
+    r"(PGOPTIONS='[^']+' )?psql ": on_the_system,
     r"\.venv/bin/": on_the_system,
     r"docker compose ": by_compose,
     r"(docker build|kubectl|helm) ": on_a_cluster,

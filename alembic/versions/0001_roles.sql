@@ -28,10 +28,48 @@ begin
         );
     end loop;
 
-    if exists (select from pg_catalog.pg_auth_members where member = 'pipeline'::regrole) then
+    if exists (
+        select from pg_catalog.pg_auth_members
+        where member = 'pipeline'::regrole and roleid is distinct from to_regrole('pg_use_reserved_connections')
+    ) then
         raise exception 'The server has a role pipeline that is a member of other roles, whose privileges it must not'
             ' have. Nothing was migrated. REVOKE those memberships, or rename the role; then run the migration again.';
     end if;
+end
+$$;
+
+-- The same as the tasks ask for when they connect: a connection pooler may drop what they ask for.
+alter role pipeline set search_path = pg_catalog, pg_temp;
+
+-- One login must not use up the server. Members of a role do not inherit its settings, so each login has its own.
+alter role ds_user connection limit 20;
+
+alter role mle_user connection limit 20;
+
+alter role ds_user set idle_in_transaction_session_timeout = '1h';
+
+alter role mle_user set idle_in_transaction_session_timeout = '1h';
+
+-- What only a superuser sets.
+do $$
+declare
+    command text;
+begin
+    foreach command in array array[
+        $sql$alter role ds_user set temp_file_limit = '10GB'$sql$,
+        $sql$alter role mle_user set temp_file_limit = '10GB'$sql$,
+        'grant pg_use_reserved_connections to pipeline'
+    ] loop
+        begin
+            execute command;
+        exception
+            when insufficient_privilege then
+                raise notice '% is not a superuser, so this limit is not set. As a superuser, run: %',
+                    current_user, command;
+            when undefined_object then
+                null; -- PostgreSQL 15 has no reserved connections.
+        end;
+    end loop;
 end
 $$;
 

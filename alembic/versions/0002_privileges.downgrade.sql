@@ -23,6 +23,21 @@ $$;
 
 drop view migrations.objects_in_public;
 
+do $$
+declare
+    restricted constant migrations.restricted_functions := (select r from migrations.restricted_functions as r);
+begin
+    if restricted.are_ours then
+        execute format(
+            'grant execute on function %1$s to public; revoke execute on function %1$s from mle_user_role, pipeline,'
+            ' pipeline_owner', restricted.signatures
+        );
+    end if;
+end
+$$;
+
+drop view migrations.restricted_functions;
+
 revoke all on schema public from ds_user_role, mle_user_role, pipeline, pipeline_owner;
 
 do $$

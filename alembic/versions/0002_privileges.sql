@@ -74,6 +74,40 @@ begin
 end
 $$;
 
+-- Functions of PostgreSQL with which a login that may only read fills the disk (by large objects, by messages in the
+-- WAL) or the server's table of locks.
+create view migrations.restricted_functions as
+select
+    string_agg(oid::regprocedure::text, ', ' order by oid::regprocedure::text) as signatures,
+    every(pg_has_role(proowner, 'usage')) as are_ours
+from pg_catalog.pg_proc
+where
+    pronamespace = 'pg_catalog'::regnamespace
+    and (
+        proname in ('lo_creat', 'lo_create', 'lo_from_bytea', 'pg_logical_emit_message')
+        or proname ~ '^pg_(try_)?advisory_(xact_)?lock'
+    );
+
+comment on view migrations.restricted_functions is
+'Functions of PostgreSQL that fill the disk or the table of locks: for mle_user and the pipeline, not for readers.';
+
+do $$
+declare
+    restricted constant migrations.restricted_functions := (select r from migrations.restricted_functions as r);
+    commands constant text := format(
+        'revoke execute on function %1$s from public; grant execute on function %1$s to mle_user_role, pipeline,'
+        ' pipeline_owner', restricted.signatures
+    );
+begin
+    if restricted.are_ours then
+        execute commands;
+    else
+        raise notice '% is not a superuser, so ds_user may still call functions that fill the disk or the table of'
+            ' locks. As a superuser, run: %', current_user, commands;
+    end if;
+end
+$$;
+
 -- GRANT and REVOKE only warn about what they may not change, so everything that is set above is looked up.
 do $$
 declare

@@ -52,7 +52,9 @@ create table pipeline.loads (
     row_count bigint,
     last_date date,
     total numeric,
-    staged_table text not null generated always as ('staging.' || table_name || '_' || load_id) stored,
+    staged_table text not null generated always as (
+        'staging.' || quote_ident(table_name || '_' || load_id)
+    ) stored,
     partition_name text not null generated always as (
         table_name || coalesce(
             '_' || lpad(extract(year from sale_month)::text, 4, '0')
@@ -232,6 +234,37 @@ comment on function pipeline.lock_out_readers(text) is
 'Until the transaction ends, readers of a table of public wait. It fails if they do not release the table in 3 seconds,
 or less if this transaction locks out the readers of another table already. Sets lock_timeout.';
 
+create function pipeline.own_table(table_name text)
+returns regclass
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    found_table constant regclass := (
+        select oid
+        from pg_class
+        where
+            relnamespace = 'public'::regnamespace
+            and relname = table_name
+            and relkind in ('r', 'p')
+            and relowner = 'pipeline_owner'::regrole
+    );
+begin
+    if found_table is null then
+        perform pipeline.reject(format(
+            '"%s" is not a table of the pipeline in schema public, so nothing was changed. Name one that the migrations'
+            ' make.', table_name
+        ));
+    end if;
+    return found_table;
+end
+$$;
+
+comment on function pipeline.own_table(text) is
+'The table of public with this name. It fails unless pipeline_owner owns it: what is on a table of others, such as the
+function of an index, would run with the rights of the function that works on the table.';
+
 create function pipeline.grant_to_readers(table_name text)
 returns void
 language plpgsql
@@ -239,7 +272,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    opened constant regclass := format('public.%I', table_name)::regclass;
+    opened constant regclass := pipeline.own_table(table_name);
 begin
     insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
     if found then
@@ -304,13 +337,17 @@ begin
     return exists (
         select
         from pg_stat_activity
-        where datname = current_database() and application_name = 'load ' || load
+        where
+            datname = current_database()
+            and application_name = 'load ' || load
+            and pg_has_role(usesysid, 'pipeline', 'member')
     );
 end
 $$;
 
 comment on function pipeline.is_running(bigint) is
-'Whether the session that stages this load is connected: begin_load names the session after the load.';
+'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
+a session, so only those of the pipeline count.';
 
 create function pipeline.discard_staged(load bigint)
 returns void
@@ -344,7 +381,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this pipeline.loads;
-    columns text := format('like public.%I including all', begin_load.table_name);
+    columns text := format('like %s including all', pipeline.own_table(begin_load.table_name));
 begin
     perform pipeline.lock_file(begin_load.table_name, begin_load.sale_month);
 

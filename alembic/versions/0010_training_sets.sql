@@ -78,7 +78,8 @@ create function pipeline.measure_training_set(
     query text, known_at timestamptz, out row_count bigint, out hash text
 )
 language plpgsql
-set search_path = public, pg_temp
+-- The query finds the tables of public; all else is qualified, so that no function of others runs instead.
+set search_path = pg_catalog, public, pg_temp
 -- The text of a row must not depend on the session.
 set datestyle = 'ISO, YMD'
 set timezone = 'UTC'
@@ -87,23 +88,34 @@ set extra_float_digits = 1
 set bytea_output = 'hex'
 as $$
 begin
-    execute format(
+    execute pg_catalog.format(
         $measure$
         select
-            count(*),
-            encode(sha256(convert_to(concat_ws(' ', count(*), sum(upper_half), sum(lower_half)), 'UTF8')), 'hex')
+            pg_catalog.count(*),
+            pg_catalog.encode(
+                pg_catalog.sha256(
+                    pg_catalog.convert_to(
+                        pg_catalog.concat_ws(
+                            ' ', pg_catalog.count(*), pg_catalog.sum(upper_half), pg_catalog.sum(lower_half)
+                        ), 'UTF8'
+                    )
+                ), 'hex'
+            )
         from (
             select
-                ('x' || substr(digest, 1, 16))::bit(64)::bigint as upper_half,
-                ('x' || substr(digest, 17, 16))::bit(64)::bigint as lower_half
+                pg_catalog.concat('x', pg_catalog.substr(digest, 1, 16))::bit(64)::bigint as upper_half,
+                pg_catalog.concat('x', pg_catalog.substr(digest, 17, 16))::bit(64)::bigint as lower_half
             from (
-                select encode(sha256(convert_to(row(made.*)::text, 'UTF8')), 'hex') as digest
+                select
+                    pg_catalog.encode(
+                        pg_catalog.sha256(pg_catalog.convert_to(row(made.*)::text, 'UTF8')), 'hex'
+                    ) as digest
                 from (
                     %s
                 ) as made
             ) as digests
         ) as halves
-        $measure$, rtrim(query, E'; \n\t')
+        $measure$, pg_catalog.rtrim(query, E'; \n\t')
     ) into row_count, hash using known_at;
 end
 $$;

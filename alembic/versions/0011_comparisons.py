@@ -23,4 +23,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("drop view public.data_statistics")
     op.execute("drop view pipeline.questions")
+    op.execute("drop function pipeline.shown")
     op.execute("drop table pipeline.comparisons, pipeline.statistics")

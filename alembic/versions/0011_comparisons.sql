@@ -33,7 +33,7 @@ comment on column pipeline.statistics.negative_values is 'Rows with a number bel
 comment on column pipeline.statistics.negative_total is 'Sum of the numbers below 0.';
 comment on column pipeline.statistics.first_day is 'First day.';
 comment on column pipeline.statistics.last_day is 'Last day.';
-comment on column pipeline.statistics.counts is 'Rows of each value, for letters and labels.';
+comment on column pipeline.statistics.counts is 'Rows of each value, for letters and labels; see pipeline.shown.';
 
 create table pipeline.comparisons (
     load_id bigint references pipeline.loads,
@@ -56,6 +56,32 @@ comment on column pipeline.comparisons.high is 'Greatest value that is not odd.'
 comment on column pipeline.comparisons.oddity is 'What is odd, in words; null if nothing is.';
 
 grant select, insert, update, delete on pipeline.statistics, pipeline.comparisons to pipeline;
+
+-- $1 is the letter.
+create function pipeline.shown(letter text)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+return case
+    when length($1) > 8 then '(longer text)'
+    else (
+        select
+            coalesce(
+                string_agg(
+                    case
+                        when characters.found ~ '^[0-9A-Za-z\u00C0-\u024F\u0370-\u04FF]$' then characters.found
+                        else 'U+' || lpad(upper(to_hex(ascii(characters.found))), 4, '0')
+                    end, '' order by characters.place
+                ), ''
+            )
+        from string_to_table($1, null) with ordinality as characters (found, place)
+    )
+end;
+
+comment on function pipeline.shown(text) is
+'A letter of a file, for pages and messages: letters and digits are shown as they are, other characters by their code.
+Text of more than 8 characters is not a letter.';
 
 create view public.data_statistics as
 select

@@ -42,6 +42,7 @@ returns table (
 )
 language plpgsql
 stable
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
@@ -96,6 +97,7 @@ returns table (
 )
 language plpgsql
 stable
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if cardinality(clients) = 1 and cardinality(days) = 1 then

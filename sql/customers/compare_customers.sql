@@ -183,14 +183,22 @@ select
     last_day
 from figures;
 
-with counts as (
+with letters as (
     select
-        %(profiles_load)s::bigint as load_id,
-        'attr_b' as column_name,
-        coalesce(attr_b, '') as letter,
+        attr_b,
         count(*) as row_count
     from staged_profiles_sample
     group by attr_b
+),
+
+counts as (
+    select
+        %(profiles_load)s::bigint as load_id,
+        'attr_b' as column_name,
+        pipeline.shown(coalesce(attr_b, '')) as letter,
+        sum(row_count) as row_count
+    from letters
+    group by pipeline.shown(coalesce(attr_b, ''))
 
     union all
 

@@ -1,0 +1,196 @@
+"""Functions, operators, triggers and tables of mle_user: no connection and no function of the pipeline runs them."""
+
+import subprocess
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import Database, Files, RunDag, month_after
+from psycopg.errors import CheckViolation, InsufficientPrivilege
+from steps import CUSTOMERS, MAINTENANCE, SALES, Run, load_month
+from watch import plant_shadows, safe, shadows_ran, watched_logins
+
+from local.sample_data import months_before, write_bucket
+from local.secrets import set_passwords
+from local.status import read_status
+
+pytestmark = pytest.mark.slow
+
+# The month that is loaded, and the one after it.
+MONTH, FIRES = "2024-02-01", month_after("2024-02")
+
+
+@pytest.fixture
+def attacked(database: Database, files: Files) -> Database:
+    """A database with shadows, before anything was loaded, and a bucket with files for all workflows."""
+    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    plant_shadows(database.url)
+    return database
+
+
+def load_everything(run_dag: RunDag) -> None:
+    for dag, fires in ((SALES, FIRES), (CUSTOMERS, None), ("feature_store", None)):
+        assert run_dag(dag, fires) == "success"
+
+
+def test_a_shadow_runs_where_public_is_on_the_search_path(attacked: Database) -> None:
+    """The attack itself works: without this, the tests below could not fail."""
+    attacked.run("select count(1::integer), 1::integer = date '2024-02-01'")
+    assert shadows_ran(attacked.url)
+
+
+def test_no_task_and_no_command_runs_a_shadow(attacked: Database, run_dag: RunDag, tmp_path: Path) -> None:
+    for steps in (["upgrade", "head"], ["downgrade", "base"], ["upgrade", "head"]):
+        done = attacked.alembic(*steps)
+        assert done.returncode == 0, done.stderr
+    with watched_logins(attacked.url) as logins:
+        load_everything(run_dag)
+        assert run_dag(SALES, FIRES) == "success"
+        Run(attacked, MAINTENANCE).run("discard_orphans", "analyze_sales")
+        assert attacked.alembic("upgrade", "head").returncode == 0
+        read_status(attacked.url(), [FIRES.date()])
+        write_passwords(tmp_path)
+        set_passwords("operational-db", attacked.url(), tmp_path)
+        paths = logins.paths()
+    assert not shadows_ran(attacked.url)
+    assert {(who, path.replace(" ", "")) for who, path in paths} == {
+        ("pipeline", "pg_catalog,pg_temp"),
+        ("admin", "pg_catalog,pg_temp"),
+    }
+
+
+def write_passwords(folder: Path) -> None:
+    """The passwords as the service that migrates has them."""
+    for name in ("admin_password", "admin_password.known"):
+        (folder / name).write_text("admin")
+    for login, password in (("ds_user", "ds_user"), ("mle_user", "mle_user"), ("pipeline", "pipeline-laptop")):
+        (folder / f"{login}_password").write_text(password)
+
+
+@pytest.mark.parametrize("target", ["upgrade", "downgrade"])
+def test_the_printed_sql_runs_no_shadow(target: str, attacked: Database) -> None:
+    if target == "upgrade":
+        assert attacked.alembic("downgrade", "base").returncode == 0
+        with safe(attacked.url) as connection:
+            connection.execute("drop schema migrations cascade")
+    revisions = "head" if target == "upgrade" else "head:base"
+    printed = attacked.alembic(target, revisions, "--sql")
+    command = [str(attacked.cluster.programs / "psql"), "--quiet", "--set=ON_ERROR_STOP=1", attacked.url()]
+    done = subprocess.run(command, input=printed.stdout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not shadows_ran(attacked.url)
+
+
+def test_no_function_of_the_pipeline_runs_a_shadow_for_a_reader(attacked: Database, run_dag: RunDag) -> None:
+    """The caller's own path has public first, as an attacker would want it."""
+    load_everything(run_dag)
+    with psycopg.connect(
+        attacked.url("ds_user"), autocommit=True, options="-c search_path=public,pg_catalog"
+    ) as connection:
+        for statement in (
+            "select public.make_training_set('a', 'select idx, scd_a from public.feature_store', null)",
+            "select public.repeat_training_set('a')",
+            "select public.feature_store_as_of('2024-02-01')",
+            "select public.feature_store_as_of('2024-02-01', 'infinity')",
+            "select public.feature_store_at('{1, 2}', '{2024-02-01, 2024-02-01}')",
+            "select public.feature_store_at('{1, 2}', '{2024-02-01, 2024-02-01}', 'infinity')",
+            "table public.month_status",
+            "table public.data_freshness",
+            "table public.data_statistics",
+        ):
+            assert connection.execute(statement.encode()).fetchall(), statement
+    assert not shadows_ran(attacked.url)
+
+
+def test_each_function_has_a_fixed_path_or_names_what_was_found_when_it_was_made(database: Database) -> None:
+    """A body that is stored as text is read again in each session."""
+    with safe(database.url) as connection:
+        found = connection.execute("""
+            select oid::regprocedure::text, array_to_string(proconfig, ' ')
+            from pg_proc
+            where
+                pronamespace in ('public'::regnamespace, 'pipeline'::regnamespace)
+                and prosqlbody is null
+                and not 'search_path=pg_catalog, pg_temp' = any(coalesce(proconfig, '{}'))
+        """).fetchall()
+    # It runs the query of its caller, who expects the tables of public, and qualifies all else.
+    assert [name for name, _ in found] == ["pipeline.measure_training_set(text,timestamp with time zone)"]
+
+
+# A function that takes the rights of whoever calls it, on a table that it is called for when rows are analyzed.
+EVIL = """
+    create sequence public.calls_as_owner;
+    grant all on sequence public.calls_as_owner to public;
+    create function public.evil(integer) returns integer immutable language plpgsql as $$
+    begin
+        if current_user = 'pipeline_owner' then
+            perform nextval('public.calls_as_owner');
+            grant select, insert, update, delete on pipeline.loads to mle_user;
+        end if;
+        return $1;
+    end
+    $$;
+    create table public."evil; drop" (idx integer, value text default public.evil(1)::text);
+    create table public.evil (idx integer, value text default public.evil(1)::text);
+    create index on public.evil (public.evil(idx));
+"""
+AS_PIPELINE = (
+    "perform pipeline.begin_load('evil', null, 'x', 'x')",
+    "perform pipeline.begin_load('evil; drop', null, 'x', 'x')",
+    "perform pipeline.begin_load('pg_class', null, 'x', 'x')",
+    "perform pipeline.begin_load('training_sets', null, 'x', 'x')",
+    "perform pipeline.grant_to_readers('training_sets')",
+    "perform pipeline.grant_to_readers('evil')",
+    "perform pipeline.open_to_readers('evil')",
+    "update pipeline.loads set table_name = 'evil'",
+    "insert into pipeline.loads (table_name, address, dag_run) values ('evil', 'x', 'x')",
+)
+
+
+@pytest.mark.parametrize("statement", AS_PIPELINE)
+def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(
+    statement: str, database: Database, files: Files
+) -> None:
+    """It acts as pipeline, since it runs in a load; what pipeline may do is all that it may do."""
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write(f"sales/{MONTH}/sales.csv", f"idx,value,date,store_idx\n1,1,{MONTH},1\n")
+    load_month(database, MONTH)
+    with database.connect("mle_user") as connection:
+        connection.execute(EVIL)
+        connection.execute("create table public.outcomes (who name, what text)")
+        connection.execute("grant all on public.outcomes to public")
+        connection.execute(f"""
+            create function public.attack() returns trigger language plpgsql as $attack$
+            declare
+                load bigint;
+            begin
+                begin
+                    {statement};
+                    select max(load_id) into load from pipeline.loads;
+                    execute 'insert into ' || (select staged_table from pipeline.loads where load_id = load)
+                        || ' select 1';
+                    perform pipeline.stage_load(load, null, null, 1, 'x', 1);
+                    insert into public.outcomes values (current_user, 'done');
+                exception
+                    when others then
+                        insert into public.outcomes values (current_user, sqlstate);
+                end;
+                return null;
+            end
+            $attack$
+        """)
+        connection.execute("create trigger attack after insert on monthly_sales execute function public.attack()")
+    files.write(f"sales/{MONTH}/sales.csv", f"idx,value,date,store_idx\n1,2,{MONTH},1\n")
+    load_month(database, MONTH)
+    assert database.run("select who, what from public.outcomes") in (
+        [("pipeline", CheckViolation.sqlstate)],
+        [("pipeline", InsufficientPrivilege.sqlstate)],
+        [("pipeline", "428C9")],  # load_id is generated
+    )
+    assert database.run("select is_called from public.calls_as_owner") == [(False,)]
+    for forbidden in (
+        "select * from pipeline.loads",
+        "insert into public.training_sets (name) values ('forged')",
+    ):
+        with pytest.raises(InsufficientPrivilege):
+            database.run(forbidden, "mle_user")
