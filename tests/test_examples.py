@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, Database, Files
 from steps import build_feature_store, load_customers, load_month
+from watch import watched_logins
 
 from local.sample_data import write_bucket
 
@@ -43,8 +44,10 @@ def run_example(python: Path, name: str, database: Database, *arguments: str | P
     command = [str(python), str(ROOT / "examples" / name), "--url", url, *map(str, arguments)]
     # Its threads wait for each other by running in circles, which takes the cores from the other tests.
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    with watched_logins(database.url) as logins:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert {path for who, path in logins.paths() if who == "ds_user"} == {"pg_catalog,pg_temp"}
     return done.stdout
 
 

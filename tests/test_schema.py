@@ -29,7 +29,7 @@ def test_the_committed_schema_is_what_the_migrations_make(database: Database) ->
 
 
 def test_the_committed_data_dictionary_is_what_the_comments_say(database: Database) -> None:
-    with database.connect() as connection:
+    with database.cluster.connect(database.name) as connection:
         made = schema.dictionary_file(connection)
     assert made.splitlines() == schema.DICTIONARY.read_text().splitlines(), f"docs/data_dictionary.md {RENEW}"
 
