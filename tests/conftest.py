@@ -35,6 +35,7 @@ os.environ |= {
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
 }
 for setting in (
+    "SOURCE_MAX_BYTES",
     "SALES_LAST_MONTH",
     "NOTIFY_EMAIL",
     "NOTIFY_WEBHOOK_URL",

@@ -69,7 +69,7 @@ def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(
     assert '"{{ 1/0 }} <b>" is not a decimal number' in post["reason"]
     assert f"/dags/{SALES_DAG}/runs/" in post["link"]
     assert post["link"].split("?")[0].endswith("/tasks/stage_sales")
-    assert post["text"].startswith(f"{SALES_DAG}, 2024-02: stage_sales failed\n\nFileRejected: ")
+    assert post["text"].startswith(f"{SALES_DAG}, 2024-02: stage_sales failed\n\n```\nFileRejected: ")
 
     [mail], [receivers] = sent.mails, sent.receivers
     assert mail["Subject"] == f"[company data] {SALES_DAG}, 2024-02: stage_sales failed"

@@ -21,7 +21,7 @@ BYTE_ORDER_MARK = codecs.BOM_UTF8
 MAX_HEADER_BYTES = 1 << 16
 MAX_ROW_BYTES = 1 << 20
 MAX_BEFORE = 60
-MAX_SHAPES = 10_000
+MAX_SHAPES, MAX_SHAPE_BYTES = 10_000, 1 << 20
 DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"0" * 9)
 
 # Beginnings of files that are not CSV in UTF-8: what they are, and what to do.
@@ -41,7 +41,8 @@ FORMATS = (
 
 LINE_ENDS = {b"\n": "LF", b"\r": "CR", b"\r\n": "CR LF"}
 
-QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*)"(?!")')
+# Possessive (*+): to step back over each of a million doubled quotes takes a hundred megabytes.
+QUOTED = re.compile(rb'"([^"]*+(?:""[^"]*+)*+)"(?!")')
 SEPARATOR = re.compile(rb",|\r\n|\r|\n")
 
 # Up to PostgreSQL 17 a line of \. ends a COPY of CSV, also between quotes, and COPY ignores what follows.
@@ -134,7 +135,7 @@ def check_rows(chunks: Iterable[bytes], columns: Mapping[str, str], line_end: by
     if unknown := [f"{name} has type {type_name}" for name, type_name in columns.items() if type_name not in GRAMMARS]:
         raise rejected(path, 1, f"{', '.join(unknown)}, which dags/company_data/values.py does not describe")
     pattern = b",".join(_pattern(GRAMMARS[type_name].pattern) for type_name in columns.values())
-    row, rows = re.compile(pattern), re.compile(rb"(?:%b%b)*" % (pattern, line_end))
+    row, rows = re.compile(pattern), re.compile(rb"(?:%b%b)*+" % (pattern, line_end))
     shapes: set[bytes] = set()
     line, held = 2, b""
     for chunk in _with_one_line_end(chunks, line_end):
@@ -157,7 +158,7 @@ def check_rows(chunks: Iterable[bytes], columns: Mapping[str, str], line_end: by
 def _pattern(value: bytes | None) -> bytes:
     """Matches a field with such a value, quoted or not, or with none."""
     if value is None:
-        return rb'(?:[^",\r\n\0]*+|"[^"\0]*+(?:""[^"\0]*+)*")'
+        return rb'(?:[^",\r\n\0]*+|"[^"\0]*+(?:""[^"\0]*+)*+")'
     return rb'(?:%b|"(?:%b)?"|)' % (value, value)
 
 
@@ -174,7 +175,7 @@ def _end_of_known_shapes(
         end_of_text: as _end_of_text finds it.
         row: matches a row.
         line_end: as of check_rows.
-        shapes: those that are known to be right; the new ones are added.
+        shapes: those that are known to be right; the new ones are added, unless they are too many or too long.
     """
     lines, separator, _ = text.rpartition(line_end)
     end = len(lines) + len(separator)
@@ -183,7 +184,8 @@ def _end_of_known_shapes(
     new = set(lines.translate(DIGITS_TO_ZERO).split(line_end)) - shapes
     if len(shapes) + len(new) > MAX_SHAPES or not all(map(row.fullmatch, new)):
         return 0
-    shapes |= new
+    if new and sum(map(len, new)) + sum(map(len, shapes)) <= MAX_SHAPE_BYTES:
+        shapes |= new
     return end
 
 

@@ -1,11 +1,14 @@
 """HTTP as the workflows use it: the credentials that are sent, and what an error of the libraries means.
 
 The library requests takes proxies and REQUESTS_CA_BUNDLE from the environment, and that holds. It also takes
-credentials from ~/.netrc, and that does not.
+credentials from ~/.netrc, and that does not. No body is read here, and none is decompressed: that of a redirect is
+dropped, and whoever reads another one bounds it.
 """
 
 from __future__ import annotations
 
+import http.client
+import io
 import logging
 import re
 import ssl
@@ -24,6 +27,10 @@ from company_data.errors import shown
 
 MAX_SHOWN_LETTERS = 300
 
+# Values of Content-Encoding that change no byte, although some clients store them.
+NO_CODINGS = {"", "identity", "none", "aws-chunked", "utf-8", "utf8", "us-ascii", "ascii", "binary", "8bit"}
+GZIP_CODINGS = {"gzip", "x-gzip"}
+
 # What a TLS handshake finds where the server speaks another protocol.
 NOT_TLS = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
 # OpenSSL's X509_V_ERR_…, by what to do.
@@ -35,8 +42,8 @@ INVALID_ADDRESS = ("it is no valid address, or redirects to one that is not", "C
 
 TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
 
-# At DEBUG urllib3 logs the query of each address, which may be a secret.
-logging.getLogger("urllib3").setLevel(logging.INFO)
+# Below that urllib3 logs the query of addresses, which may be a secret, and headers that it cannot read, unescaped.
+logging.getLogger("urllib3").setLevel(logging.ERROR)
 
 
 class Session(requests.Session):
@@ -46,6 +53,7 @@ class Session(requests.Session):
         """Begin without cookies and credentials."""
         super().__init__()
         self.mount("https://", _Adapter())
+        self.mount("http://", _Adapter())
 
     def prepare_request(self, request: requests.Request) -> requests.PreparedRequest:
         """Take the credentials out of the address, so that no message of the libraries can show them."""
@@ -68,6 +76,35 @@ class _Adapter(HTTPAdapter):
         host, settings = super().build_connection_pool_key_attributes(request, verify, cert)
         # Has urllib3 compare the names, because its error states those of the certificate, and OpenSSL's does not.
         return host, {**settings, "assert_hostname": host["host"].rstrip(".")}
+
+    def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:
+        pool = super().get_connection_with_tls_context(*arguments, **named)
+        if pool.ConnectionCls.response_class is not _Response:
+            pool.ConnectionCls = type("Connection", (pool.ConnectionCls,), {"response_class": _Response})
+        return pool
+
+    def build_response(self, request: Any, answer: Any) -> requests.Response:
+        response = super().build_response(request, answer)
+        # urllib3 would decompress without a limit, and fails on thousands of codings. The header stays in the response.
+        answer.headers.pop("Content-Encoding", None)
+        if response.is_redirect:
+            # requests reads the body of a redirect, also one that does not end; this leaves it none.
+            answer.close()
+        return response
+
+
+class _Response(http.client.HTTPResponse):
+    def __init__(self, sock: Any, *arguments: Any, **named: Any) -> None:
+        super().__init__(sock, *arguments, **named)
+        self.fp = _Stream(self.fp.detach())  # type: ignore[attr-defined]
+
+
+class _Stream(io.BufferedReader):
+    def read(self, size: int | None = -1, /) -> bytes:
+        # http.client takes a chunk of -1 bytes for all that the server will ever send.
+        if size is None or size < 0:
+            raise http.client.HTTPException("a chunk has a negative length")
+        return super().read(size)
 
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
@@ -107,6 +144,8 @@ def explain(error: requests.RequestException) -> tuple[str, str | None]:
             "the server redirects to what is not https, and only https is read",
             "Correct the redirect, or SOURCE_BASE_URL.",
         )
+    if isinstance(error, requests.exceptions.InvalidHeader):
+        return "the server states lengths that contradict each other", "Correct the server."
     if isinstance(error, ValueError):
         return INVALID_ADDRESS
     if isinstance(error, requests.exceptions.TooManyRedirects):
@@ -116,7 +155,7 @@ def explain(error: requests.RequestException) -> tuple[str, str | None]:
     for cause in causes:
         if isinstance(cause, CertificateError):
             return (
-                f"the server's certificate is for other hosts ({str(cause)[:MAX_SHOWN_LETTERS]})",
+                f"the server's certificate is for other hosts ({one_line(str(cause))})",
                 "Correct the host in SOURCE_BASE_URL, or use a certificate with its name.",
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -135,7 +174,7 @@ def _explain_proxy(name: str, causes: list[BaseException]) -> tuple[str, str | N
     for cause in reversed(causes):
         if isinstance(cause, CertificateError):
             return (
-                f"the certificate of {name} is for other hosts ({str(cause)[:MAX_SHOWN_LETTERS]})",
+                f"the certificate of {name} is for other hosts ({one_line(str(cause))})",
                 "Correct HTTPS_PROXY or ALL_PROXY.",
             )
         if isinstance(cause, ssl.SSLCertVerificationError):
@@ -199,6 +238,7 @@ def reason(error: BaseException) -> str:
     return one_line(re.sub(r"\S*://\S+|\S*\?.*", "…", words)) or type(cause).__name__
 
 
-def one_line(text: str) -> str:
-    """A text of others for a message, in one line and not too long."""
-    return shown(" ".join(text.split()), MAX_SHOWN_LETTERS)
+def one_line(text: str, limit: int = MAX_SHOWN_LETTERS) -> str:
+    """A text of others for a message, in one line of at most so many characters, without what is invisible."""
+    line = shown(" ".join(text.split()), limit)
+    return line if len(line) <= limit + 1 else line[:limit] + "…"

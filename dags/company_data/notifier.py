@@ -16,10 +16,12 @@ import requests
 from airflow.providers.common.compat.sdk import redact
 from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference, SyncCallback, conf  # type: ignore[attr-defined]  # not in its stub
 
-from company_data.http_client import Session
+from company_data.http_client import Session, one_line
 from company_data.settings import notify_email, notify_webhook_url, sales_deadline
 
 NO_REASON = "The process of the task ended without an exception: it was killed, or its machine failed."
+
+MAX_REASON, MAX_FIELD = 3_000, 1_000  # characters
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
 WEBHOOK_PAUSES = (2, 10)  # seconds before the second and the third try
@@ -59,8 +61,17 @@ class Message:
 
     @property
     def text(self) -> str:
-        """The whole message."""
-        return f"{self.subject}\n\n{self.reason}\n\n{self.link}"
+        """The whole message, for a chat service. What it quotes of a file is no link, no mention and no Markdown there."""
+        # Slack and those that imitate it read <url|text> and <!channel> also in a code block, and Markdown and @here
+        # outside of one. So the reason is one line of code that cannot end the block, and <, > and & are as Slack
+        # documents: another service shows them as &lt;, and the field "reason" has them as they are.
+        reason = escape(self.reason.replace("`", "'"), quote=False)
+        return f"{escape(self.subject, quote=False)}\n\n```\n{reason}\n```\n\n{self.link}"
+
+    def cleaned(self) -> Message:
+        """The same message without secrets that Airflow knows of; each field one line, cut, without invisible characters."""
+        fields = {name: value and one_line(str(redact(value)), MAX_FIELD) for name, value in asdict(self).items()}
+        return Message(**{**fields, "reason": one_line(str(redact(self.reason)), MAX_REASON)})
 
 
 class LoadNotifier(BaseNotifier):
@@ -134,12 +145,12 @@ def overdue_message(context: Mapping[str, Any]) -> Message:
 
 
 def send(message: Message) -> None:
-    """Send a message to each receiver that is set, without the secrets that Airflow knows of.
+    """Send a message to each receiver that is set, as Message.cleaned has it.
 
     Raises:
         NotificationError: some receiver was not reached. The others got the message.
     """
-    message = replace(message, reason=str(redact(message.reason)))
+    message = message.cleaned()
     problems = []
     for receiver, deliver in ((notify_email(), send_email), (notify_webhook_url(), post_to_webhook)):
         if receiver:
@@ -176,7 +187,8 @@ def post_to_webhook(url: str, message: Message) -> None:
     for pause in (*WEBHOOK_PAUSES, None):
         try:
             with Session() as session:
-                answer = session.post(url, json=body, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
+                # With stream=True nothing of the answer's body is read.
+                answer = session.post(url, json=body, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
             if answer.ok:
                 return
             problem = f"{host} answers {answer.status_code}"

@@ -27,7 +27,8 @@ MAX_RETRY_AFTER = timedelta(hours=6)
 # How long after its month a sales file may come late.
 LATE_FOR = timedelta(days=7)
 
-# What a retry would find again: bad data, bad SQL, a read-only database, an error in the code, a person's answer.
+# What a retry would find again: bad data, bad SQL, a limit, a read-only or damaged database, an error in the code, a
+# person's answer.
 PERMANENT = (
     HITLRejectException,
     HITLTimeoutError,
@@ -37,10 +38,30 @@ PERMANENT = (
     errors.NotSupportedError,
     errors.ReadOnlySqlTransaction,
     errors.ObjectNotInPrerequisiteState,
-    ValueError,
-    TypeError,
-    LookupError,
+    errors.CantChangeRuntimeParam,
+    errors.ProgramLimitExceeded,
+    errors.StatementTooComplex,
+    errors.TooManyColumns,
+    errors.TooManyArguments,
+    errors.ConfigurationLimitExceeded,
+    errors.ActiveSqlTransaction,
+    errors.NoActiveSqlTransaction,
+    errors.InFailedSqlTransaction,
+    errors.InvalidTransactionTermination,
+    errors.DependentObjectsStillExist,
+    errors.TriggeredDataChangeViolation,
+    errors.TriggerProtocolViolated,
+    errors.FunctionExecutedNoReturnStatement,
+    errors.DataCorrupted,
+    errors.IndexCorrupted,
+    ArithmeticError,
+    AssertionError,
     AttributeError,
+    ImportError,
+    LookupError,
+    NameError,
+    TypeError,
+    ValueError,
 )
 ADVICE: dict[type[Exception], str] = {
     errors.LockNotAvailable: (

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import html
 import re
+import zlib
 
 import requests
 import urllib3
 
-from company_data.http_client import one_line
+from company_data.http_client import GZIP_CODINGS, NO_CODINGS, one_line
 
 MAX_BODY_BYTES = 1 << 14
 
@@ -40,13 +41,21 @@ ADVICE = {
 def read_error(response: requests.Response) -> tuple[str | None, str]:
     """Read the beginning of an error's body, as XML of a known form and not as a document: it has no entities to expand.
 
+    It is decompressed up to the same length.
+
     Returns:
         The code, if the body is an error of S3; and code, message and endpoint as a text for a message, or nothing.
     """
+    coding = response.headers.get("Content-Encoding", "").strip().lower()
     try:
-        body = response.raw.read(MAX_BODY_BYTES, decode_content=True).decode(errors="replace")
-    except (urllib3.exceptions.HTTPError, OSError):
+        data: bytes = response.raw.read(MAX_BODY_BYTES)
+        if coding in GZIP_CODINGS:
+            data = zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(data, MAX_BODY_BYTES)
+        elif coding not in NO_CODINGS:
+            data = b""
+    except (urllib3.exceptions.HTTPError, OSError, zlib.error):
         return None, ""
+    body = data.decode(errors="replace")
     if not re.search(r"<Error\b", body):
         return None, ""
     found = dict(re.findall(r"<(Code|Message|Endpoint)>([^<]*)</\1>", body))

@@ -8,9 +8,11 @@ from typing import Any
 from company_data.retries import SQL_RETRIES, LoadRetryPolicy
 
 DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaws.com"
+DEFAULT_SOURCE_MAX_BYTES = 10_000_000_000
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
 DEFAULT_SALES_DEADLINE_HOURS = "24"
 ODD_MONTHS_VALUES = ("hold", "ask", "warn", "ignore")  # the first is the default
+MAX_BYTES_DIGITS = 18  # the ledger keeps the bytes of a file as bigint
 MAX_KEEP_DAYS = 1_000_000  # more would come before the first day that PostgreSQL knows
 
 CONNECTION_ID = "operational_db"
@@ -71,6 +73,21 @@ def source_ca_file() -> Path | None:
     """File of the certificate authorities to trust for the source. It replaces the system's; None: the system's."""
     value = os.environ.get("SOURCE_CA_FILE")
     return Path(value) if value else None
+
+
+def source_max_bytes() -> int:
+    """Bytes that a source file may have at most, decompressed.
+
+    Raises:
+        ValueError: SOURCE_MAX_BYTES is not a whole number of bytes above 0.
+    """
+    value = os.environ.get("SOURCE_MAX_BYTES") or str(DEFAULT_SOURCE_MAX_BYTES)
+    if not (value.isascii() and value.isdecimal() and len(value) <= MAX_BYTES_DIGITS and int(value) > 0):
+        raise ValueError(
+            f'SOURCE_MAX_BYTES is "{value}", which is not a whole number of bytes above 0. Write it as '
+            f"{DEFAULT_SOURCE_MAX_BYTES}, or unset it for that number."
+        )
+    return int(value)
 
 
 def airflow_database_url() -> str:

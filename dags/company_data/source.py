@@ -18,9 +18,11 @@ import requests
 import urllib3
 
 from company_data import s3_errors
-from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
+from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
 from company_data.http_client import (
+    GZIP_CODINGS,
     INVALID_ADDRESS,
+    NO_CODINGS,
     TRANSIENT_STATUSES,
     Session,
     explain,
@@ -29,15 +31,14 @@ from company_data.http_client import (
     without_queries,
     without_secrets,
 )
-from company_data.settings import source_ca_file
+from company_data.settings import source_ca_file, source_max_bytes
 
 CHUNK_BYTES = 1 << 18
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 60  # seconds
 MAX_REDIRECTS = 5
 MAX_SHOWN_BYTES = 40
+MAX_ETAG = 200
 
-# Values of Content-Encoding that change no byte, although some clients store them.
-NO_CODINGS = {"", "identity", "none", "aws-chunked", "utf-8", "utf8", "us-ascii", "ascii", "binary", "8bit"}
 GZIP_START = b"\x1f\x8b"
 
 KEPT = "Nothing was loaded, and what was published before stays."
@@ -83,32 +84,39 @@ class Download:
 
     Attributes:
         address: where it is, without secrets.
-        etag: the server's ETag, without quotes.
+        etag: the server's ETag, without quotes, as it can be shown.
         last_modified: when the server says that the file was changed.
         bytes: length of the text read so far, decompressed if it is sent compressed.
         sha256: hash of that text.
     """
 
-    def __init__(self, address: str, response: requests.Response) -> None:
-        """Take over an answer whose body has not been read.
+    def __init__(self, address: str, response: requests.Response, max_bytes: int) -> None:
+        """Take over an answer whose body has not been read, and which may have this many bytes, as text and as sent.
 
         Raises:
-            FileRejected: the body is compressed in an unknown way, or its end is not distinguishable from a lost connection.
+            FileRejected: the body is compressed in an unknown way, is too large, or its end is not distinguishable from a
+                lost connection.
         """
         headers = response.headers
         self.address = address
-        self.etag = headers.get("ETag", "").removeprefix("W/").strip('"') or None
+        self.etag = shown(headers.get("ETag", "").removeprefix("W/").strip('"'), MAX_ETAG) or None
         self.last_modified = _http_date(headers.get("Last-Modified"))
         self.bytes = 0
         self.sha256 = hashlib.sha256()
+        self._max_bytes = max_bytes
+        self._sent_bytes = 0
         self._response = response
         self._is_gzip = _is_gzip_encoding(address, headers.get("Content-Encoding", ""))
-        is_chunked = headers.get("Transfer-Encoding", "").strip().lower() == "chunked"
-        if response.raw.length_remaining is None and not is_chunked:
+        # As http.client compares it, which takes "chunked " for no chunks.
+        is_chunked = headers.get("Transfer-Encoding", "").lower() == "chunked"
+        length = response.raw.length_remaining
+        if length is None and not is_chunked:
             raise FileRejected(
                 f"{address}: the server neither states the length of the file nor sends it in chunks, so a lost connection "
                 f"would look like the end of the file. {KEPT} Serve it with a Content-Length."
             )
+        if length is not None and length > self._max_bytes:
+            raise self._too_large(f"the server announces {length:,} bytes")
         self._checksums = [
             (name, value, new_hash())
             for name, new_hash in CHECKSUMS.items()
@@ -120,13 +128,16 @@ class Download:
         """The text of the file, piece by piece.
 
         Raises:
-            FileRejected: the file is not the gzip that the server says it is.
+            FileRejected: the file is not the gzip that the server says it is, or is too large.
             SourceUnavailable: the connection broke, stalled or ended early, or the bytes do not match a checksum.
         """
         body: _Readable = gzip.GzipFile(fileobj=cast(IO[bytes], self)) if self._is_gzip else self
         try:
             while chunk := body.read(CHUNK_BYTES):
                 self.bytes += len(chunk)
+                if self.bytes > self._max_bytes:
+                    packed = f", of which {self._sent_bytes:,} were sent" if self._is_gzip else ""
+                    raise self._too_large(f"the file has more than {self._max_bytes:,} bytes{packed}")
                 self.sha256.update(chunk)
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
@@ -146,10 +157,21 @@ class Download:
     def read(self, size: int, /) -> bytes:
         """Bytes as they are sent: the input of gzip, and what a checksum describes."""
         data: bytes = self._response.raw.read(size)
+        self._sent_bytes += len(data)
+        # Gzip can be sent for ever and be of nothing.
+        if self._sent_bytes > self._max_bytes:
+            raise self._too_large(f"the server has sent more than {self._max_bytes:,} bytes")
         self._start += data[: MAX_SHOWN_BYTES - len(self._start)]
         for _, _, digest in self._checksums:
             digest.update(data)
         return data
+
+    def _too_large(self, problem: str) -> FileRejected:
+        return FileRejected(
+            f"{self.address}: {problem}, and SOURCE_MAX_BYTES allows {self._max_bytes:,}, so that no file fills the disk of "
+            f"the database. {KEPT} If the file is right, set SOURCE_MAX_BYTES higher, and see that there is room for it "
+            f'("A full disk" in docs/operations.md); otherwise correct the file. Then clear this run.'
+        )
 
     def _not_gzip(self, error: Exception) -> FileRejected:
         """The error for a body that is damaged or not compressed; one that is cut off may be whole the next time."""
@@ -177,8 +199,9 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
         FileRejected: the address, its certificate or the answer is such that a retry would find the same.
         FileNotYetAvailable: 404 or 403, and the file may be late.
         SourceUnavailable: the network or the server failed.
+        ValueError: SOURCE_MAX_BYTES is not a number of bytes.
     """
-    address = without_secrets(url)
+    address, max_bytes = without_secrets(url), source_max_bytes()
     if not url.lower().startswith("https://"):
         raise FileRejected(f"{address}: only https is read, and this is not. {KEPT} Correct SOURCE_BASE_URL.")
     authorities = source_ca_file()
@@ -207,7 +230,7 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
             raise FileRejected(f"{address}: {error}. {KEPT} Correct that file, or set SOURCE_CA_FILE.") from None
         with response:
             _require_success(address, response, late_until)
-            yield Download(address, response)
+            yield Download(address, response, max_bytes)
 
 
 def _require_authorities(address: str, file: Path) -> None:
@@ -256,7 +279,7 @@ def _is_gzip_encoding(address: str, header: str) -> bool:
     codings = [name for name in (part.strip().lower() for part in header.split(",")) if name not in NO_CODINGS]
     if not codings:
         return False
-    if codings in (["gzip"], ["x-gzip"]):
+    if len(codings) == 1 and codings[0] in GZIP_CODINGS:
         return True
     raise FileRejected(
         f'{address}: the server sends the file with Content-Encoding "{one_line(header)}", and only gzip is supported. '
@@ -286,6 +309,8 @@ def _retry_after(value: str | None) -> float | None:
 
 def _http_date(value: str | None) -> datetime | None:
     try:
-        return parsedate_to_datetime(value).astimezone(UTC) if value else None
-    except ValueError:
+        moment = parsedate_to_datetime(value) if value else None
+        # A date in -0000 has no zone, and astimezone would take it for one of this machine.
+        return moment and (moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC))
+    except (ValueError, OverflowError):
         return None

@@ -17,14 +17,14 @@ from psycopg import sql
 
 from company_data.csv import check_rows, match_columns, rejected, split_header
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
-from company_data.http_client import without_secrets
+from company_data.http_client import one_line, without_secrets
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_url
 from company_data.source import KEPT, RETRIED, open_file
 
 log = logging.getLogger(__name__)
 
-MAX_PROBLEM = 200
+MAX_PROBLEM, MAX_RECORDED = 200, 4_000
 
 
 class Load(NamedTuple):
@@ -144,7 +144,7 @@ def stop_load(hook: PostgresHook, load: Load, error: Exception) -> None:
         outcome = "rejected"
     elif isinstance(error, FileNotYetAvailable):
         outcome, waits_until = "waiting", error.waits_until
-    problem = str(error).replace("\0", "\\0")
+    problem = one_line(str(error), MAX_RECORDED)
     try:
         with hook.get_conn() as connection:
             connection.execute(
