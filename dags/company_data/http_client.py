@@ -78,7 +78,7 @@ class _Adapter(HTTPAdapter):
         return host, {**settings, "assert_hostname": host["host"].rstrip(".")}
 
     def get_connection_with_tls_context(self, *arguments: Any, **named: Any) -> Any:
-        pool = super().get_connection_with_tls_context(*arguments, **named)
+        pool: Any = super().get_connection_with_tls_context(*arguments, **named)
         if pool.ConnectionCls.response_class is not _Response:
             pool.ConnectionCls = type("Connection", (pool.ConnectionCls,), {"response_class": _Response})
         return pool
@@ -96,7 +96,7 @@ class _Adapter(HTTPAdapter):
 class _Response(http.client.HTTPResponse):
     def __init__(self, sock: Any, *arguments: Any, **named: Any) -> None:
         super().__init__(sock, *arguments, **named)
-        self.fp = _Stream(self.fp.detach())  # type: ignore[attr-defined]
+        self.fp = _Stream(self.fp.detach())
 
 
 class _Stream(io.BufferedReader):

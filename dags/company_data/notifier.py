@@ -186,12 +186,12 @@ def post_to_webhook(url: str, message: Message) -> None:
     body = {"text": message.text, **asdict(message)}
     for pause in (*WEBHOOK_PAUSES, None):
         try:
-            with Session() as session:
-                # With stream=True nothing of the answer's body is read.
-                answer = session.post(url, json=body, stream=True, timeout=(CONNECT_TIMEOUT, READ_TIMEOUT))
-            if answer.ok:
-                return
-            problem = f"{host} answers {answer.status_code}"
+            # With stream=True nothing of the answer's body is read.
+            timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
+            with Session() as session, session.post(url, json=body, stream=True, timeout=timeout) as answer:
+                if answer.ok:
+                    return
+                problem = f"{host} answers {answer.status_code}"
         except requests.RequestException as error:
             problem = f"{host} does not answer ({type(error).__name__})"
         if pause is None:

@@ -192,7 +192,8 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
                 except FileRejected as error:
                     wrong_row = error  # COPY ends normally, and may reject an earlier row
         except (psycopg.DataError, psycopg.IntegrityError, psycopg.errors.ProgramLimitExceeded) as error:
-            raise rejected_by_copy(error, path) from error
+            # Without the error of COPY in the log: it quotes the row as it is in the file.
+            raise rejected_by_copy(error, path) from None
         if wrong_row:
             raise wrong_row
         return cursor.rowcount
