@@ -147,6 +147,37 @@ def test_a_secret_in_the_reason_is_not_sent(sent: Sent) -> None:
     assert "a-password-of-a-connection" not in f"{sent.mails[0].get_body()} {sent.posted}"
 
 
+MARKUP = "<!channel> <https://evil.example|the month> [x](https://evil.example) ![y](z) *b* `c` ``` @here &lt; &amp;"
+
+
+def test_what_a_reason_quotes_is_neither_a_link_nor_a_mention_nor_markdown_in_a_chat(sent: Sent) -> None:
+    notifier.send(replace(MESSAGE, reason=f'"{MARKUP}" is not a date'))
+    [post] = sent.posted
+    assert post["reason"] == f'"{MARKUP}" is not a date'
+    assert post["text"] == (
+        "sales_load_and_aggregation, 2024-02: check_month failed\n\n```\n"
+        "\"&lt;!channel&gt; &lt;https://evil.example|the month&gt; [x](https://evil.example) ![y](z) *b* 'c' "
+        "''' @here &amp;lt; &amp;amp;\" is not a date\n```\n\nhttp://ui"
+    )
+
+
+def test_a_message_is_cut_and_has_no_control_characters(sent: Sent) -> None:
+    reason = "a\x1b[31mb\r\n```\n# c\u2028d\x00e\u202ef" + "x" * 5_000_000
+    notifier.send(replace(MESSAGE, reason=reason, run="manual\r\nBcc: x@here", month=None))
+    [post], [mail] = sent.posted, sent.mails
+    assert post["reason"].startswith(r"a\x1b[31mb ``` # c d\x00e\u202efxxx")
+    assert len(post["reason"]) == 3_001
+    assert post["run"] == "manual Bcc: x@here"
+    assert len(post["text"]) < 5_000
+    assert post["text"].count("```") == 2
+    assert mail["Subject"] == f"[company data] {SALES_DAG}, manual Bcc: x@here: check_month failed"
+    assert mail["Bcc"] is None
+    assert sent.receivers == [["data@here", "operator@here"]]
+    body = mail.get_body()
+    assert body is not None
+    assert len(body.get_content()) < 5_000
+
+
 def test_an_overdue_month_is_notified_with_its_run(sent: Sent) -> None:
     run = {
         "dag_id": SALES_DAG,

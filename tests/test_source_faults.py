@@ -325,11 +325,85 @@ def test_a_source_that_trickles_is_given_up_at_the_task_s_time_limit_and_recorde
 
 
 @pytest.mark.parametrize(
-    "error", [psycopg.errors.InvalidTextRepresentation(), psycopg.errors.ReadOnlySqlTransaction(), ValueError("x")]
+    "error",
+    [
+        psycopg.errors.InvalidTextRepresentation(),
+        psycopg.errors.ReadOnlySqlTransaction(),
+        psycopg.errors.ProgramLimitExceeded(),
+        psycopg.errors.StatementTooComplex(),
+        psycopg.errors.TooManyColumns(),
+        psycopg.errors.TooManyArguments(),
+        psycopg.errors.ConfigurationLimitExceeded(),
+        psycopg.errors.CantChangeRuntimeParam(),
+        psycopg.errors.ActiveSqlTransaction(),
+        psycopg.errors.InFailedSqlTransaction(),
+        psycopg.errors.DependentObjectsStillExist(),
+        psycopg.errors.FunctionExecutedNoReturnStatement(),
+        psycopg.errors.TriggeredDataChangeViolation(),
+        psycopg.errors.IndexCorrupted(),
+        OverflowError("x"),
+        ImportError("x"),
+        ValueError("x"),
+    ],
 )
 def test_what_a_retry_would_find_again_fails_at_once(error: Exception) -> None:
     decision = LoadRetryPolicy(STAGING_RETRIES).evaluate(error, try_number=1, max_tries=STAGING_RETRIES)
     assert decision.action is RetryAction.FAIL
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        psycopg.OperationalError(),
+        psycopg.errors.DiskFull(),
+        psycopg.errors.OutOfMemory(),
+        psycopg.errors.TooManyConnections(),
+        psycopg.errors.LockNotAvailable(),
+        psycopg.errors.DeadlockDetected(),
+        psycopg.errors.QueryCanceled(),
+        psycopg.errors.IdleInTransactionSessionTimeout(),
+        psycopg.errors.AdminShutdown(),
+    ],
+)
+def test_what_a_retry_may_not_find_again_is_tried_again(error: Exception) -> None:
+    decision = LoadRetryPolicy(STAGING_RETRIES).evaluate(error, try_number=1, max_tries=STAGING_RETRIES)
+    assert decision.action is RetryAction.RETRY
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "10GB", "1_000", "\u0661\u0660", " 5", "9" * 19])
+def test_a_size_that_is_no_number_of_bytes_fails_at_once_with_its_form(
+    value: str, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_MAX_BYTES", value)
+    message = (
+        f'SOURCE_MAX_BYTES is "{value}", which is not a whole number of bytes above 0. Write it as 10000000000, or'
+    )
+    with pytest.raises(ValueError, match=message):
+        faulty.fetch()
+    assert faulty.requests == []
+
+
+@pytest.mark.parametrize("answer", [chunked, packed(), with_headers()])
+def test_a_file_of_more_bytes_than_the_setting_is_rejected_and_one_of_as_many_is_loaded(
+    answer: Answer, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty.answers[FAULTY_PATH] = [answer, answer]
+    monkeypatch.setenv("SOURCE_MAX_BYTES", str(len(CONTENT)))
+    assert faulty.fetch() == CONTENT.encode()
+    monkeypatch.setenv("SOURCE_MAX_BYTES", str(len(CONTENT) - 1))
+    limit = f"{len(CONTENT) - 1:,}"
+    with pytest.raises(FileRejected, match=f"SOURCE_MAX_BYTES allows {limit}, .* set SOURCE_MAX_BYTES higher"):
+        faulty.fetch()
+
+
+def test_ten_gigabytes_are_allowed_by_default(faulty: FaultyFiles) -> None:
+    faulty.answers[FAULTY_PATH] = [without_length(Content_Length=size) for size in (10_000_000_000, 10_000_000_001)]
+    with pytest.raises(SourceUnavailable):  # it ends early
+        faulty.fetch()
+    with pytest.raises(
+        FileRejected, match="announces 10,000,000,001 bytes, and SOURCE_MAX_BYTES allows 10,000,000,000"
+    ):
+        faulty.fetch()
 
 
 WAITS, FAILS, RETRIES = FileNotYetAvailable, FileRejected, SourceUnavailable
