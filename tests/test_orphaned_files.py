@@ -41,10 +41,11 @@ def test_the_file_of_a_copy_that_a_crash_cut_off_is_found_and_can_be_removed() -
             loading.execute("truncate sales")
             with loading.cursor().copy("copy sales from stdin with (freeze true)") as rows:
                 rows.write(b"2\n" * 100_000)
-                [(file,)] = database.run(
-                    "select max(substring(file from '^[0-9]+')::int) "
-                    "from pg_database, pg_ls_dir('base/' || oid) as file where datname = current_database() and file ~ '^[0-9]'"
-                )
+                [(file,)] = database.run("""
+                    select max(substring(file from '^[0-9]+')::int)
+                    from pg_database, pg_ls_dir('base/' || oid) as file
+                    where datname = current_database() and file ~ '^[0-9]'
+                """)
                 os.kill(loading.info.backend_pid, signal.SIGKILL)
 
         def answers() -> bool:
