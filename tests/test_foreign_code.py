@@ -133,6 +133,7 @@ EVIL = """
     create table public."evil; drop" (idx integer, value text default public.evil(1)::text);
     create table public.evil (idx integer, value text default public.evil(1)::text);
     create index on public.evil (public.evil(idx));
+    grant all on public.evil, public."evil; drop" to public;
 """
 AS_PIPELINE = (
     "perform pipeline.begin_load('evil', null, 'x', 'x')",
