@@ -20,7 +20,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r $
 COPY alembic.ini ./
 COPY alembic alembic
 COPY dags dags
-COPY local/__init__.py local/secrets.py local/status.py local/
+COPY local/__init__.py local/cleaning.py local/secrets.py local/status.py local/
 COPY plugins plugins
 COPY sql sql
 

@@ -103,7 +103,7 @@ lock: venv ## renew the locks, with the hash of every package, for Python 3.11 t
 	$(COMPILE) --no-strip-extras requirements.txt requirements.celery.txt --constraints local/requirements.lock -o requirements.celery.lock
 
 images: ## write the base images with the digests that the registry has now into .env
-	@touch .env
+	@(umask 077 && touch .env)  # it may have passwords
 	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose*.yml | sort -u); do \
 		name=$${setting%%:-*} image=$${setting#*:-}; \
 		digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$image") || exit 1; \

@@ -4,15 +4,6 @@
 
 **Fires** on the 15th of each month, when loads are rare. Trigger it at any time. A load may run at the same time.
 
-#### `clean_airflow_database`
-
-Deletes Airflow's records of runs, tasks and events that are older than 400 days, by `airflow db clean`. The newest
-scheduled run of each workflow stays, so that its schedule goes on.
-
-- **When it fails**, a table could not be cleaned; Airflow's database grows until it is.
-- **Look** at its log, which ends with the output of the command.
-- **Then** fix the cause, and clear this task with its downstream tasks.
-
 #### `delete_old_logs`
 
 Deletes log files of tasks and services that were not written to for 90 days.
@@ -50,13 +41,13 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG
 
 from company_data.docs import explain_tasks
-from company_data.maintenance import clean_airflow_database, delete_old_logs, report
+from company_data.maintenance import delete_old_logs, report
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
 
 with DAG(
     dag_id="maintenance",
-    description="Removes old records and logs of Airflow and dead staged tables, and analyzes sales; once per month",
+    description="Removes old logs of Airflow and dead staged tables, and analyzes sales; once per month",
     doc_md=__doc__,
     schedule="0 3 15 * *",
     start_date=first_sales_month(),
@@ -72,6 +63,6 @@ with DAG(
     )
     analyze_sales = SQLExecuteQueryOperator(task_id="analyze_sales", sql="maintenance/analyze_sales.sql")
 
-    report(clean_airflow_database(), delete_old_logs(), discard_orphans.output, analyze_sales.output)
+    report(delete_old_logs(), discard_orphans.output, analyze_sales.output)
 
 explain_tasks(dag)

@@ -6,6 +6,7 @@ The page needs no server and no network. Matplotlib draws the pictures as SVG, o
 import argparse
 import html
 import io
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -161,7 +162,8 @@ def drift() -> str:
 
 
 problems = months[months.problem.notna()]
-with open(arguments.page, "w") as page:
+# Other accounts of the machine cannot read it; a page that is replaced keeps its mode.
+with open(arguments.page, "w", opener=partial(os.open, mode=0o600)) as page:
     page.write(
         PAGE.format(
             moment=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",

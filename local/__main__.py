@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -31,7 +32,15 @@ from local.airflow import Api
 from local.bucket import write_certificates
 from local.postgres import ADMIN, Cluster, ClusterError, free_port
 from local.sample_data import months_before, write_bucket
-from local.secrets import DEFAULT_PASSWORDS, alter_roles, passwords_of, ui_passwords
+from local.secrets import (
+    DEFAULT_PASSWORDS,
+    Volume,
+    alter_roles,
+    passwords_of,
+    pgpass,
+    ui_passwords,
+    without_passwords,
+)
 from local.status import GOOD_STATES, Status, months_due, print_status, read_status
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,7 +69,8 @@ AIRFLOW_ENV = ROOT / "airflow.env"
 
 SERVICES = {
     "api-server": ["api-server"],
-    "scheduler": ["scheduler"],
+    # Its server for logs would listen on all addresses. The API server reads them from the disk.
+    "scheduler": ["scheduler", "--skip-serve-logs"],
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
@@ -123,7 +133,10 @@ def up() -> None:
     settings = {name: os.environ[name] for name in pipeline_settings() if os.environ.get(name)}
     if not source:
         settings |= start_bucket(state)
+    has_records = bool(state.airflow_port)
     start_airflow(state, settings)
+    if has_records:
+        clean_airflow_database(state)
     wait_for_workflows(state)
     print_summary(state)
 
@@ -386,7 +399,7 @@ def start_bucket(state: State) -> dict[str, str]:
         command = [sys.executable, "-m", "local.bucket", "--directory", str(RUN / "bucket")]
         command += ["--certificate-folder", str(certificates), "--port", str(state.bucket_port)]
         state.pids["bucket"] = processes.start(
-            command, {**os.environ, "PYTHONPATH": str(ROOT)}, RUN, LOGS / "bucket.log"
+            command, {**without_passwords(os.environ), "PYTHONPATH": str(ROOT)}, RUN, LOGS / "bucket.log"
         )
         state.save()
     return {
@@ -413,11 +426,6 @@ def start_airflow(state: State, settings: dict[str, str]) -> None:
     state.save()
 
     environment = airflow_environment(state)
-    home = Path(environment["AIRFLOW_HOME"])
-    home.mkdir(exist_ok=True)
-    passwords = home / "passwords.json"
-    passwords.touch(mode=0o600)
-    passwords.write_text(ui_passwords(state.passwords))
     say("preparing Airflow's database")
     run_to_the_end([sys.executable, "-m", "airflow", "db", "migrate"], environment, "airflow-db-migrate")
     say("starting Airflow")
@@ -443,30 +451,57 @@ def pipeline_settings() -> list[str]:
     return [*of_workflows, "SOURCE_CA_FILE", *PROXIES, *map(str.lower, PROXIES)]
 
 
+def clean_airflow_database(state: State) -> None:
+    """Delete Airflow's records of old runs. One that cannot be deleted does not stop the start."""
+    try:
+        run_to_the_end([sys.executable, "-m", "local.cleaning"], airflow_environment(state), "airflow-db-clean")
+    except UpError as error:
+        say(str(error))
+
+
 def airflow_environment(state: State) -> dict[str, str]:
-    """The environment of Airflow's processes."""
+    """The environment of Airflow's processes. Tasks inherit it: passwords and keys are in files, which it names."""
     url = f"http://127.0.0.1:{state.airflow_port}"
-    database = state.cluster.url("airflow", user="airflow", password=state.airflow_password)
+    home = RUN / "airflow"
+    home.mkdir(exist_ok=True)
+    files = Volume(home, os.geteuid())
+    port = state.postgres_port
+    files.write(
+        "pgpass",
+        pgpass("127.0.0.1", "airflow", "airflow", state.airflow_password, port)
+        + pgpass("127.0.0.1", "companydata", "pipeline", state.passwords["PIPELINE_PASSWORD"], port),
+    )
+    files.write("ui_passwords.json", ui_passwords(state.passwords))
+    keys = {
+        "AIRFLOW__CORE__FERNET_KEY_CMD": ("fernet_key", state.fernet_key),
+        "AIRFLOW__API__SECRET_KEY_CMD": ("api_secret", state.api_secret),
+        "AIRFLOW__API_AUTH__JWT_SECRET_CMD": ("jwt_secret", state.jwt_secret),
+    }
+    for name, key in keys.values():
+        files.write(name, key)
     return {
-        **os.environ,
+        # A password in a variable of libpq would win over the file, and both databases are this run's.
+        **{name: value for name, value in without_passwords(os.environ).items() if not name.startswith("PG")},
         **{name: value for name, value in read_airflow_env().items() if value is not None},
         **state.settings,
-        "AIRFLOW_HOME": str(RUN / "airflow"),
-        "AIRFLOW_CONN_OPERATIONAL_DB": state.cluster.url(
-            "companydata", "pipeline", state.passwords["PIPELINE_PASSWORD"], driver="postgresql"
-        ),
+        **{setting: shlex.join(["cat", str(home / name)]) for setting, (name, _) in keys.items()},
+        "PGPASSFILE": str(home / "pgpass"),
+        "AIRFLOW_HOME": str(home),
+        "AIRFLOW_CONN_OPERATIONAL_DB": f"postgresql://pipeline@127.0.0.1:{port}/companydata",
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
-        "AIRFLOW__CORE__FERNET_KEY": state.fernet_key,
         "AIRFLOW__CORE__EXECUTION_API_SERVER_URL": f"{url}/execution/",
-        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(RUN / "airflow" / "passwords.json"),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": database,
-        "AIRFLOW_DATABASE_URL": database,
+        "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(home / "ui_passwords.json"),
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"postgresql+psycopg2://airflow@127.0.0.1:{port}/airflow",
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(state.airflow_port),
         "AIRFLOW__API__BASE_URL": url,
-        "AIRFLOW__API__SECRET_KEY": state.api_secret,
-        "AIRFLOW__API_AUTH__JWT_SECRET": state.jwt_secret,
+        # Where no account but root can listen: no other can answer for the server for logs, which is not started.
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": "1",
+        "AIRFLOW__LOGGING__LOGGING_CONFIG_CLASS": "local.airflow_logging.LOGGING_CONFIG",
+        # Other accounts read no log.
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FOLDER_PERMISSIONS": "0o700",
+        "AIRFLOW__LOGGING__FILE_TASK_HANDLER_NEW_FILE_PERMISSIONS": "0o600",
         # Airflow renames its processes; without this the new names overwrite the mark that finds them.
         "SPT_NOENV": "1",
     }
@@ -597,7 +632,21 @@ def print_summary(state: State) -> None:
         if not known[f"{user.upper()}_PASSWORD"]:
             address = address.replace(f"{user}:{user}@", f"{user}@")  # psql asks for it
         print(f"{'PostgreSQL' if number == 0 else '':<11} {psql} {address}")
+    if warning := shared_machine(state.passwords):
+        print(f"\n{warning}")
     print("\nmake down stops it and keeps the data; make clean deletes the data too.")
+
+
+def shared_machine(passwords: Mapping[str, str]) -> str:
+    """What documented passwords mean where other people have accounts, in one line; empty if none is in use."""
+    documented = [name for name, default in DEFAULT_PASSWORDS.items() if default and passwords[name] == default]
+    if not documented:
+        return ""
+    who = ", as superuser too" if "ADMIN_PASSWORD" in documented else ""
+    settings = " ".join(f"{name}=…" for name in documented)
+    return (
+        f"Every account on this machine can log in with the documented passwords{who}. Change them: {settings} make up"
+    )
 
 
 def ui_url(state: State) -> str:
@@ -649,6 +698,7 @@ def only_one_command() -> Iterator[None]:
         UpError: another one is at work.
     """
     RUN.mkdir(mode=0o700, exist_ok=True)
+    RUN.chmod(0o700)
     with (RUN / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -667,6 +717,8 @@ def main() -> int:
     parser.add_argument("--month", default="", help="for plan: the month (YYYY-MM)")
     arguments = parser.parse_args()
     command, folder, month = arguments.command, arguments.folder, arguments.month
+    # What this command and the processes that it starts write is for its account alone.
+    os.umask(0o077)
     try:
         # These two only look, while another command is at work too.
         if command == "status":

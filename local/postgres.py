@@ -19,6 +19,7 @@ from urllib.parse import quote
 import psycopg
 
 from local import SAFE_PATH
+from local.secrets import without_passwords
 
 ADMIN = "admin"
 START_SECONDS = 60
@@ -52,11 +53,10 @@ class Cluster:
     def new_home(wanted: Path) -> Path:
         """Make the folder for a new cluster: the wanted one, or for root one that another account can reach."""
         if os.geteuid() != 0:
-            wanted.mkdir(parents=True, exist_ok=True)
+            wanted.mkdir(mode=0o700, parents=True, exist_ok=True)
             return wanted
-        home = Path(tempfile.mkdtemp(prefix="company-data-", dir=os.environ.get("POSTGRES_FOLDER") or "/var/tmp"))  # noqa: S108 - mkdtemp
-        home.chmod(0o755)
-        return home
+        folder = os.environ.get("POSTGRES_FOLDER") or "/var/tmp"  # noqa: S108 - mkdtemp
+        return Path(tempfile.mkdtemp(prefix="company-data-", dir=folder))
 
     @classmethod
     @contextlib.contextmanager
@@ -107,18 +107,18 @@ class Cluster:
         """
         if (self.data / "PG_VERSION").exists():
             return
+        self._close_to_others()
         self._copy_programs()
         # Made beside and renamed when it is whole: an interrupted initdb leaves no cluster that looks finished.
         unfinished = self.home / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(mode=0o700)
-        self.log.touch()
         password_file = self.home / "password"
         try:
             password_file.touch(mode=0o600)
             password_file.write_text(self.password + "\n")
             if os.geteuid() == 0:
-                for path in (unfinished, self.log, password_file):
+                for path in (unfinished, password_file):
                     os.chown(path, _account().pw_uid, _account().pw_gid)
             self._run(
                 "initdb",
@@ -152,9 +152,8 @@ class Cluster:
         unfinished = self.home / "data.unfinished"
         shutil.rmtree(unfinished, ignore_errors=True)
         shutil.copytree(folder, unfinished, symlinks=True)
-        self.log.touch()
         if os.geteuid() == 0:
-            for path in (self.log, unfinished, *unfinished.rglob("*")):
+            for path in (unfinished, *unfinished.rglob("*")):
                 os.chown(path, _account().pw_uid, _account().pw_gid)
         unfinished.rename(self.data)
 
@@ -182,6 +181,7 @@ class Cluster:
         """
         if self.is_running():
             return
+        self._close_to_others()
         options = {
             "port": str(self.port),
             "listen_addresses": "127.0.0.1",
@@ -238,6 +238,18 @@ class Cluster:
         for connection in self.each():
             connection.execute(f'drop database if exists "{name}" with (force)')
 
+    def _close_to_others(self) -> None:
+        """Let no account but ours and the server's into the folder: the log has rows of failed copies."""
+        self.log.touch(mode=0o600)
+        self.log.chmod(0o600)
+        self.home.chmod(0o700)
+        if os.geteuid() == 0:
+            account = _account()
+            os.chown(self.log, account.pw_uid, account.pw_gid)
+            # The server's account reaches the programs in it.
+            os.chown(self.home, 0, account.pw_gid)
+            self.home.chmod(0o750)
+
     def _copy_programs(self) -> None:
         """Root runs the server as another account, which may not reach the wheel."""
         if os.geteuid() == 0 and not os.environ.get("POSTGRES_BIN"):
@@ -273,7 +285,8 @@ class Cluster:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 cwd=self.home,
-                env={**os.environ, "LC_ALL": "C", "TZ": "UTC"},
+                # A superuser of the server reads its environment.
+                env={**without_passwords(os.environ), "LC_ALL": "C", "TZ": "UTC"},
                 start_new_session=True,
                 **_run_as(),
             )

@@ -94,6 +94,12 @@ def passwords_of(environment: Mapping[str, str], before: Mapping[str, str] = DEF
     return found
 
 
+def without_passwords(environment: Mapping[str, str]) -> dict[str, str]:
+    """The environment for processes that need no password of DEFAULT_PASSWORDS, and not the address in DATABASE_URL."""
+    secret = {name + suffix for name in DEFAULT_PASSWORDS for suffix in ("", "_FILE")} | {"DATABASE_URL"}
+    return {name: value for name, value in environment.items() if name not in secret}
+
+
 def ui_passwords(passwords: Mapping[str, str]) -> str:
     """The file of Airflow's simple auth manager."""
     viewer = passwords["AIRFLOW_VIEWER_PASSWORD"] or secrets.token_urlsafe(32)
@@ -201,10 +207,10 @@ def write_known(volume: Volume, name: str, password: str) -> None:
         volume.write(f"{name}.known", password)
 
 
-def pgpass(host: str, database: str, user: str, password: str) -> str:
+def pgpass(host: str, database: str, user: str, password: str, port: int = 5432) -> str:
     """A line of a password file."""
     escaped = password.replace("\\", r"\\").replace(":", r"\:")
-    return f"{host}:5432:{database}:{user}:{escaped}\n"
+    return f"{host}:{port}:{database}:{user}:{escaped}\n"
 
 
 def host_based_access(listen_address: str) -> str:

@@ -170,6 +170,43 @@ def documented_dag() -> str:
     return str(block)
 
 
+# A DAG of somebody whose code should see no secret but its own connection's. It runs until the test has looked.
+LOOKING_DAG = """
+import json
+import os
+import time
+from pathlib import Path
+
+from airflow.sdk import DAG, task
+
+FOLDER = Path(__file__).parents[1]
+
+
+@task
+def look():
+    found = {"its own": dict(os.environ)}
+    process = "self"
+    while process != "0":
+        status = dict(line.split(":\\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        try:
+            found[f"of {status['Name']}, {status['Pid']}"] = Path(f"/proc/{process}/environ").read_text()
+        except OSError as error:
+            found[f"of {status['Name']}, {status['Pid']}"] = f"not readable: {error.strerror}"
+        process = status["PPid"]
+    (FOLDER / "seen.unfinished").write_text(json.dumps(found))
+    (FOLDER / "seen.unfinished").rename(FOLDER / "seen.json")
+    print("the task has looked")
+    for _ in range(600):
+        if (FOLDER / "looked").exists():
+            break
+        time.sleep(0.5)
+
+
+with DAG("looking", schedule=None, is_paused_upon_creation=False):
+    look()
+"""
+
+
 @contextmanager
 def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
     """Start a system on two months of a small bucket, with passwords of its own and a DAG of another team."""
@@ -199,7 +236,7 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
             "ODD_MONTHS": "ignore",  # months are replaced by much larger and smaller ones
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
         }
-        with started(folder, settings, {"report.py": documented_dag()}) as running:
+        with started(folder, settings, {"report.py": documented_dag(), "looking.py": LOOKING_DAG}) as running:
             yield FaultySystem(
                 folder,
                 running.environment,

@@ -1,10 +1,12 @@
 """Settings of the environment that the embedded run reads or passes on."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from local import __main__ as embedded_run
+from local.secrets import DEFAULT_PASSWORDS
 
 PROXY_SETTINGS = [*embedded_run.PROXIES, *map(str.lower, embedded_run.PROXIES)]
 
@@ -59,3 +61,23 @@ def test_an_address_of_the_source_that_is_not_https_is_not_shown(source: str, mo
     with pytest.raises(embedded_run.UpError, match=r"^SOURCE_BASE_URL does not begin with https://\. ") as failure:
         embedded_run.up()
     assert "hidden" not in str(failure.value)
+
+
+def test_documented_passwords_are_named_with_what_they_mean_and_what_changes_them() -> None:
+    said = embedded_run.shared_machine(DEFAULT_PASSWORDS)
+    assert said == (
+        "Every account on this machine can log in with the documented passwords, as superuser too. Change them: "
+        "ADMIN_PASSWORD=… DS_USER_PASSWORD=… MLE_USER_PASSWORD=… PIPELINE_PASSWORD=… AIRFLOW_UI_PASSWORD=… make up"
+    )
+    assert embedded_run.shared_machine(dict.fromkeys(DEFAULT_PASSWORDS, "one's own")) == ""
+
+
+@pytest.mark.parametrize("name", ["ADMIN_PASSWORD", "AIRFLOW_UI_PASSWORD_FILE", "DATABASE_URL", "PGPASSWORD"])
+def test_airflow_gets_no_password_of_the_environment(
+    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, "hidden")
+    monkeypatch.setattr(embedded_run, "RUN", tmp_path)
+    passed_on = embedded_run.airflow_environment(embedded_run.State(passwords=DEFAULT_PASSWORDS))
+    assert "hidden" not in passed_on.values()
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "airflow").iterdir()} == {0o600}

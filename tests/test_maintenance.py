@@ -13,6 +13,7 @@ from psycopg.errors import CheckViolation, LockNotAvailable
 from steps import MAINTENANCE, SALES, Run, connect, dag, load_month
 
 from company_data import maintenance
+from local.cleaning import clean_command
 from local.sample_data import months_before
 
 pytestmark = pytest.mark.slow
@@ -234,10 +235,10 @@ def a_month_passes() -> None:
 
 
 def clean(before: datetime) -> None:
-    """What the task does, in this process."""
+    """What `python -m local.cleaning` does, in this process."""
     from airflow.cli.cli_parser import get_parser
 
-    arguments = get_parser().parse_args(maintenance.clean_command(before))
+    arguments = get_parser().parse_args(clean_command(before))
     arguments.func(arguments)
 
 

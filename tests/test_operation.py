@@ -1,18 +1,21 @@
 """The whole system as `make up` starts it, with a real scheduler: secrets stay secret, a killed task is tried again."""
 
+import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
+import sys
 import threading
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import psutil
 import psycopg
-import pytest
 import requests
 from misbehaviour import redirect, stall
 from steps import MAINTENANCE, SQL
@@ -31,7 +34,6 @@ from system import (
 )
 from watch import plant_shadows, remove_shadows, shadows_ran
 
-from company_data import maintenance
 from local import processes
 from local.airflow import Api
 from local.postgres import free_port
@@ -450,28 +452,124 @@ def test_the_maintenance_cleans_up_and_reports_what_it_did(system: FaultySystem)
     end_of(api, run, MAINTENANCE)
     assert api.failures(MAINTENANCE, run) == []
     report = get(system, f"dags/{MAINTENANCE}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value")["value"]
-    airflow, logs, staging, sales = report.splitlines()
-    assert airflow == "Airflow's database: deleted nothing"
+    logs, staging, sales = report.splitlines()
     assert re.fullmatch(r"logs: deleted 0 files; \d+ are left, \d+ MB", logs)
     assert re.fullmatch(r"\d+ staged tables are left, .*; the ledger has \d+ loads", staging)
     assert re.fullmatch(r"statistics of sales: 2 months, \d+ rows", sales)
 
 
-def test_a_table_of_airflow_that_is_not_cleaned_fails_the_maintenance(
-    system: FaultySystem, monkeypatch: pytest.MonkeyPatch
+def test_records_of_airflow_are_cleaned_outside_of_its_tasks_and_a_table_that_is_not_fails_it(
+    system: FaultySystem,
 ) -> None:
+    def clean(user: str, days: int) -> subprocess.CompletedProcess[str]:
+        address = system.address(user, "airflow", "postgresql+psycopg2") if user == "airflow" else cleaner
+        return subprocess.run(
+            [sys.executable, "-m", "local.cleaning", f"--days={days}"],
+            cwd=system.folder,
+            env={**os.environ, "AIRFLOW_HOME": str(system.run), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    cleaner = f"postgresql+psycopg2://cleaner:cleaner@127.0.0.1:{system.state['postgres_port']}/airflow"
     with system.connect("airflow") as connection:
         connection.execute("create role cleaner login password 'cleaner'")
+        connection.execute("grant connect on database airflow to cleaner")
         connection.execute("grant select on all tables in schema public to cleaner")
         before = connection.execute("select count(*) from task_instance").fetchall()
-        address = f"postgresql+psycopg2://cleaner:cleaner@127.0.0.1:{system.state['postgres_port']}/airflow"
-        monkeypatch.setenv("AIRFLOW_DATABASE_URL", address)
-        monkeypatch.setattr(maintenance, "RUNS_KEPT", -timedelta(days=1))
-        with pytest.raises(RuntimeError, match=r"(?s)did not clean every table.*errors on the following tables"):
-            maintenance.clean_airflow_database.function()
+        failed = clean("cleaner", -1)
+        assert failed.returncode == 1
+        assert "did not clean every table" in failed.stderr
+        assert "errors on the following tables" in failed.stderr
         assert connection.execute("select count(*) from task_instance").fetchall() == before
         connection.execute("drop owned by cleaner")
         connection.execute("drop role cleaner")
+
+        connection.execute("insert into log (dttm, event) values (now() - interval '401 days', 'old')")
+        connection.execute("insert into log (dttm, event) values (now() - interval '399 days', 'kept')")
+        done = clean("airflow", 400)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.rstrip().endswith("Airflow's database: deleted 1 of log")
+        left = "delete from log where event in ('old', 'kept') returning event"
+        assert connection.execute(left).fetchall() == [("kept",)]
+        assert connection.execute("select count(*) from task_instance").fetchall() == before
+
+
+def test_a_task_sees_no_password_in_any_environment_and_its_log_is_shown_while_it_runs(system: FaultySystem) -> None:
+    api, runs = system.api(), "dags/looking/dagRuns"
+    wait_for(lambda: api.session.get(f"{api.url}/api/v2/dags/looking").ok)
+    made = api.session.post(f"{api.url}/api/v2/{runs}", json={"logical_date": None})
+    assert made.ok, made.text
+    run = made.json()["dag_run_id"]
+    wait_for((system.folder / "seen.json").exists)
+    try:
+        log = f"{runs}/{quote(run)}/taskInstances/look/logs/1"
+        wait_for(lambda: "the task has looked" in str(get(system, log)["content"]))
+        [task] = task_instances(system, run, "looking")
+        assert task["state"] == "running"
+    finally:
+        (system.folder / "looked").touch()
+    assert end_of(api, run, "looking") == "success"
+    assert "read served logs" not in (system.run / "logs/api-server.log").read_text()
+
+    seen = (system.folder / "seen.json").read_text()
+    environments = json.loads(seen)
+    assert environments["its own"]["AIRFLOW_CONN_OPERATIONAL_DB"].startswith("postgresql://pipeline@127.0.0.1:")
+    assert len(environments) > 3  # its own, as it began, and its parents'
+    state = system.state
+    hidden = {name: system.passwords[name] for name in state["passwords"]}
+    hidden |= {name: state[name] for name in ("airflow_password", "jwt_secret", "api_secret", "fernet_key")}
+    for whose, environment in environments.items():
+        for name, secret in hidden.items():
+            for written in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
+                assert written not in json.dumps(environment, ensure_ascii=False), (whose, name)
+                assert written not in str(environment), (whose, name)
+
+
+def test_no_process_listens_on_more_than_this_machine(system: FaultySystem) -> None:
+    [server] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if str(Path(system.state["postgres_home"]) / "data") in (process.info["cmdline"] or [])
+    ]
+    started = [*processes.of_run(system.run), server]
+    assert len(started) > 10
+    listening = [
+        connection.laddr
+        for process in started
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
+    ]
+    state = system.state
+    assert {state["postgres_port"], state["airflow_port"]} <= {address.port for address in listening}
+    assert {address.ip for address in listening} == {"127.0.0.1"}
+
+
+def test_another_account_of_the_machine_reads_no_file_of_the_system(system: FaultySystem) -> None:
+    backup = system.folder / "backups/of a test"
+    system.make("backup", f"BACKUP={backup}")
+    home = Path(system.state["postgres_home"])
+    places = [system.run, backup.parent, home]
+    files = [file for place in places for file in place.rglob("*") if not file.is_symlink()]
+    assert {home / "postgres.log", system.run / "state.json", backup / "state.json"} <= set(files)
+    assert [file for file in [home / "postgres.log", *backup.glob("*")] if file.stat().st_mode & 0o077] == []
+
+    def is_open(file: Path) -> bool:
+        """Whether the modes admit everybody, from the folder of the system on."""
+        way = [file, *(folder for folder in file.parents if folder in places or set(folder.parents) & set(places))]
+        return file.stat().st_mode & 0o004 != 0 and all(folder.stat().st_mode & 0o001 for folder in way[1:])
+
+    assert [file for file in files if is_open(file)] == []
+    if os.geteuid() == 0:
+        # It begins in the folder, so that those above it, which pytest closes, protect nothing.
+        look = ["/usr/bin/find", ".", str(home), "-readable", "!", "-type", "d"]
+        account: dict[str, Any] = {"user": 54321, "group": 54321, "extra_groups": []}
+        done = subprocess.run(look, cwd=system.folder, **account, capture_output=True, text=True, check=False)
+        read = done.stdout.splitlines()
+        assert "./README.md" in read
+        assert [name for name in read if name.startswith((str(home), "./.embedded", "./backups"))] == []
+    shutil.rmtree(backup)
 
 
 def clear_newest_month(system: FaultySystem) -> str:

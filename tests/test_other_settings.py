@@ -24,15 +24,20 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
         "ADMIN_PASSWORD": "admin of one's own",
         "PIPELINE_PASSWORD": "its own",
         "AIRFLOW_UI_PASSWORD": 'of "the" UI',
+        "DS_USER_PASSWORD": "ds_user",
     }
     assert "rotated the keys" in system.make("rotate")
     system.environment["SALES_FIRST_MONTH"] = f"{first:%Y-%m}"
     printed = system.make("up")
     assert f"started a backfill from {first:%Y-%m} to {second:%Y-%m}" in printed
     assert "sales 4 of 4 months" in printed
+    warning = "Every account on this machine can log in with the documented passwords"
+    assert f"\n{warning}. Change them: DS_USER_PASSWORD=… make up\n" in printed
+    assert warning not in system.output
     exit_status, shown = status(system)
     assert (exit_status, "4 months: 4 loaded" in shown) == (0, True)
 
+    assert "Airflow's database: deleted " in (system.run / "logs/airflow-db-clean.log").read_text()
     after = system.state
     assert all(after[key] != before[key] for key in KEYS)
     with system.connect("airflow") as database:
@@ -45,6 +50,13 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
     assert_rejected(system, "airflow", before["airflow_password"])
     # They are kept for commands in another environment.
     assert after["passwords"]["PIPELINE_PASSWORD"] == "its own"
+
+    # A documented password is named until it is changed as the line says.
+    system.environment["DS_USER_PASSWORD"] = "of ds"
+    assert warning not in system.make("up")
+    assert_rejected(system, "ds_user", "ds_user")
+    with psycopg.connect(system.address("ds_user")) as connected:
+        assert connected.info.password == "of ds"
 
 
 def assert_rejected(system: FaultySystem, user: str, password: str) -> None:

@@ -90,15 +90,6 @@ def source_max_bytes() -> int:
     return int(value)
 
 
-def airflow_database_url() -> str:
-    """Airflow's own database, for `airflow db clean`: Airflow hides the setting that it has itself from tasks.
-
-    Raises:
-        KeyError: AIRFLOW_DATABASE_URL is not set.
-    """
-    return os.environ["AIRFLOW_DATABASE_URL"]
-
-
 def first_sales_month() -> datetime:
     """Month at which catch-up begins, as its start in UTC.
 
