@@ -1,8 +1,11 @@
 """Passwords, keys and certificates of the containers, as files in volumes: `python -m local.secrets write`.
 
-Each service mounts only the volume that it needs: `database` is for the two servers, `migration` for the migration,
-`airflow` for Airflow. Two are in an overlay alone: `broker`, of docker-compose.celery.yml, is for the broker, and
-`cluster`, of docker-compose.citus.yml, for the servers of a Citus cluster.
+A volume holds what its readers need, and they mount it read-only: `operational-db` and `airflow-db` are for the two
+servers, `airflow` for Airflow's services, `airflow-ui` for its API server, `data-ready` for that service. Two are
+written by the one service that changes a server's passwords, which keeps there the one that the server has:
+`migration`, and `airflow-database`, which airflow-db-clean reads too. Two are in an overlay alone: `broker`, of
+docker-compose.celery.yml, is for the broker, and `cluster`, of docker-compose.citus.yml, for the servers of a Citus
+cluster.
 """
 
 from __future__ import annotations
@@ -76,6 +79,13 @@ class Volume:
             os.chown(unfinished, self.account, self.account)
         unfinished.rename(self.folder / name)
 
+    def move(self, name: str, other: Volume) -> None:
+        """Move a secret into another volume, unless that has it; harmless when there is none."""
+        text = self.read(name)
+        if text is not None and other.read(name) is None:
+            other.write(name, text)
+        (self.folder / name).unlink(missing_ok=True)
+
 
 def passwords_of(environment: Mapping[str, str], before: Mapping[str, str] = DEFAULT_PASSWORDS) -> dict[str, str]:
     """Each password: the content of the file that NAME_FILE names, else NAME, else the one before.
@@ -146,34 +156,41 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
     listen_address = environment.get("LISTEN_ADDRESS") or "127.0.0.1"
     require_changed(passwords, listen_address)
     host = environment.get("OPERATIONAL_DB_HOSTNAME") or "operational-db"
-    database = Volume(folder / "database", POSTGRES)
+    operational_db = Volume(folder / "operational-db", POSTGRES)
+    airflow_db = Volume(folder / "airflow-db", POSTGRES)
     migration = Volume(folder / "migration", AIRFLOW)
     airflow = Volume(folder / "airflow", AIRFLOW)
+    airflow_database = Volume(folder / "airflow-database", AIRFLOW)
+    # Where an installation that is older than these volumes has them.
+    for name in ("airflow_db_password", "airflow_db_password.known"):
+        airflow.move(name, airflow_database)
+    (airflow.folder / "ui_passwords.json").unlink(missing_ok=True)
 
-    def keep(name: str, made: str) -> str:
-        return made if new_keys else airflow.read(name) or made
+    def keep(name: str, made: str, volume: Volume = airflow) -> str:
+        return made if new_keys else volume.read(name) or made
 
     fernet = keep("fernet_key", ",".join(filter(None, [Fernet.generate_key().decode(), first_key(airflow)])))
     airflow.write("fernet_key", fernet)
     airflow.write("jwt_secret", keep("jwt_secret", secrets.token_urlsafe(64)))
     airflow.write("api_secret", keep("api_secret", secrets.token_urlsafe(64)))
-    airflow_database = keep("airflow_db_password", secrets.token_urlsafe(32))
+    of_airflow = keep("airflow_db_password", secrets.token_urlsafe(32), airflow_database)
 
-    write_known(airflow, "airflow_db_password", airflow_database)
-    database.write("airflow_db_password", airflow_database)
+    write_known(airflow_database, "airflow_db_password", of_airflow)
+    airflow_db.write("airflow_db_password", of_airflow)
     write_known(migration, "admin_password", passwords["ADMIN_PASSWORD"])
-    database.write("admin_password", passwords["ADMIN_PASSWORD"])
+    operational_db.write("admin_password", passwords["ADMIN_PASSWORD"])
     for user in ("ds_user", "mle_user", "pipeline"):
         migration.write(f"{user}_password", passwords[f"{user.upper()}_PASSWORD"])
 
     # https://www.postgresql.org/docs/current/libpq-pgpass.html
     migration.write("pgpass", pgpass(host, "*", "admin", passwords["ADMIN_PASSWORD"]))
-    airflow.write(
-        "pgpass",
-        pgpass(host, "companydata", "pipeline", passwords["PIPELINE_PASSWORD"])
-        + pgpass("airflow-db", "airflow", "airflow", airflow_database),
-    )
-    airflow.write("ui_passwords.json", ui_passwords(passwords))
+    as_pipeline = pgpass(host, "companydata", "pipeline", passwords["PIPELINE_PASSWORD"])
+    as_airflow = pgpass("airflow-db", "airflow", "airflow", of_airflow)
+    data_ready = Volume(folder / "data-ready", AIRFLOW)
+    data_ready.write("pgpass", as_pipeline)
+    airflow_database.write("pgpass", as_airflow)
+    airflow.write("pgpass", as_pipeline + as_airflow)
+    Volume(folder / "airflow-ui", AIRFLOW).write("ui_passwords.json", ui_passwords(passwords))
     if (folder / "broker").exists():
         url = keep("broker_url", f"redis://:{secrets.token_urlsafe(32)}@broker:6379/0")
         airflow.write("broker_url", url)
@@ -186,12 +203,18 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
         known = [pgpass("*", "*", login, migration.read(f"{login}_password") or "") for login in logins]
         Volume(folder / "cluster", POSTGRES).write("pgpass", "".join(known))
 
-    write_certificates(environment, [host, "operational-db", "airflow-db", "localhost"], database, new_keys)
-    authority = database.read("ca.crt") or ""
+    write_certificates(environment, [host, "operational-db", "localhost"], operational_db, new_keys)
+    write_certificates({}, ["airflow-db", "localhost"], airflow_db, new_keys)
+    authority, authority_of_airflow = operational_db.read("ca.crt") or "", airflow_db.read("ca.crt") or ""
     migration.write("ca.crt", authority)
-    airflow.write("ca.crt", authority)
-    database.write("pg_hba.conf", host_based_access(listen_address))
-    database.write("options", ENCRYPTED if environment.get("LISTEN_ADDRESS") else "")
+    data_ready.write("ca.crt", authority)
+    airflow_database.write("ca.crt", authority_of_airflow)
+    airflow.write("ca.crt", f"{authority}\n{authority_of_airflow}")
+    # On a Citus cluster the servers log in to each other, to companydata as well.
+    operational_db.write("pg_hba.conf", host_based_access(listen_address, "admin", "companydata all"))
+    airflow_db.write("pg_hba.conf", host_based_access(listen_address, "airflow"))
+    for server in (operational_db, airflow_db):
+        server.write("options", ENCRYPTED if environment.get("LISTEN_ADDRESS") else "")
 
 
 def first_key(airflow: Volume) -> str | None:
@@ -213,10 +236,18 @@ def pgpass(host: str, database: str, user: str, password: str, port: int = 5432)
     return f"{host}:{port}:{database}:{user}:{escaped}\n"
 
 
-def host_based_access(listen_address: str) -> str:
-    """pg_hba.conf: off this machine only encrypted connections. The socket is inside the container."""
+def host_based_access(listen_address: str, admin: str, *others: str) -> str:
+    """pg_hba.conf: off this machine only encrypted connections. The socket is inside the container.
+
+    Args:
+        listen_address: where the port listens.
+        admin: the superuser, who alone connects to every database.
+        others: a database and who else connects to it.
+    """
     kind = "host" if is_loopback(listen_address) else "hostssl"
-    return f"local all all trust\nlocal replication all trust\n{kind} all all all scram-sha-256\n"
+    lines = [f"local all {admin} trust", f"local replication {admin} trust"]
+    lines += [f"{kind} {admitted} all scram-sha-256" for admitted in (f"all {admin}", *others)]
+    return "\n".join(lines) + "\n"
 
 
 def write_certificates(environment: Mapping[str, str], names: Sequence[str], database: Volume, new_keys: bool) -> None:
@@ -241,7 +272,7 @@ def write_certificates(environment: Mapping[str, str], names: Sequence[str], dat
     present = database.read("server.crt")
     if present and not new_keys and is_good(present, names):
         return
-    authority_key, authority = certificate(["company-data"], None)
+    authority_key, authority = certificate([f"company-data, {database.folder.name}"], None)
     server_key, server = certificate(names, (authority_key, authority))
     database.write(
         "server.key",

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -12,7 +13,8 @@ import forked
 import psycopg
 import pytest
 import trustme
-from conftest import alembic, new_database
+import yaml
+from conftest import ROOT, alembic, new_database
 from psycopg.conninfo import make_conninfo
 
 from local.postgres import Cluster, free_port
@@ -26,11 +28,22 @@ REQUIRED = [name for name, default in DEFAULT_PASSWORDS.items() if default]
 NASTY = """a"b'c@d%41/e f\\g:h#i?j$k;l&m=n{o}é"""
 
 
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+OVERLAYS = [yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("docker-compose.*.yml"))]
+
+
+def make_volumes(folder: Path) -> Path:
+    """The folders that the service which writes the secrets has, without an overlay's."""
+    for volume in COMPOSE["services"]["secrets"]["volumes"]:
+        source, target, *_ = volume.split(":")
+        if source.startswith("secrets-"):
+            (folder / Path(target).name).mkdir(parents=True)
+    return folder
+
+
 @pytest.fixture
 def volumes(tmp_path: Path) -> Path:
-    for volume in ("database", "migration", "airflow"):
-        (tmp_path / volume).mkdir()
-    return tmp_path
+    return make_volumes(tmp_path)
 
 
 def command(volumes: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
@@ -62,7 +75,8 @@ def test_each_documented_default_is_rejected_where_other_machines_can_connect(
 def test_a_laptop_alone_needs_no_settings(volumes: Path, address: str) -> None:
     done = command(volumes, "write", LISTEN_ADDRESS=address)
     assert done.returncode == 0, done.stderr
-    assert "hostssl" not in written(volumes)["database/pg_hba.conf"]
+    assert "hostssl" not in written(volumes)["operational-db/pg_hba.conf"]
+    assert "hostssl" not in written(volumes)["airflow-db/pg_hba.conf"]
 
 
 def test_a_documented_default_of_another_login_is_no_password_of_ones_own(volumes: Path) -> None:
@@ -72,15 +86,17 @@ def test_a_documented_default_of_another_login_is_no_password_of_ones_own(volume
 
 
 def test_nothing_that_signs_or_encrypts_has_a_default(volumes: Path, tmp_path: Path) -> None:
-    secret = ("airflow/fernet_key", "airflow/jwt_secret", "airflow/api_secret", "airflow/airflow_db_password")
+    secret = (
+        *("airflow/fernet_key", "airflow/jwt_secret", "airflow/api_secret"),
+        "airflow-database/airflow_db_password",
+    )
+    made = (*secret, "operational-db/server.key", "airflow-db/server.key")
     found = []
     for number in (1, 2):
-        other = tmp_path / str(number)
-        for volume in ("database", "migration", "airflow"):
-            (other / volume).mkdir(parents=True)
+        other = make_volumes(tmp_path / str(number))
         assert command(other, "write").returncode == 0
         found.append(written(other))
-    for name in (*secret, "database/server.key"):
+    for name in made:
         assert found[0][name] != found[1][name]
         assert len(found[0][name]) >= 40
     # They are kept at the next start, and replaced when asked for.
@@ -90,7 +106,7 @@ def test_nothing_that_signs_or_encrypts_has_a_default(volumes: Path, tmp_path: P
     assert {name: kept[name] for name in secret} == {name: found[0][name] for name in secret}
     assert command(tmp_path / "1", "write", "--new-keys").returncode == 0
     new = written(tmp_path / "1")
-    assert all(new[name] != kept[name] for name in (*secret, "database/server.key"))
+    assert all(new[name] != kept[name] for name in made)
     assert new["airflow/fernet_key"].split(",")[1] == kept["airflow/fernet_key"]
 
 
@@ -111,6 +127,131 @@ def test_the_broker_has_a_password_where_it_has_a_volume(volumes: Path) -> None:
 def test_each_file_is_read_by_its_owner_alone(volumes: Path) -> None:
     assert command(volumes, "write").returncode == 0
     assert {file.stat().st_mode & 0o777 for file in volumes.rglob("*") if file.is_file()} == {0o600}
+
+
+# service: the volumes of secrets that it has; and the two that it writes to, each its own.
+READERS = {
+    "operational-db": {"secrets-operational-db"},
+    "airflow-db": {"secrets-airflow-db"},
+    "migrate-operational-db": {"secrets-migration"},
+    "migrate-airflow-db": {"secrets-airflow", "secrets-airflow-database"},
+    "airflow-db-clean": {"secrets-airflow-database"},
+    "airflow-api-server": {"secrets-airflow", "secrets-airflow-ui"},
+    "airflow-scheduler": {"secrets-airflow"},
+    "airflow-dag-processor": {"secrets-airflow"},
+    "airflow-triggerer": {"secrets-airflow"},
+    "data-ready": {"secrets-data-ready"},
+    # Of the overlays.
+    "broker": {"secrets-broker"},
+    "citus-worker-1": {"secrets-cluster", "secrets-operational-db"},
+    "citus-worker-2": {"secrets-cluster", "secrets-operational-db"},
+    "join-workers": {"secrets-cluster"},
+}
+WRITERS = {("migrate-operational-db", "secrets-migration"), ("migrate-airflow-db", "secrets-airflow-database")}
+
+
+def test_each_service_has_the_secrets_that_it_needs_and_writes_none_of_another() -> None:
+    readers: dict[str, set[str]] = {}
+    writers = set()
+    for file in (COMPOSE, *OVERLAYS):
+        for name, service in file["services"].items():
+            if name == "secrets":
+                continue
+            for volume in service.get("volumes", []):
+                source, _, *mode = volume.split(":")
+                if source.startswith("secrets-"):
+                    # An overlay adds the cluster's to operational-db.
+                    if not (name == "operational-db" and source == "secrets-cluster"):
+                        readers.setdefault(name, set()).add(source)
+                    if mode != ["ro"]:
+                        writers.add((name, source))
+    assert readers == READERS
+    assert writers == WRITERS
+    # Neither a password nor a key is in a variable, which tasks inherit and `docker inspect` shows.
+    for file in (COMPOSE, *OVERLAYS):
+        for name, service in file["services"].items():
+            for setting, value in (service.get("environment") or {}).items():
+                assert name == "secrets" or not re.search(r"://[^/@]*:[^/@]*@", str(value)), (name, setting)
+
+
+def test_no_secret_is_in_a_volume_whose_readers_do_not_need_it(volumes: Path) -> None:
+    passwords = {name: f"{name} of one's own" for name in DEFAULT_PASSWORDS}
+    assert command(volumes, "write", **passwords).returncode == 0
+    files = written(volumes)
+    secrets = passwords | {
+        "fernet_key": files["airflow/fernet_key"],
+        "jwt_secret": files["airflow/jwt_secret"],
+        "api_secret": files["airflow/api_secret"],
+        "airflow_db": files["airflow-database/airflow_db_password"],
+        "key of operational-db": files["operational-db/server.key"],
+        "key of airflow-db": files["airflow-db/server.key"],
+    }
+    found: dict[str, set[str]] = {}
+    for file, text in files.items():
+        found.setdefault(file.split("/")[0], set()).update(name for name, secret in secrets.items() if secret in text)
+    assert found == {
+        "operational-db": {"ADMIN_PASSWORD", "key of operational-db"},
+        "airflow-db": {"airflow_db", "key of airflow-db"},
+        "migration": {"ADMIN_PASSWORD", "DS_USER_PASSWORD", "MLE_USER_PASSWORD", "PIPELINE_PASSWORD"},
+        "airflow": {"PIPELINE_PASSWORD", "airflow_db", "fernet_key", "jwt_secret", "api_secret"},
+        "airflow-database": {"airflow_db"},
+        "airflow-ui": {"AIRFLOW_UI_PASSWORD", "AIRFLOW_VIEWER_PASSWORD"},
+        "data-ready": {"PIPELINE_PASSWORD"},
+    }
+
+
+def test_an_installation_that_is_older_than_a_volume_keeps_the_password_of_its_database(volumes: Path) -> None:
+    for name, text in {
+        "airflow_db_password": "new",
+        "airflow_db_password.known": "old",
+        "ui_passwords.json": "{}",
+    }.items():
+        (volumes / "airflow" / name).write_text(text)
+    assert command(volumes, "write").returncode == 0
+    files = written(volumes)
+    assert files["airflow-db/airflow_db_password"] == files["airflow-database/airflow_db_password"] == "new"
+    assert files["airflow-database/airflow_db_password.known"] == "old"
+    assert {file for file in files if file.startswith("airflow/")} == {
+        f"airflow/{name}" for name in ("fernet_key", "jwt_secret", "api_secret", "pgpass", "ca.crt")
+    }
+
+
+def test_readers_connect_to_the_data_alone_and_nobody_but_airflow_to_its_server(server: Cluster, volumes: Path) -> None:
+    assert command(volumes, "write").returncode == 0
+    with psycopg.connect(server.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        for database in ("companydata", "airflow"):
+            connection.execute(f"create database {database}")
+        for user in ("ds_user", "mle_user", "pipeline", "pipeline_owner", "airflow"):
+            connection.execute(f"create role {user} login superuser password '{user}'")
+
+    def admitted(volume: str) -> set[tuple[str, str]]:
+        # As the server reads it; the file stays the server's own.
+        (server.data / "pg_hba.conf").write_text(written(volumes)[f"{volume}/pg_hba.conf"])
+        server.stop()
+        server.start()
+        found = set()
+        for user in ("admin", "ds_user", "mle_user", "pipeline", "pipeline_owner", "airflow"):
+            for database in ("companydata", "airflow", "postgres", "template1"):
+                try:
+                    psycopg.connect(server.url(database, user, user, "postgresql")).close()
+                    found.add((user, database))
+                except psycopg.OperationalError as error:
+                    if "no pg_hba.conf entry" not in str(error):
+                        raise
+        return found
+
+    assert admitted("operational-db") == {
+        *(("admin", database) for database in ("companydata", "airflow", "postgres", "template1")),
+        *((user, "companydata") for user in ("ds_user", "mle_user", "pipeline", "pipeline_owner", "airflow")),
+    }
+    assert admitted("airflow-db") == {
+        ("airflow", database) for database in ("companydata", "airflow", "postgres", "template1")
+    }
+
+
+def test_connections_are_reserved_on_each_server_of_the_containers() -> None:
+    for name in ("operational-db", "airflow-db"):
+        assert "-creserved_connections=20" in COMPOSE["services"][name]["command"]
 
 
 @pytest.fixture
@@ -149,7 +290,7 @@ def test_any_character_of_a_password_works_everywhere(
     address = f"postgresql://pipeline@127.0.0.1:{server.port}/companydata?passfile={file}"
     with psycopg.connect(address) as connection:
         assert connection.execute("select current_user").fetchone() == ("pipeline",)
-    users = json.loads((airflow / "ui_passwords.json").read_text())
+    users = json.loads((volumes / "airflow-ui" / "ui_passwords.json").read_text())
     assert users == {
         "airflow": settings["AIRFLOW_UI_PASSWORD"],
         "viewer": settings["AIRFLOW_VIEWER_PASSWORD"],
@@ -195,7 +336,7 @@ def encrypted(volumes: Path, request: pytest.FixtureRequest, monkeypatch: pytest
     assert done.returncode == 0, done.stderr
     home = Cluster.new_home(volumes / "postgres")
     folder = home / "secrets"
-    shutil.copytree(volumes / "database", folder)
+    shutil.copytree(volumes / "operational-db", folder)
     cluster = Cluster(home, 0, NASTY)
     try:
         cluster.create()
