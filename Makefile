@@ -42,7 +42,7 @@ ON_A_CLUSTER = $(addprefix tests/test_, $(addsuffix .py, loads feature_history t
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
-	@.venv/bin/pip install --quiet --disable-pip-version-check -r tests/ui/requirements.txt
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r tests/ui/requirements.lock
 	@PICTURES=$(PICTURES) $(PYTHON) -m pytest --exitfirst tests/ui
 
 # The broker comes from the system: apt install valkey-server, or redis-server.
@@ -63,15 +63,15 @@ plan: venv ## show what loading a month again would change, for example MONTH=20
 AS_DS_USER = PGPASSWORD="$${DS_USER_PASSWORD:-ds_user}" .venv-examples/bin/python
 DS_URL = "postgresql://ds_user@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
 
-.venv-examples/installed: examples/requirements.txt | venv
+.venv-examples/installed: examples/requirements.lock | venv
 	@$(PYTHON) -m venv --clear .venv-examples
-	@.venv-examples/bin/pip install --quiet --disable-pip-version-check --no-compile -r examples/requirements.txt
+	@.venv-examples/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r examples/requirements.lock
 	@touch $@
 
 # For example BENCH="--rows 10000000": make bench BENCH=--help shows what there is.
 bench: venv ## measure the loads against psql's \copy and other tools, on an embedded PostgreSQL
 	@$(PYTHON) -m venv .venv-bench
-	@.venv-bench/bin/pip install --quiet --disable-pip-version-check -r bench/requirements.txt
+	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
 
 docs: venv ## write the dictionary and the schema in docs/ from what the migrations make
@@ -85,22 +85,35 @@ lint: venv ## check format, types, SQL, migrations and workflows; changes nothin
 	.venv/bin/squawk alembic/versions/*.sql
 	.venv/bin/zizmor --offline --quiet .github
 
-audit: venv ## look the locked packages up in the public list of vulnerabilities
-	$(PYTHON) -m uv tool run pip-audit==2.10.1 --strict --require-hashes --disable-pip --requirement local/requirements.lock \
-		--requirement requirements.celery.lock
+audit: .venv-audit/installed ## look the locked packages up in the public list of vulnerabilities
+	$(AUDIT) local/requirements.lock --requirement requirements.celery.lock
+	@set -e; for lock in $(LOCKS); do $(AUDIT) "$$lock"; done
 
-sbom: venv ## list the packages of the image in sbom.json, as CycloneDX
-	@$(PYTHON) -m uv tool run --quiet --from cyclonedx-bom==7.5.0 cyclonedx-py requirements requirements.lock \
-		--output-reproducible --output-file sbom.json
+sbom: .venv-audit/installed ## list the packages of the image in sbom.json, as CycloneDX
+	@.venv-audit/bin/cyclonedx-py requirements requirements.lock --output-reproducible --output-file sbom.json
+
+AUDIT = .venv-audit/bin/pip-audit --strict --require-hashes --disable-pip --requirement
+
+.venv-audit/installed: local/audit/requirements.lock | venv
+	@$(PYTHON) -m venv --clear .venv-audit
+	@.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r local/audit/requirements.lock
+	@touch $@
 
 # All locks at once, so that the images and .venv have the same versions. Without its extra, pip rejects celery[redis].
 COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate \
 	--no-emit-index-url --custom-compile-command "make lock"
 
-lock: venv ## renew the locks, with the hash of every package, for Python 3.11 to 3.14
+# Each beside its requirements.txt, for what is not part of the pipeline. Those of the UI are installed into .venv.
+LOCKS = bench/requirements.lock examples/requirements.lock local/audit/requirements.lock tests/ui/requirements.lock
+
+lock: venv ## renew the locks, with the hash of every package, for Python 3.11 to 3.14; of the examples, also for 3.10
 	$(COMPILE) --upgrade requirements.txt local/requirements.txt -o local/requirements.lock
 	$(COMPILE) requirements.txt --constraints local/requirements.lock -o requirements.lock
 	$(COMPILE) --no-strip-extras requirements.txt requirements.celery.txt --constraints local/requirements.lock -o requirements.celery.lock
+	$(COMPILE) --upgrade bench/requirements.txt -o bench/requirements.lock
+	$(subst 3.11,3.10,$(COMPILE)) --upgrade examples/requirements.txt -o examples/requirements.lock
+	$(COMPILE) --upgrade local/audit/requirements.txt -o local/audit/requirements.lock
+	$(COMPILE) --upgrade tests/ui/requirements.txt --constraints local/requirements.lock -o tests/ui/requirements.lock
 
 images: ## write the base images with the digests that the registry has now into .env
 	@(umask 077 && touch .env)  # it may have passwords

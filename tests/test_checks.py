@@ -103,19 +103,91 @@ def test_actions_are_pinned_by_their_commit_and_vulnerabilities_are_looked_up_we
             "local/make_venv.sh",
             "local/requirements.lock",
         ),
+        *(
+            (f"{folder}/requirements.lock", [f"{folder}/requirements.txt"], "Makefile", f"{folder}/requirements.lock")
+            for folder in ("bench", "examples", "local/audit", "tests/ui")
+        ),
     ],
 )
 def test_every_package_is_locked_by_its_hash_and_installed_from_the_lock(
     lock: str, wanted: list[str], installer: str, installed: str
 ) -> None:
     # Without the extras, as in celery[redis].
-    text = re.sub(r"^([\w.-]+)\[.*?\]", r"\1", (ROOT / lock).read_text(), flags=re.M)
+    def read(name: str) -> str:
+        return re.sub(r"^([\w.-]+)\[.*?\]", r"\1", (ROOT / name).read_text(), flags=re.M)
+
+    text = read(lock)
     locked = re.findall(r"^([\w.-]+==\S+).*\\\n {4}--hash=sha256:[0-9a-f]{64}", text, re.M)
-    assert len(locked) > 50
     assert len(locked) == len(re.findall(r"^\w", text, re.M))
     for file in wanted:
-        assert set(re.findall(r"^\w.*", (ROOT / file).read_text(), re.M)) <= set(locked), "run make lock"
+        pinned = re.findall(r"^\w[^;\n]*", read(file), re.M)  # without the version of Python for which it is
+        assert pinned
+        assert set(pinned) <= set(locked), "run make lock"
     assert f"--require-hashes -r {installed}\n" in (ROOT / installer).read_text()
+
+
+def tracked(*patterns: str) -> list[Path]:
+    """The files of the project whose paths match."""
+    names = run(ROOT, "git", "ls-files", "-co", "--exclude-standard", *patterns).stdout.split()
+    assert names
+    return [ROOT / name for name in names]
+
+
+def test_every_file_of_requirements_is_locked_by_make_lock_and_renewed_by_dependabot() -> None:
+    lock = run(ROOT, "make", "--dry-run", "lock").stdout
+    folders = [
+        folder
+        for update in settings(".github/dependabot.yml")["updates"]
+        if update["package-ecosystem"] == "pip"
+        for folder in update["directories"]
+    ]
+    files = tracked("requirements*.txt", "*/requirements*.txt")
+    for file in files:
+        name = str(file.relative_to(ROOT))
+        assert re.search(rf" {name} .*-o \S*requirements\S*\.lock", lock), name
+        assert f"/{'' if file.parent == ROOT else file.parent.relative_to(ROOT)}" in folders, name
+    assert len(folders) == len({file.parent for file in files})
+    for line in lock.splitlines():
+        assert "--generate-hashes" in line or "uv pip compile" not in line
+
+
+INSTALLS = re.compile(
+    r"pip3? install|pip3? download|uv (?:tool|pip install|run)|\b(?:uvx|pipx|npx)\b|npm (?:install|ci)"
+)
+
+
+def test_nothing_is_installed_without_hashes() -> None:
+    """Debian's packages, which apt verifies, aside."""
+    files = [
+        file
+        for file in tracked("Makefile", "Dockerfile", "*.sh", ".ci/*", ".github/*", ".pre-commit-config.yaml", "*.py")
+        if file != Path(__file__)
+    ]
+    found = [
+        (file.name, line)
+        for file in files
+        for line in file.read_text().replace("\\\n", " ").splitlines()
+        if INSTALLS.search(line) and "--require-hashes" not in line
+    ]
+    # Advice to a person, for packages that only a SOCKS proxy needs.
+    assert [line for name, line in found if "PySocks socksio" not in line] == []
+
+
+def test_no_image_that_is_pulled_has_a_movable_tag_by_name() -> None:
+    texts = {file.name: file.read_text() for file in tracked("docker-compose*.yml", "Dockerfile", "kubernetes/*")}
+    for name, text in texts.items():
+        assert not re.search(r"\blatest\b", text), name
+    defaults = re.findall(r"^ARG \w+_IMAGE=(.*)", texts["Dockerfile"], re.M)
+    for name, text in texts.items():
+        if name.startswith("docker-compose"):
+            # The one without a variable is built here, and never pulled.
+            images = [line for line in re.findall(r"^ *image: (.*)", text, re.M) if line != "company-data"]
+            defaults += [re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", image) for image in images]
+    chart = settings("kubernetes/values.yaml")["images"]["airflow"]
+    defaults.append(f"{chart['repository']}:{chart['tag']}")
+    assert len(defaults) == 5
+    for image in defaults:
+        assert re.fullmatch(r"[\w./-]+:\d[\w.-]*", image) or re.fullmatch(r"[\w./-]+:\d[\w.-]*-\w+", image), image
 
 
 def test_the_image_and_the_workers_have_the_same_versions_as_the_tests() -> None:

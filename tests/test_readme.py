@@ -167,6 +167,12 @@ def on_a_cluster(command: str, _: FaultySystem) -> None:
     assert [name for name in files if not re.fullmatch(r"[\d.]+", name) and not (ROOT / name).exists()] == []
 
 
+def by_chart(command: str, _: FaultySystem) -> None:
+    """Only that the image is the one of the chart's values: .ci/compose builds it."""
+    image = yaml.safe_load((ROOT / "kubernetes/values.yaml").read_text())["images"]["airflow"]
+    assert f"{image['repository']}:{image['tag']}" in command.split()
+
+
 def repeated_keys(node: yaml.Node | None) -> list[str]:
     """Keys that a mapping has twice: Compose rejects them, and Python's reader silently takes the last one."""
     if isinstance(node, yaml.SequenceNode):
@@ -196,7 +202,8 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"(PGOPTIONS='[^']+' )?psql ": on_the_system,
     r"\.venv/bin/": on_the_system,
     r"docker compose ": by_compose,
-    r"(docker build|kubectl|helm) ": on_a_cluster,
+    r"docker (build|push) ": by_chart,
+    r"(kubectl|helm) ": on_a_cluster,
 }
 
 
