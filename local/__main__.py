@@ -479,9 +479,11 @@ def airflow_environment(state: State) -> dict[str, str]:
     }
     for name, key in keys.values():
         files.write(name, key)
+    # Variables that would win over the files: those of libpq, and the keys themselves.
+    overriding = {setting.removesuffix("_CMD") for setting in keys}
+    inherited = without_passwords(os.environ)
     return {
-        # A password in a variable of libpq would win over the file, and both databases are this run's.
-        **{name: value for name, value in without_passwords(os.environ).items() if not name.startswith("PG")},
+        **{name: inherited[name] for name in inherited if not name.startswith("PG") and name not in overriding},
         **{name: value for name, value in read_airflow_env().items() if value is not None},
         **state.settings,
         **{setting: shlex.join(["cat", str(home / name)]) for setting, (name, _) in keys.items()},

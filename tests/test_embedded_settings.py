@@ -72,7 +72,10 @@ def test_documented_passwords_are_named_with_what_they_mean_and_what_changes_the
     assert embedded_run.shared_machine(dict.fromkeys(DEFAULT_PASSWORDS, "one's own")) == ""
 
 
-@pytest.mark.parametrize("name", ["ADMIN_PASSWORD", "AIRFLOW_UI_PASSWORD_FILE", "DATABASE_URL", "PGPASSWORD"])
+@pytest.mark.parametrize(
+    "name",
+    ["ADMIN_PASSWORD", "AIRFLOW_UI_PASSWORD_FILE", "DATABASE_URL", "PGPASSWORD", "AIRFLOW__CORE__FERNET_KEY"],
+)
 def test_airflow_gets_no_password_of_the_environment(
     name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
