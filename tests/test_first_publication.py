@@ -145,7 +145,7 @@ def test_a_reader_that_began_before_the_first_publication_does_not_find_an_empty
     load_customers(database)
     with database.connect("pipeline") as building, database.connect("ds_user") as reader, ThreadPoolExecutor(1) as pool:
         with building.transaction():
-            building.execute("insert into feature_store values (1, 1, 'A', 1, 1, 0)")
+            building.execute("insert into public.feature_store values (1, 1, 'A', 1, 1, 0)")
             building.execute("select pipeline.open_to_readers('feature_store')")
             found = pool.submit(lambda: reader.execute("select count(*) from feature_store").fetchall())
             waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"

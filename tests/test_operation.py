@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 import psutil
 import psycopg
+import pytest
 import requests
 from misbehaviour import redirect, stall
 from steps import MAINTENANCE, SQL
