@@ -167,7 +167,10 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
             'line 1: the header lacks "store_idx"; has "shop", which the table does not have',
         ),
         ('idx,value,date,store_idx\n1,1,2024-02-01,1\n2,"abc",2024-02-01,1\n', 'line 3, column value: "abc"'),
-        ("idx,value,date,store_idx\n1,1,2024-02-30,1\n", 'line 2, column date: date/time field value out of range: "2024-02-30"'),
+        (
+            "idx,value,date,store_idx\n1,1,2024-02-30,1\n",
+            'line 2, column date: date/time field value out of range: "2024-02-30"',
+        ),
         ("", "there is no header"),
     ],
 )
