@@ -12,8 +12,8 @@ DEFAULT_DATABASE_URL = "postgresql+psycopg2://admin:admin@localhost:5432/company
 DRIVERS = {"postgres", "postgresql", "postgresql+psycopg2"}
 EXPECTED = "Nothing was migrated. Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
 
-# Whoever may create functions in schema public must not have them called by these connections, which have the rights of
-# a superuser. A revision names the schema of everything that is not PostgreSQL's own.
+# A role that may create functions in schema public must not have them called by these connections, which have the
+# rights of a superuser. A revision names the schema of everything that is not PostgreSQL's own.
 SEARCH_PATH = "pg_catalog, pg_temp"
 
 # Passed at connection time: a SET before context.configure would open an outer transaction, and

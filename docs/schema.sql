@@ -14,9 +14,10 @@ ALTER ROLE pipeline WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB LOGIN NOREP
 CREATE ROLE pipeline_owner;
 ALTER ROLE pipeline_owner WITH NOSUPERUSER INHERIT NOCREATEROLE NOCREATEDB NOLOGIN NOREPLICATION NOBYPASSRLS;
 ALTER ROLE ds_user SET idle_in_transaction_session_timeout TO '1h';
-ALTER ROLE ds_user SET temp_file_limit TO '10GB';
+ALTER ROLE ds_user SET temp_file_limit TO '2GB';
+ALTER ROLE ds_user SET log_min_messages TO 'fatal';
 ALTER ROLE mle_user SET idle_in_transaction_session_timeout TO '1h';
-ALTER ROLE mle_user SET temp_file_limit TO '10GB';
+ALTER ROLE mle_user SET temp_file_limit TO '2GB';
 ALTER ROLE pipeline SET search_path TO 'pg_catalog', 'pg_temp';
 GRANT ds_user_role TO ds_user WITH INHERIT TRUE GRANTED BY admin;
 GRANT mle_user_role TO mle_user WITH INHERIT TRUE GRANTED BY admin;
@@ -750,6 +751,17 @@ CREATE FUNCTION pipeline.record_training_set(name text, query text, known_at tim
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
+    -- A login that may only read writes these rows.
+    if length(name) > 100 or length(query) > 20000 then
+        perform pipeline.reject(
+            'The name has more than 100 characters or the query more than 20,000, so nothing was recorded. Shorten it.'
+        );
+    elsif (select count(*) from pipeline.training_sets as recorded where made_by = session_user) >= 1000 then
+        perform pipeline.reject(format(
+            '%s has 1,000 training sets, so no more are recorded. admin can delete some from pipeline.training_sets.',
+            session_user
+        ));
+    end if;
     insert into pipeline.training_sets (set_name, query, known_at, loads, row_count, set_hash)
     values (
         record_training_set.name,
@@ -1570,14 +1582,14 @@ CREATE VIEW pipeline.questions AS
          SELECT comparisons.load_id,
             comparisons.measure,
             comparisons.oddity,
-            trim_scale(round(comparisons.value, places.number)) AS value,
-            trim_scale(round(comparisons.median, places.number)) AS median,
-            trim_scale(round(
+            "left"((trim_scale(round(comparisons.value, places.number)))::text, 40) AS value,
+            "left"((trim_scale(round(comparisons.median, places.number)))::text, 40) AS median,
+            "left"((trim_scale(round(
                 CASE
                     WHEN (comparisons.value < (0)::numeric) THEN comparisons.low
                     ELSE GREATEST(comparisons.low, (0)::numeric)
-                END, places.number)) AS low,
-            trim_scale(round(comparisons.high, places.number)) AS high
+                END, places.number)))::text, 40) AS low,
+            "left"((trim_scale(round(comparisons.high, places.number)))::text, 40) AS high
            FROM (pipeline.comparisons
              CROSS JOIN LATERAL ( VALUES (
                         CASE
@@ -1590,7 +1602,7 @@ CREATE VIEW pipeline.questions AS
                 CASE
                     WHEN (rounded.oddity IS NULL) THEN ''::text
                     ELSE '**odd**'::text
-                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE((rounded.median)::text, ''::text), COALESCE(((rounded.low || ' to '::text) || rounded.high), ''::text)), '
+                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE(rounded.median, ''::text), COALESCE(((rounded.low || ' to '::text) || rounded.high), ''::text)), '
 '::text ORDER BY (rounded.oddity IS NULL), rounded.measure) AS listing
            FROM rounded
           GROUP BY rounded.load_id
@@ -2448,3 +2460,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE mle_user_role IN SCHEMA public GRANT SELECT ON
 
 ALTER DEFAULT PRIVILEGES FOR ROLE pipeline_owner IN SCHEMA public GRANT SELECT ON TABLES TO ds_user_role;
 ALTER DEFAULT PRIVILEGES FOR ROLE pipeline_owner IN SCHEMA public GRANT ALL ON TABLES TO mle_user_role;
+
+CREATE EVENT TRIGGER foreign_keys_without_casts ON ddl_command_end
+         WHEN TAG IN ('CREATE TABLE', 'ALTER TABLE')
+   EXECUTE FUNCTION migrations.reject_foreign_keys_with_casts();

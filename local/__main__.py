@@ -58,8 +58,8 @@ READY_SECONDS = 180
 STALL_SECONDS = 900
 HEARTBEAT_SECONDS = 15
 
-# PostgreSQL's first version with reserved_connections.
-RESERVES_CONNECTIONS = 16
+# PostgreSQL's first versions with reserved_connections and max_notify_queue_pages.
+RESERVES_CONNECTIONS, LIMITS_NOTIFICATIONS = 16, 17
 
 SALES_DAG = "sales_load_and_aggregation"
 DAGS = ("customer_data_load", "feature_store", SALES_DAG)
@@ -345,7 +345,7 @@ def start_postgres(state: State) -> None:
         say("starting PostgreSQL")
         state.cluster.create()
         started = state.cluster.start_on(
-            lambda: choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL"), reserved_connections(state.cluster)
+            lambda: choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL"), server_settings(state.cluster)
         )
         state.postgres_port = started.port
         state.save()
@@ -358,18 +358,24 @@ def start_postgres(state: State) -> None:
                 connection.execute(
                     sql.SQL("create database {} owner {}").format(sql.Identifier(database), sql.Identifier(owner))
                 )
-        # Readers have no business there, where nothing is taken from the privileges of everybody.
+        # Readers need no connection there, and the privileges of public are not restricted there.
         connection.execute("revoke connect on database airflow, postgres, template1 from public")
-        if reserved_connections(state.cluster):
+        if state.cluster.version >= RESERVES_CONNECTIONS:
             connection.execute("grant pg_use_reserved_connections to airflow")
 
 
-def reserved_connections(cluster: Cluster) -> dict[str, str]:
-    """The server's setting that keeps connections for Airflow and the tasks when readers take all others.
+def server_settings(cluster: Cluster) -> dict[str, str]:
+    """Settings by which readers cannot stop the others: docker-compose.yml has the same.
 
-    Four services hold at most 15 each, hardly ever at once, and the eight tasks at most two each.
+    More connections are reserved than there, because Airflow's services use this server too: four with at most 15 each,
+    and eight tasks with at most two each, seldom at the same time.
     """
-    return {"reserved_connections": "40"} if cluster.version >= RESERVES_CONNECTIONS else {}
+    settings = {"authentication_timeout": "10s"}
+    if cluster.version >= RESERVES_CONNECTIONS:
+        settings["reserved_connections"] = "40"
+    if cluster.version >= LIMITS_NOTIFICATIONS:
+        settings["max_notify_queue_pages"] = "1024"
+    return settings
 
 
 def migrate(state: State) -> None:

@@ -6,7 +6,6 @@ No task does it: Airflow keeps the address of its database from tasks.
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import subprocess
 import sys
@@ -39,7 +38,6 @@ def clean(days: int = DAYS_KEPT) -> str:
     """
     done = subprocess.run(
         [sys.executable, "-m", "airflow", *clean_command(datetime.now(UTC) - timedelta(days=days))],
-        env=os.environ,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

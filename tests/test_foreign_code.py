@@ -1,12 +1,13 @@
 """Functions, operators, triggers and tables of mle_user: no connection and no function of the pipeline runs them."""
 
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
 import pytest
 from conftest import Database, Files, RunDag, month_after
-from psycopg.errors import CheckViolation, InsufficientPrivilege
+from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege
 from steps import CUSTOMERS, MAINTENANCE, SALES, Run, load_month
 from watch import plant_shadows, safe, shadows_ran, watched_logins
 
@@ -115,6 +116,50 @@ def test_each_function_has_a_fixed_path_or_names_what_was_found_when_it_was_made
         """).fetchall()
     # It runs the query of its caller, who expects the tables of public, and qualifies all else.
     assert [name for name, _ in found] == ["pipeline.measure_training_set(text,timestamp with time zone)"]
+
+
+# A type whose cast to integer is a function of mle_user.
+CAST = """
+    create sequence public.casts_as_others;
+    grant all on sequence public.casts_as_others to public;
+    create type public.evil_number as enum ('1');
+    create function public.evil_number(public.evil_number) returns integer language plpgsql as $$
+    begin
+        if current_user <> 'mle_user' then
+            perform nextval('public.casts_as_others');
+        end if;
+        return 1;
+    end
+    $$;
+    create cast (public.evil_number as integer) with function public.evil_number(public.evil_number) as implicit;
+"""
+
+
+@pytest.mark.parametrize("table", ["stores (idx)", "feature_store (idx)", "of_admin (idx)"])
+def test_a_foreign_key_of_mle_user_runs_no_cast_with_the_rights_of_another_owner(
+    table: str, database: Database
+) -> None:
+    database.open_to_readers()
+    database.run("create table public.of_admin (idx integer primary key)")
+    database.run("insert into stores values (1, 'Porto')")
+    database.run("insert into of_admin values (1)")
+    database.run("insert into feature_store values (1, 1, 'A', 1, 1, 0)")
+    with database.connect("mle_user") as connection:
+        connection.execute(CAST)
+        for statement in (
+            f"create table public.mine (idx public.evil_number references public.{table})",
+            "create table public.mine (idx public.evil_number)",
+            f"alter table public.mine add foreign key (idx) references public.{table} not valid",
+        ):
+            with suppress(DatatypeMismatch):
+                connection.execute(statement.encode())
+        connection.execute("insert into public.mine values ('1')")
+        # With the types of the key it works as ever.
+        connection.execute(f"create table public.good (idx integer references public.{table})")
+        connection.execute("insert into public.good values (1)")
+        with pytest.raises(DatatypeMismatch, match="has other types than the columns of"):
+            connection.execute("alter table public.good alter column idx type public.evil_number using '1'")
+    assert database.run("select is_called from public.casts_as_others") == [(False,)]
 
 
 # A function that takes the rights of whoever calls it, on a table that it is called for when rows are analyzed.

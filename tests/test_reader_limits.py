@@ -6,7 +6,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from conftest import DEFAULT_PASSWORDS, Database, new_database
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import CheckViolation, InsufficientPrivilege
 from test_migrations import managed  # noqa: F401 - a fixture
 
 from company_data.settings import CONNECTION_OPTIONS
@@ -46,6 +46,7 @@ def migrated(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Datab
         "set temp_file_limit = -1",
         "alter role ds_user connection limit -1",
         "alter role ds_user reset temp_file_limit",
+        "set log_min_messages = debug5",
         "begin; lock table migrations.guard",
         "select * from migrations.guard",
         "create temporary table mine (idx integer)",
@@ -67,7 +68,7 @@ def test_each_login_has_limits(login: str, migrated: Database) -> None:
             connection.execute(f"show {name}").fetchone()
             for name in ("temp_file_limit", "idle_in_transaction_session_timeout")
         ]
-    assert settings == [("10GB",), ("1h",)]
+    assert settings == [("2GB",), ("1h",)]
     with ExitStack() as sessions:
         for _ in range(LIMIT):
             sessions.enter_context(migrated.connect(login))
@@ -94,6 +95,26 @@ def test_readers_that_take_all_connections_leave_those_of_the_pipeline() -> None
         for _ in range(5):
             sessions.enter_context(database.connect("pipeline"))
         sessions.enter_context(database.connect("admin"))
+
+
+def test_a_reader_writes_nothing_into_the_servers_log(migrated: Database) -> None:
+    log = migrated.cluster.log
+    before = log.stat().st_size
+    with migrated.connect("ds_user") as connection:
+        connection.execute("do $$ begin raise log '%', repeat('x', 1000000); end $$")
+        with pytest.raises(psycopg.Error):
+            connection.execute(f"select nothing /* {'x' * 1_000_000} */")
+    assert log.stat().st_size - before < 100_000
+
+
+@pytest.mark.parametrize(
+    ("name", "query"), [("n" * 101, "select 1"), ("n", f"select 1 /* {'x' * 20_000} */")], ids=["name", "query"]
+)
+def test_a_training_set_has_a_limited_size(name: str, query: str, database: Database) -> None:
+    database.run("insert into pipeline.feature_store_builds (known_at) values (now())")
+    too_large = "more than 100 characters or the query more than 20,000"
+    with database.connect("ds_user") as connection, pytest.raises(CheckViolation, match=too_large):
+        connection.execute("select make_training_set(%s, %s)", [name, query])
 
 
 @pytest.mark.parametrize("login", ["ds_user", "mle_user"])
@@ -132,13 +153,13 @@ def test_limits_that_only_a_superuser_sets_are_named_in_notices_with_their_comma
     assert done.returncode == 0, done.stderr
     assert managed.run("select pg_try_advisory_lock(1)", "ds_user") == [(True,)]
     notices = [line.partition("run: ")[2] for line in done.stderr.splitlines() if "As a superuser, run: " in line]
-    assert len(notices) == 4
+    assert len(notices) == 6
     for commands in notices:
         managed.run(commands)
     for statement in ("select lo_create(0)", "select pg_try_advisory_lock(1)", "set temp_file_limit = -1"):
         with pytest.raises(InsufficientPrivilege):
             managed.run(statement, "ds_user")
-    assert managed.run("show temp_file_limit", "ds_user") == [("10GB",)]
+    assert managed.run("show temp_file_limit", "ds_user") == [("2GB",)]
     assert managed.run("select pg_has_role('pipeline', 'pg_use_reserved_connections', 'usage')") == [(True,)]
     # A second upgrade accepts this membership of pipeline, and no other.
     for step in (["downgrade", "base"], ["upgrade", "head"]):

@@ -28,7 +28,10 @@ TYPES = (
     "boolean",
     "regclass",
 )
-ARRAYS = ("bigint[]", "date[]", "integer[]", "text[]", "jsonb", "interval")
+OTHERS = (
+    *("bigint[]", "date[]", "integer[]", "text[]", "jsonb", "interval", "oid", "smallint", "timestamp", "bytea"),
+    *("bit", '"char"', "name[]", "regclass[]"),
+)
 PAIRED = ("integer", "bigint", "numeric", "text", "date", "timestamptz")
 # Calls with several types, as the pipeline makes them.
 CALLS = (("text", "bigint", "numeric", "numeric"), ("integer", "date", "integer"), ("text", "text", "integer"))
@@ -62,14 +65,14 @@ def plant_shadows(address: Address) -> None:
             [list(words)],
         ).fetchall()
         operators = connection.execute(
-            "select distinct oprname from pg_operator where oprkind = 'b' and oprname = any(%s)", [list(symbols)]
+            "select distinct oprname from pg_operator where oprname = any(%s)", [list(symbols)]
         ).fetchall()
     signatures: set[tuple[str, tuple[str, ...]]] = set()
     for name, fewest, most in functions:
         for count in range(1, MAX_ARGUMENTS) if fewest is None else range(max(int(str(fewest)), 1), int(str(most)) + 1):
             if count == 2:
                 signatures |= {(str(name), pair) for pair in product(PAIRED, PAIRED)}
-            signatures |= {(str(name), (kind,) * count) for kind in TYPES + ARRAYS if count < MAX_ARGUMENTS}
+            signatures |= {(str(name), (kind,) * count) for kind in TYPES + OTHERS if count < MAX_ARGUMENTS}
             signatures |= {(str(name), call) for call in CALLS if len(call) == count}
     body = "begin perform pg_catalog.nextval('public.shadow_calls'); return 1; end"
     made = f"returns integer language plpgsql as $$ {body} $$"
@@ -81,6 +84,12 @@ def plant_shadows(address: Address) -> None:
         *(
             f"create operator public.{symbol} (leftarg = {left}, rightarg = {right}, function = public.shadow)"
             for (symbol,), left, right in product(operators, TYPES, TYPES)
+        ),
+        *(f"create function public.shadow({kind}) {made}" for kind in TYPES),
+        *(
+            f"create operator public.{symbol} (rightarg = {kind}, function = public.shadow)"
+            for (symbol,), kind in product(operators, TYPES)
+            if symbol not in ("=", "<>", "<=", ">=", "->>", "=>")
         ),
     ]
     with safe(address, "mle_user") as connection, connection.transaction():

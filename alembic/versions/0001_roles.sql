@@ -56,8 +56,10 @@ declare
     command text;
 begin
     foreach command in array array[
-        $sql$alter role ds_user set temp_file_limit = '10GB'$sql$,
-        $sql$alter role mle_user set temp_file_limit = '10GB'$sql$,
+        $sql$alter role ds_user set temp_file_limit = '2GB'$sql$,
+        $sql$alter role mle_user set temp_file_limit = '2GB'$sql$,
+        -- Neither RAISE LOG nor the text of a statement that fails fills the disk.
+        $sql$alter role ds_user set log_min_messages = 'fatal'$sql$,
         'grant pg_use_reserved_connections to pipeline'
     ] loop
         begin

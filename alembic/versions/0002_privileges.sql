@@ -75,7 +75,7 @@ end
 $$;
 
 -- Functions of PostgreSQL with which a login that may only read fills the disk (by large objects, by messages in the
--- WAL) or the server's table of locks.
+-- WAL) or, most easily, the server's table of locks.
 create view migrations.restricted_functions as
 select
     string_agg(oid::regprocedure::text, ', ' order by oid::regprocedure::text) as signatures,

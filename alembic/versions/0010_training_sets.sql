@@ -132,6 +132,17 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    -- A login that may only read writes these rows.
+    if length(name) > 100 or length(query) > 20000 then
+        perform pipeline.reject(
+            'The name has more than 100 characters or the query more than 20,000, so nothing was recorded. Shorten it.'
+        );
+    elsif (select count(*) from pipeline.training_sets as recorded where made_by = session_user) >= 1000 then
+        perform pipeline.reject(format(
+            '%s has 1,000 training sets, so no more are recorded. admin can delete some from pipeline.training_sets.',
+            session_user
+        ));
+    end if;
     insert into pipeline.training_sets (set_name, query, known_at, loads, row_count, set_hash)
     values (
         record_training_set.name,

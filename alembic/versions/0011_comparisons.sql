@@ -145,15 +145,17 @@ with rounded as (
         comparisons.load_id,
         comparisons.measure,
         comparisons.oddity,
-        trim_scale(round(comparisons.value, places.number)) as value,
-        trim_scale(round(comparisons.median, places.number)) as median,
-        trim_scale(
-            round(
-                case when comparisons.value < 0 then comparisons.low else greatest(comparisons.low, 0) end,
-                places.number
-            )
+        left(trim_scale(round(comparisons.value, places.number))::text, 40) as value,
+        left(trim_scale(round(comparisons.median, places.number))::text, 40) as median,
+        left(
+            trim_scale(
+                round(
+                    case when comparisons.value < 0 then comparisons.low else greatest(comparisons.low, 0) end,
+                    places.number
+                )
+            )::text, 40
         ) as low,
-        trim_scale(round(comparisons.high, places.number)) as high
+        left(trim_scale(round(comparisons.high, places.number))::text, 40) as high
     from pipeline.comparisons
     cross join lateral (
         values (case when abs(comparisons.value) < 1 then 4 else 2 end)
@@ -166,7 +168,7 @@ measures as (
         string_agg(
             concat_ws(
                 ' | ', case when oddity is null then '' else '**odd**' end, replace(measure, '_', ' '), value,
-                coalesce(median::text, ''), coalesce(low || ' to ' || high, '')
+                coalesce(median, ''), coalesce(low || ' to ' || high, '')
             ), E'\n'
             order by oddity is null, measure
         ) as listing

@@ -2,7 +2,7 @@
 
 The library requests takes proxies and REQUESTS_CA_BUNDLE from the environment, and that holds. It also takes
 credentials from ~/.netrc, and that does not. No body is read here, and none is decompressed: that of a redirect is
-dropped, and whoever reads another one bounds it.
+dropped, and the reader of another one bounds it.
 """
 
 from __future__ import annotations

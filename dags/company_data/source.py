@@ -136,8 +136,8 @@ class Download:
             while chunk := body.read(CHUNK_BYTES):
                 self.bytes += len(chunk)
                 if self.bytes > self._max_bytes:
-                    packed = f", of which {self._sent_bytes:,} were sent" if self._is_gzip else ""
-                    raise self._too_large(f"the file has more than {self._max_bytes:,} bytes{packed}")
+                    sent = f", compressed to {self._sent_bytes:,}" if self._is_gzip else ""
+                    raise self._too_large(f"the file has more than {self._max_bytes:,} bytes{sent}")
                 self.sha256.update(chunk)
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
@@ -158,7 +158,7 @@ class Download:
         """Bytes as they are sent: the input of gzip, and what a checksum describes."""
         data: bytes = self._response.raw.read(size)
         self._sent_bytes += len(data)
-        # Gzip can be sent for ever and be of nothing.
+        # Compressed data without an end may decompress to nothing.
         if self._sent_bytes > self._max_bytes:
             raise self._too_large(f"the server has sent more than {self._max_bytes:,} bytes")
         self._start += data[: MAX_SHOWN_BYTES - len(self._start)]

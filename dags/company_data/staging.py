@@ -206,7 +206,8 @@ def rejected_by_copy(error: psycopg.Error, path: str) -> FileRejected:
         problem = f'the row breaks the rule "{error.diag.constraint_name}"'
     context = re.match(r'COPY \w+, line (\d+)(?:, column ("[^"]*"|[^:]+))?(?:: (.*))?$', error.diag.context or "", re.S)
     if not context:
-        return rejected(path, 1, f"{problem} ({error.diag.context or error.diag.message_detail})")
+        place = error.diag.context or error.diag.message_detail or ""
+        return rejected(path, 1, f"{problem} ({shown(place, MAX_PROBLEM)})")
     line, column, value = context.groups()
     if value and value not in problem:
         problem = f"{problem} (found {shown(value, MAX_PROBLEM)})"

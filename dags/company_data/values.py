@@ -23,8 +23,10 @@ class Grammar(NamedTuple):
 _INTEGER = Grammar(rb"[+-]?[0-9]++", "an integer: digits, with or without a sign")
 _DECIMAL = Grammar(
     # PostgreSQL would store and add up all the digits of 1e100000.
-    rb"[+-]?(?:[0-9]++(?:\.[0-9]*+)?|\.[0-9]++)(?:[eE][+-]?[0-9]{1,3})?",
-    "a decimal number: digits, with or without sign, decimal point, and exponent of at most three digits",
+    # A page shows sums of them.
+    rb"[+-]?(?:[0-9]{1,100}+(?:\.[0-9]{0,100}+)?|\.[0-9]{1,100}+)(?:[eE][+-]?[0-9]{1,3})?",
+    "a decimal number: at most 100 digits before and after the decimal point, with or without sign and point, and an "
+    "exponent of at most three digits",
 )
 _DATE = Grammar(
     rb"[0-9]{4}(?:-[0-9][0-9]-[0-9][0-9](?:[ T]00:00:00(?:\.0++)?)?|/[0-9][0-9]/[0-9][0-9]|[0-9]{4})",

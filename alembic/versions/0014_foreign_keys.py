@@ -1,0 +1,25 @@
+"""A foreign key onto a table of another owner has the types of the columns that it refers to.
+
+Why:    PostgreSQL checks a foreign key with the rights of the owner of the table that is referred to, and casts the
+        value before. With a type and a cast of its own, mle_user would have its code run as pipeline_owner, or as the
+        admin who made the table. An event trigger rejects such a key. Only a superuser can create one; another admin
+        gets a notice with the commands.
+Locks:  none that a session could wait for; the event trigger is new.
+Undo:   drops it. One that a superuser created for another admin stays, named in a notice.
+"""
+
+from sql_file import execute_beside
+
+revision = "0014"
+down_revision = "0013"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # As the role that migrates, because every role runs the function of an event trigger, admin included.
+    execute_beside(__file__, owner=None)
+
+
+def downgrade() -> None:
+    execute_beside(__file__, ".downgrade.sql", owner=None)
