@@ -38,18 +38,20 @@ the task asks again.
 
 #### `publish_customers`
 
-Replaces the three tables in one transaction: `sql/customers/publish_customers.sql`.
+Replaces the three tables in one transaction: `sql/customers/publish_customers.sql`. It is skipped if
+the files of a run that requested the profiles later are published already.
 
-- **When it fails**, a lock timed out, or a table was changed by a migration since the files were staged.
+- **When it fails**, a lock timed out, a trigger or a policy changed what was inserted, or a migration changed a table
+  since the files were staged.
 - **Look** at its log; for a lock, at the sessions in `pg_stat_activity`.
 - **Then** clear the whole run.
 """
 
-from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.comparison import ComparisonOperator
 from company_data.docs import explain_tasks
+from company_data.loads import LoadOperator
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
 from company_data.staging import stage_csv
@@ -73,7 +75,7 @@ with DAG(
 
     loads = {"profiles_load": profiles, "activity_load": activity, "labels_load": labels}
 
-    check_customers = SQLExecuteQueryOperator(
+    check_customers = LoadOperator(
         task_id="check_customers",
         sql="customers/check_customers.sql",
         parameters=loads,
@@ -85,10 +87,11 @@ with DAG(
         parameters=loads,
         autocommit=True,
     )
-    publish_customers = SQLExecuteQueryOperator(
+    publish_customers = LoadOperator(
         task_id="publish_customers",
         sql="customers/publish_customers.sql",
         parameters=loads,
+        autocommit=True,
         outlets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
     )
 

@@ -53,19 +53,19 @@ asks again.
 #### `publish_month`
 
 Publishes stores, the month of `sales` and the month of `monthly_sales` in one transaction:
-`sql/sales/publish_month.sql`.
+`sql/sales/publish_month.sql`. It is skipped if a file of the month that was requested later is published already.
 
-- **When it fails**, a newer `stores.csv` lacks a store, another table refers to a store that is no longer in the file,
-  or a lock timed out.
+- **When it fails**, a foreign key refers to `monthly_sales`, a trigger or a policy changed what was inserted, a
+  migration changed the table since the file was staged, or a lock timed out.
 - **Look** at its log; for a lock, at the sessions in `pg_stat_activity`.
 - **Then** clear the whole run.
 """
 
-from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.comparison import ComparisonOperator
 from company_data.docs import explain_tasks
+from company_data.loads import LoadOperator
 from company_data.notifier import LoadNotifier, overdue_alert
 from company_data.schedule import MonthlyTimetable
 from company_data.settings import SALE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
@@ -91,7 +91,7 @@ with DAG(
 
     loads = {"sales_load": staged_sales, "stores_load": staged_stores}
 
-    check_month = SQLExecuteQueryOperator(
+    check_month = LoadOperator(
         task_id="check_month",
         sql="sales/check_month.sql",
         parameters=loads,
@@ -103,10 +103,11 @@ with DAG(
         parameters={"sale_month": SALE_MONTH, "sales_load": staged_sales},
         autocommit=True,
     )
-    publish_month = SQLExecuteQueryOperator(
+    publish_month = LoadOperator(
         task_id="publish_month",
         sql="sales/publish_month.sql",
         parameters={"sale_month": SALE_MONTH} | loads,
+        autocommit=True,
         outlets=[Asset("stores"), Asset("sales"), Asset("monthly_sales")],
     )
 

@@ -19,6 +19,7 @@ ALTER ROLE ds_user SET log_min_messages TO 'fatal';
 ALTER ROLE mle_user SET idle_in_transaction_session_timeout TO '1h';
 ALTER ROLE mle_user SET temp_file_limit TO '2GB';
 ALTER ROLE pipeline SET search_path TO 'pg_catalog', 'pg_temp';
+ALTER ROLE pipeline SET row_security TO 'off';
 GRANT ds_user_role TO ds_user WITH INHERIT TRUE GRANTED BY admin;
 GRANT mle_user_role TO mle_user WITH INHERIT TRUE GRANTED BY admin;
 GRANT pg_use_reserved_connections TO pipeline WITH INHERIT TRUE GRANTED BY admin;
@@ -40,21 +41,12 @@ CREATE SCHEMA staging;
 
 COMMENT ON SCHEMA staging IS 'Files as they were downloaded, before they are published: one table per load.';
 
-CREATE FUNCTION pipeline.analyze_clients() RETURNS boolean
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION pipeline.analyze_clients() RETURNS void
+    LANGUAGE sql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    -- Citus lets no other role read the rows that a transaction has written.
-    if pipeline.is_distributed('staging.clients') then
-        return false;
-    end if;
-    analyze staging.clients;
-    return true;
-end
-$$;
+    AS $$analyze staging.clients$$;
 
-COMMENT ON FUNCTION pipeline.analyze_clients() IS 'Analyzes staging.clients. Returns false on a Citus cluster, which does not allow it.';
+COMMENT ON FUNCTION pipeline.analyze_clients() IS 'Analyzes staging.clients.';
 
 CREATE FUNCTION pipeline.analyze_sales() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -186,8 +178,15 @@ CREATE FUNCTION pipeline.begin_load(table_name text, sale_month date, address te
     AS $$
 declare
     this pipeline.loads;
-    columns text := format('like %s including all', pipeline.own_table(begin_load.table_name));
+    before bigint;
+    month_rule text := '';
 begin
+    -- A table of others would bring what is on it, such as the function of an index, into the owner's rights.
+    if not exists (select from pipeline.sources where sources.table_name = begin_load.table_name) then
+        perform pipeline.reject(format(
+            '"%s" is not in pipeline.sources, so no file of it is loaded. A migration adds it.', begin_load.table_name
+        ));
+    end if;
     perform pipeline.lock_file(begin_load.table_name, begin_load.sale_month);
 
     update pipeline.loads
@@ -199,13 +198,18 @@ begin
         and not pipeline.is_running(loads.load_id);
 
     -- A run that starts again does not publish what it staged before.
-    update pipeline.loads
-    set outcome = 'superseded', changed_at = clock_timestamp()
-    where
-        loads.table_name = begin_load.table_name
-        and loads.sale_month is not distinct from begin_load.sale_month
-        and loads.dag_run = begin_load.dag_run
-        and loads.outcome in ('staged', 'checked', 'held');
+    for before in
+        update pipeline.loads
+        set outcome = 'superseded', changed_at = clock_timestamp()
+        where
+            loads.table_name = begin_load.table_name
+            and loads.sale_month is not distinct from begin_load.sale_month
+            and loads.dag_run = begin_load.dag_run
+            and loads.outcome in ('staged', 'checked', 'held')
+        returning load_id
+    loop
+        perform pipeline.discard_staged(before);
+    end loop;
 
     perform pipeline.discard_staged(loads.load_id)
     from pg_class
@@ -214,7 +218,8 @@ begin
     where
         pg_class.relnamespace = 'staging'::regnamespace
         and (
-            loads.outcome in ('waiting', 'failed', 'published', 'superseded')
+            loads.outcome in ('waiting', 'failed', 'published')
+            or (loads.outcome = 'superseded' and not pipeline.is_needed(loads.load_id))
             or (
                 loads.outcome = 'rejected'
                 and loads.table_name = begin_load.table_name
@@ -227,24 +232,27 @@ begin
     returning * into this;
 
     if this.sale_month is not null then
-        columns := columns || format(
+        month_rule := format(
             ', constraint "the date is in the month of the file" check (date >= %L and date < %L)',
             this.sale_month, (this.sale_month + interval '1 month')::date
         );
         -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
         if to_regclass('partitions.' || this.partition_name) is null then
-            execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
+            execute format(
+                'create table partitions.%I (like public.sales including all) with (vacuum_truncate = off)',
+                this.partition_name
+            );
             execute format('alter table partitions.%I replica identity full', this.partition_name);
             execute format(
                 'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
                 this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
             );
         end if;
-    elsif (select relkind <> 'p' from pg_class where oid = format('public.%I', this.table_name)::regclass) then
-        columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
     end if;
-    execute format('create table %s (%s)', this.staged_table, columns);
-    -- As a partition it has no key, and a publication of all tables needs an identity of the rows that are deleted.
+    execute format(
+        'create table %s (like staging.%I including all%s)', this.staged_table, this.table_name, month_rule
+    );
+    -- A publication of all tables needs it for the truncation of an attempt.
     execute format('alter table %s replica identity full', this.staged_table);
     execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
 
@@ -314,38 +322,33 @@ $$;
 
 COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
 
-CREATE FUNCTION pipeline.distribute_staged(load bigint) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+CREATE FUNCTION pipeline.drop_staged(load bigint) RETURNS void
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET client_min_messages TO 'warning'
-    SET lock_timeout TO '3s'
     AS $$
 declare
-    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    parent constant regclass := format('public.%I', this.table_name)::regclass;
+    of_session regclass;
 begin
-    if
-        to_regclass(this.staged_table) is null
-        or not pipeline.is_distributed(parent)
-        or pipeline.is_distributed(this.staged_table::regclass)
-    then
-        return;
-    end if;
-    execute 'lock table ' || this.staged_table || ' in access exclusive mode';
-    perform pg_catalog.create_distributed_table(
-        this.staged_table, column_to_column_name(logicalrelid, partkey), colocate_with => parent::text
-    )
-    from pg_catalog.pg_dist_partition
-    where logicalrelid = parent;
-    perform pg_catalog.truncate_local_data_after_distributing_table(this.staged_table);
-exception
-    when lock_not_available or undefined_table then
-        null; -- A session reads the table, and its rows are inserted later; or a later load has dropped it.
+    for of_session in
+        select distinct pg_rewrite.ev_class::regclass
+        from pg_depend
+        inner join pg_rewrite
+            on
+                pg_depend.objid = pg_rewrite.oid
+                and pg_depend.classid = 'pg_rewrite'::regclass
+        inner join pg_class
+            on pg_rewrite.ev_class = pg_class.oid
+        where
+            pg_depend.refobjid = to_regclass((select staged_table from pipeline.loads where load_id = load))
+            and pg_class.relnamespace = pg_my_temp_schema()
+    loop
+        execute format('drop view %s', of_session);
+    end loop;
+    perform pipeline.discard_staged(load);
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.distribute_staged(load bigint) IS 'On a Citus cluster, sends the staged rows of a load to the servers where its partition will be, so that publishing
-moves none. Elsewhere it does nothing.';
+COMMENT ON FUNCTION pipeline.drop_staged(load bigint) IS 'Drops the staged table of a load, with the views of this session on it.';
 
 CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
     LANGUAGE sql STABLE
@@ -406,23 +409,6 @@ $$;
 
 COMMENT ON FUNCTION pipeline.find_training_set(name text) IS 'A training set that this login made.';
 
-CREATE FUNCTION pipeline.grant_to_readers(table_name text) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-    opened constant regclass := pipeline.own_table(table_name);
-begin
-    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
-    if found then
-        execute format('grant select on %s to ds_user_role', opened);
-        execute format('grant all on %s to mle_user_role', opened);
-    end if;
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.grant_to_readers(table_name text) IS 'Grants the privileges on a table of public, once. Afterwards they are changed only by hand.';
-
 CREATE FUNCTION pipeline.hold_load(load bigint, oddities text) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -437,19 +423,19 @@ END;
 
 COMMENT ON FUNCTION pipeline.hold_load(load bigint, oddities text) IS 'Holds a checked load that is odd until decide_load is called; without oddities it stays checked.';
 
-CREATE FUNCTION pipeline.is_distributed(table_id regclass) RETURNS boolean
-    LANGUAGE plpgsql STABLE
+CREATE FUNCTION pipeline.is_needed(load bigint) RETURNS boolean
+    LANGUAGE sql STABLE
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    if to_regclass('pg_catalog.pg_dist_partition') is null then
-        return false;
-    end if;
-    return exists (select from pg_catalog.pg_dist_partition where logicalrelid = table_id);
-end
-$$;
+    RETURN (EXISTS (SELECT FROM (pipeline.loads this JOIN pipeline.loads of_run ON ((this.dag_run = of_run.dag_run))) WHERE ((this.load_id = is_needed.load) AND (of_run.outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text])))));
 
-COMMENT ON FUNCTION pipeline.is_distributed(table_id regclass) IS 'Whether the rows of a table are on the servers of a Citus cluster: see 0013_citus.sql.';
+COMMENT ON FUNCTION pipeline.is_needed(load bigint) IS 'Whether a load of the same run can still be published: a month is published with the stores that it was checked with.';
+
+CREATE FUNCTION pipeline.is_newest(load bigint) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN (EXISTS (SELECT FROM pipeline.loads WHERE ((loads.load_id = is_newest.load) AND (loads.outcome = 'published'::text))));
+
+COMMENT ON FUNCTION pipeline.is_newest(load bigint) IS 'Whether this load is the published one of its file.';
 
 CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
     LANGUAGE plpgsql STABLE
@@ -470,62 +456,12 @@ $$;
 COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
 a session, so only those of the pipeline count.';
 
-CREATE FUNCTION pipeline.lock_customers() RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    lock table public.customer_activity, public.customer_profiles, public.labels in share mode;
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.lock_customers() IS 'Until the transaction ends, the customer tables do not change. Readers do not wait; publishing them and other writers
-do, for lock_timeout at most.';
-
 CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     RETURN pg_advisory_xact_lock(hashtext(('pipeline.'::text || table_name)), COALESCE((sale_month - '2000-01-01'::date), 0));
 
 COMMENT ON FUNCTION pipeline.lock_file(table_name text, sale_month date) IS 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
-
-CREATE FUNCTION pipeline.lock_out_readers(table_name text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    if exists (
-        select
-        from pg_locks
-        inner join pg_class
-            on pg_locks.relation = pg_class.oid
-        where
-            pg_locks.pid = pg_backend_pid()
-            and pg_locks.mode = 'AccessExclusiveLock'
-            and pg_class.relnamespace = 'public'::regnamespace
-    ) then
-        -- Shorter than deadlock_timeout: a reader that holds this table and waits for another one of ours goes on.
-        perform set_config('lock_timeout', '300ms', true);
-    else
-        perform set_config('lock_timeout', '3s', true);
-    end if;
-    execute format('lock table only public.%I in access exclusive mode', table_name);
-exception
-    when query_canceled then
-        if
-            not pipeline.is_distributed(format('public.%I', table_name)::regclass)
-            or sqlerrm like '%statement timeout%'
-        then
-            raise;
-        end if;
-        -- Citus cancels one of two transactions that wait for each other, for however short a time. A person who
-        -- cancels the statement in these seconds has to do it again.
-        raise exception using message = sqlerrm, errcode = 'lock_not_available';
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.lock_out_readers(table_name text) IS 'Until the transaction ends, readers of a table of public wait. It fails if they do not release the table in 3 seconds,
-or less if this transaction locks out the readers of another table already. Sets lock_timeout.';
 
 CREATE FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) RETURNS record
     LANGUAGE plpgsql
@@ -571,129 +507,114 @@ $_$;
 
 COMMENT ON FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) IS 'Runs a query with the rights of the caller; $1 in it is the moment. The hash is made of the sum of the rows'' hashes.';
 
-CREATE FUNCTION pipeline.open_staged(load bigint, view_name text) RETURNS void
+CREATE FUNCTION pipeline.open_feature_store() RETURNS void
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    if exists (select from pipeline.features_opened) or not exists (select from public.feature_store) then
+        return;
+    end if;
+    insert into pipeline.features_opened default values;
+    -- A reader that is past its check of privileges ends first; one that comes now sees the rows with the privileges.
+    lock table public.feature_history, public.feature_store in access exclusive mode;
+    grant select on public.feature_history, public.feature_store to ds_user_role;
+    grant all on public.feature_history, public.feature_store to mle_user_role;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.open_feature_store() IS 'Grants the privileges on the features to their readers, once: at the end of the first build that has a row. What a
+person revokes later stays revoked.';
+
+CREATE FUNCTION pipeline.open_staged(load bigint, view_name text, may_be_superseded boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET client_min_messages TO 'error'
-    AS $$
+    AS $_$
 declare
-    this pipeline.loads;
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    columns constant text := $columns$
+        select string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' order by attnum)
+        from pg_attribute
+        where
+            attrelid = $1
+            and attnum > 0
+            and not attisdropped
+    $columns$;
+    staged_columns text;
+    expected_columns text;
 begin
-    select * into this from pipeline.loads where load_id = load;
-    begin
-        if to_regclass(this.staged_table) is not null then
-            execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
-            execute format(
-                'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
-                view_name || '_sample', this.staged_table, least(100, 5e6 / greatest(this.row_count, 1))
-            );
-            return;
-        end if;
-    exception
-        when undefined_table then
-            null; -- Another load has dropped it, because this one is superseded.
-    end;
-
-    select * into this from pipeline.loads where load_id = load;
-    if this.outcome is distinct from 'superseded' then
+    if
+        to_regclass(this.staged_table) is null
+        and this.outcome = 'superseded'
+        and not (may_be_superseded and pipeline.is_needed(load))
+    then
+        raise exception using errcode = 'PL001', message = format(
+            '%s: load %s is superseded, so there is nothing to do.', this.address, load
+        );
+    elsif to_regclass(this.staged_table) is null then
         perform pipeline.reject(concat(
             'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
-            ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
+            ': ' || this.problem, '. It has no staged rows, and the tables stay as they were. Clear this run from its',
             ' staging tasks on.'
         ));
     end if;
-    -- The rows of a superseded load are dropped, and its run goes on to its end. A month is checked with the published
-    -- stores instead of superseded ones; any other superseded load counts as empty, and changes nothing.
-    execute format(
-        'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
-        this.table_name = 'stores'
-    );
-    execute format(
-        'create or replace temporary view %I as select * from %I', view_name || '_sample', view_name
-    );
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text) IS 'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
-_sample, shows all rows up to 50,000, and above that about so many.';
-
-CREATE FUNCTION pipeline.open_to_readers(table_name text) RETURNS void
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-    patience constant text := current_setting('lock_timeout');
-    opened constant regclass := format('public.%I', table_name)::regclass;
-begin
-    if
-        exists (select from pipeline.open_tables where table_id = opened)
-        and not pipeline.is_distributed(opened)
-    then
-        return;
-    end if;
-    begin
-        -- A statement that begins now waits, and then sees the rows with the privileges.
-        perform pipeline.lock_out_readers(table_name);
-    exception
-        when lock_not_available or deadlock_detected then
-            null; -- Another session uses the table.
-    end;
-    perform set_config('lock_timeout', patience, true);
-    perform pipeline.grant_to_readers(table_name);
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.open_to_readers(table_name text) IS 'The end of publishing a table of public. In the transaction that first publishes it, it grants the privileges: before,
-readers get "permission denied" instead of an empty table. Where the rows are on several servers, which do not commit at
-the same moment, it also lets readers wait until all have.';
-
-CREATE FUNCTION pipeline.own_table(table_name text) RETURNS regclass
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-    found_table constant regclass := (
-        select oid
-        from pg_class
-        where
-            relnamespace = 'public'::regnamespace
-            and relname = table_name
-            and relkind in ('r', 'p')
-            and relowner = 'pipeline_owner'::regrole
-    );
-begin
-    if found_table is null then
+    execute columns using this.staged_table::regclass into staged_columns;
+    execute columns using format('staging.%I', this.table_name)::regclass into expected_columns;
+    if staged_columns <> expected_columns then
         perform pipeline.reject(format(
-            '"%s" is not a table of the pipeline in schema public, so nothing was changed. Name one that the migrations'
-            ' make.', table_name
+            '%s was staged with the columns (%s), and staging.%I has (%s) since a migration, so it is not published.'
+            ' Clear this run from its staging tasks on.',
+            this.address, staged_columns, this.table_name, expected_columns
         ));
     end if;
-    return found_table;
+    execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+    execute format(
+        'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
+        view_name || '_sample', this.staged_table, least(100, 5e6 / greatest(this.row_count, 1))
+    );
 end
-$$;
+$_$;
 
-COMMENT ON FUNCTION pipeline.own_table(table_name text) IS 'The table of public with this name. It fails unless pipeline_owner owns it: what is on a table of others, such as the
-function of an index, would run with the rights of the function that works on the table.';
+COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text, may_be_superseded boolean) IS 'Gives the staged rows of a load a name: a temporary view. A second one, whose name ends in _sample, shows all rows up
+to 50,000, and above that about so many. A load whose columns differ from those of its staging table now is rejected.
+SQLSTATE PL001 says that the load is superseded and its rows are dropped; one that may be superseded is
+rejected then, if another load of its run can be published.';
 
-CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
+CREATE FUNCTION pipeline.publish_load(load bigint, may_be_superseded boolean DEFAULT false) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
     this pipeline.loads;
     previous pipeline.loads;
-    superseded bigint;
 begin
     perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
     select * into this from pipeline.loads where load_id = load;
+    select * into previous
+    from pipeline.loads
+    where
+        table_name = this.table_name
+        and sale_month is not distinct from this.sale_month
+        and outcome in ('published', 'archived');
 
-    if this.outcome = 'published' then
+    if may_be_superseded and this.outcome in ('published', 'superseded') then
         return;
-    elsif this.outcome = 'superseded' then
-        perform pipeline.report(format(
-            '%s: load %s is superseded by a later load of the file, so it changes nothing.', this.address, load
-        ));
-        return;
+    elsif this.outcome = 'published' then
+        raise exception using errcode = 'PL002', message = format(
+            '%s: load %s is published already, so nothing is changed.', this.address, load
+        );
+    elsif
+        this.outcome = 'superseded'
+        or (this.outcome = 'checked' and pipeline.requested_at(previous) > pipeline.requested_at(this))
+    then
+        if may_be_superseded then
+            return;
+        end if;
+        raise exception using errcode = 'PL001', message = concat(
+            this.address, ': load ', load, ' is superseded by load ' || previous.load_id,
+            ', which requested the file later, so nothing is changed.'
+        );
     elsif this.outcome is distinct from 'checked' then
         perform pipeline.reject(concat(
             'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
@@ -702,32 +623,14 @@ begin
         ));
     end if;
 
-    select * into previous
-    from pipeline.loads
+    update pipeline.loads
+    set outcome = 'superseded', changed_at = clock_timestamp()
     where
         table_name = this.table_name
         and sale_month is not distinct from this.sale_month
-        and outcome in ('published', 'archived');
-
-    if previous.requested_at > this.requested_at then
-        update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
-        perform pipeline.discard_staged(load);
-        perform pipeline.publish_load(load);
-        return;
-    end if;
-
-    for superseded in
-        update pipeline.loads
-        set outcome = 'superseded', changed_at = clock_timestamp()
-        where
-            table_name = this.table_name
-            and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'held', 'published', 'archived')
-            and requested_at < this.requested_at
-        returning load_id
-    loop
-        perform pipeline.discard_staged(superseded);
-    end loop;
+        and load_id <> load
+        and outcome in ('staged', 'checked', 'held', 'published', 'archived')
+        and pipeline.requested_at(loads) < pipeline.requested_at(this);
     update pipeline.loads
     set outcome = 'published', published_at = clock_timestamp(), changed_at = clock_timestamp()
     where load_id = load;
@@ -743,8 +646,9 @@ begin
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.publish_load(load bigint) IS 'Makes a checked load the published one of its file, unless a file that was requested later is published. The rest of
-the transaction brings the tables to what the published loads hold.';
+COMMENT ON FUNCTION pipeline.publish_load(load bigint, may_be_superseded boolean) IS 'Locks the file until the transaction ends, and makes a checked load the published one. An error with SQLSTATE PL001
+says that a later request is published, and PL002 that the load is published already; a load that may be superseded
+raises neither.';
 
 CREATE FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
@@ -800,121 +704,6 @@ $$;
 
 COMMENT ON FUNCTION pipeline.reject(message text) IS 'Fails the transaction with this message: what happened, why the load stops, what to do.';
 
-CREATE FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $_$
-declare
-    patience constant text := current_setting('lock_timeout');
-    -- Superseded loads and those whose rows are in the partition already have nothing to replace.
-    replaced constant pipeline.loads[] := array(
-        select loads
-        from pipeline.loads
-        where load_id = any(load_ids) and outcome = 'published' and to_regclass(staged_table) is not null
-        order by table_name -- as lock_customers does
-    );
-    -- The servers of a cluster do not commit at the same moment, so readers are to be locked out in the end.
-    attempts constant integer := case when pipeline.is_distributed('public.sales') then 5 else 0 end;
-    this pipeline.loads;
-    bounds text;
-    rule text;
-    columns text;
-begin
-    -- Usually the comparison has done it, in a transaction of its own.
-    perform pipeline.distribute_staged(load_id) from unnest(replaced);
-
-    -- These locks make no reader wait. Autovacuum gives way to them now, and not while readers wait.
-    foreach this in array replaced loop
-        execute format('lock table only public.%I in share update exclusive mode', this.table_name);
-        execute format('lock table partitions.%I in share update exclusive mode', this.partition_name);
-    end loop;
-
-    begin
-        begin
-            perform set_config('lock_timeout', '3s', true);
-            foreach this in array replaced loop
-                execute format('lock table %s in access exclusive mode', this.staged_table);
-            end loop;
-            foreach this in array replaced loop
-                perform pipeline.lock_out_readers(this.table_name);
-            end loop;
-            foreach this in array replaced loop
-                bounds := (
-                    select pg_get_expr(relpartbound, oid)
-                    from pg_class
-                    where oid = format('partitions.%I', this.partition_name)::regclass
-                );
-                execute format('drop table partitions.%I', this.partition_name);
-                execute format('revoke all on table %s from pipeline', this.staged_table);
-                execute format('alter table %s rename to %I', this.staged_table, this.partition_name);
-                execute format('alter table staging.%I set schema partitions', this.partition_name);
-                execute format(
-                    'alter table public.%I attach partition partitions.%I %s',
-                    this.table_name, this.partition_name, bounds
-                );
-                -- A rule that only the staged table had is implied by the partition's bounds now.
-                for rule in
-                    select conname
-                    from pg_constraint
-                    where
-                        conrelid = format('partitions.%I', this.partition_name)::regclass
-                        and contype = 'c'
-                        and conislocal
-                loop
-                    execute format('alter table partitions.%I drop constraint %I', this.partition_name, rule);
-                end loop;
-            end loop;
-        exception
-            when lock_not_available or deadlock_detected then
-                foreach this in array replaced loop
-                    perform pipeline.report(format(
-                        'Other sessions use the tables and did not release them in time, so the rows of public.%I are'
-                        ' deleted and inserted. pg_stat_activity shows the sessions.', this.table_name
-                    ));
-                    columns := (
-                        select string_agg(quote_ident(attname), ', ' order by attnum)
-                        from pg_attribute
-                        where
-                            attrelid = format('public.%I', this.table_name)::regclass
-                            and attnum > 0
-                            and not attisdropped
-                    );
-                    execute format('delete from partitions.%I', this.partition_name);
-                    execute format(
-                        'insert into partitions.%1$I (%2$s) select %2$s from %3$s',
-                        this.partition_name, columns, this.staged_table
-                    );
-                    perform pipeline.discard_staged(this.load_id);
-                end loop;
-                for attempt in 1..attempts loop
-                    begin
-                        foreach this in array replaced loop
-                            perform pipeline.lock_out_readers(this.table_name);
-                        end loop;
-                        exit;
-                    exception
-                        when lock_not_available or deadlock_detected then
-                            null; -- After the last attempt a reader can see a mixture.
-                    end;
-                end loop;
-        end;
-    exception
-        when datatype_mismatch or undefined_column then
-            perform pipeline.reject(format(
-                '%s: %s. public.%I has changed since the file was staged, so it stays as it was. Clear this run from its'
-                ' staging tasks on.', this.address, sqlerrm, this.table_name
-            ));
-    end;
-    perform set_config('lock_timeout', patience, true);
-    foreach this in array replaced loop
-        perform pipeline.grant_to_readers(this.table_name);
-    end loop;
-end
-$_$;
-
-COMMENT ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) IS 'Replaces the rows of the published loads'' partitions by their staged rows, all at once: by attaching the staged
-tables, or, if sessions use a table for longer than 3 seconds, by deleting and inserting.';
-
 CREATE FUNCTION pipeline.report(message text) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -938,6 +727,27 @@ $$;
 
 COMMENT ON FUNCTION pipeline.request_file(load bigint) IS 'Locks the file and records the time of the request. The transaction ends when the server has begun to answer, so that
 a later request never gets an older file.';
+
+CREATE TABLE pipeline.sources (
+    table_name text NOT NULL,
+    file_path text NOT NULL,
+    decided_by text
+);
+
+COMMENT ON TABLE pipeline.sources IS 'The kinds of files, each with the table that it fills.';
+
+COMMENT ON COLUMN pipeline.sources.table_name IS 'Table in public; the one of that name in staging has the rules of the file.';
+
+COMMENT ON COLUMN pipeline.sources.file_path IS 'Path of the file below SOURCE_BASE_URL.';
+
+COMMENT ON COLUMN pipeline.sources.decided_by IS 'The source whose request decides which run is published, for files that belong together: sources.table_name.';
+
+CREATE FUNCTION pipeline.requested_at(load pipeline.loads) RETURNS timestamp with time zone
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN COALESCE((SELECT max(deciding.requested_at) AS max FROM (pipeline.sources JOIN pipeline.loads deciding ON ((sources.decided_by = deciding.table_name))) WHERE ((sources.table_name = (requested_at.load).table_name) AND (deciding.dag_run = (requested_at.load).dag_run) AND ((deciding.published_at IS NOT NULL) OR (((requested_at.load).outcome <> 'published'::text) AND (deciding.outcome = ANY (ARRAY['staged'::text, 'checked'::text, 'held'::text, 'superseded'::text])))))), (load).requested_at);
+
+COMMENT ON FUNCTION pipeline.requested_at(load pipeline.loads) IS 'When the file that decides for the load was requested: of two loads of a file, the later one is published.';
 
 CREATE FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) RETURNS void
     LANGUAGE sql
@@ -967,9 +777,21 @@ CREATE FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timest
 declare
     staged text;
 begin
+    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
     update pipeline.loads
     set
-        outcome = 'staged',
+        outcome = case
+            when exists (
+                select
+                from pipeline.loads as later
+                where
+                    later.table_name = loads.table_name
+                    and later.sale_month is not distinct from loads.sale_month
+                    and later.outcome = 'published'
+                    and pipeline.requested_at(later) > pipeline.requested_at(loads)
+            ) then 'superseded'
+            else 'staged'
+        end,
         etag = stage_load.etag,
         last_modified = stage_load.last_modified,
         bytes = stage_load.bytes,
@@ -1075,6 +897,32 @@ end
 $$;
 
 COMMENT ON FUNCTION pipeline.unarchive_month(month date) IS 'Brings a month back that archive_month took out.';
+
+CREATE FUNCTION pipeline.verify_load(load bigint, row_count numeric, total numeric DEFAULT NULL::numeric, aggregate numeric DEFAULT NULL::numeric) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+begin
+    if
+        coalesce(verify_load.row_count, 0) <> this.row_count
+        or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
+        or coalesce(verify_load.aggregate, 0) <> coalesce(this.total, 0)
+    then
+        perform pipeline.reject(concat(
+            this.address, ': public.', this.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
+            ', total ' || verify_load.total, ', sum of the aggregate ' || verify_load.aggregate,
+            ' after publishing, and the load that was checked has ', this.row_count, ' rows', ', total ' || this.total,
+            '. Nothing was published. A trigger or a policy on the table changes or hides rows: pg_trigger and pg_policy',
+            ' show them. When it is corrected, clear this run.'
+        ));
+    end if;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.verify_load(load bigint, row_count numeric, total numeric, aggregate numeric) IS 'Compares what stands in the tables with what was checked, and fails the publication if they differ: the rows, their
+total, and the sum of the aggregate. What a source does not have is null.';
 
 CREATE TABLE public.feature_history (
     idx integer NOT NULL,
@@ -1277,64 +1125,6 @@ END;
 
 COMMENT ON FUNCTION public.repeat_training_set(name text) IS 'Makes a training set again, for the login that made it, and says whether it has the same rows.';
 
-CREATE TABLE public.customer_activity (
-    idx integer NOT NULL,
-    valid_from date NOT NULL,
-    valid_to date,
-    scd_a double precision,
-    scd_b integer
-)
-PARTITION BY RANGE (idx);
-
-COMMENT ON TABLE public.customer_activity IS 'Activity of each client with the days on which it was valid, exactly as in customer_activity.csv.';
-
-COMMENT ON COLUMN public.customer_activity.idx IS 'Client: customer_profiles.idx.';
-
-COMMENT ON COLUMN public.customer_activity.valid_from IS 'First day on which the row is valid.';
-
-COMMENT ON COLUMN public.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the current row.';
-
-COMMENT ON COLUMN public.customer_activity.scd_a IS 'Slowly changing attribute a.';
-
-COMMENT ON COLUMN public.customer_activity.scd_b IS 'Slowly changing attribute b, a whole number.';
-
-CREATE TABLE partitions.customer_activity (
-    idx integer NOT NULL,
-    valid_from date NOT NULL,
-    valid_to date,
-    scd_a double precision,
-    scd_b integer
-);
-
-ALTER TABLE ONLY partitions.customer_activity REPLICA IDENTITY FULL;
-
-CREATE TABLE public.customer_profiles (
-    idx integer NOT NULL,
-    attr_a integer,
-    attr_b text,
-    attr_c text
-)
-PARTITION BY RANGE (idx);
-
-COMMENT ON TABLE public.customer_profiles IS 'Profile of each client, exactly as in customer_profiles.csv.';
-
-COMMENT ON COLUMN public.customer_profiles.idx IS 'Client.';
-
-COMMENT ON COLUMN public.customer_profiles.attr_a IS 'Profile attribute a, a whole number.';
-
-COMMENT ON COLUMN public.customer_profiles.attr_b IS 'Profile attribute b, one letter.';
-
-COMMENT ON COLUMN public.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
-
-CREATE TABLE partitions.customer_profiles (
-    idx integer NOT NULL,
-    attr_a integer,
-    attr_b text,
-    attr_c text
-);
-
-ALTER TABLE ONLY partitions.customer_profiles REPLICA IDENTITY FULL;
-
 CREATE TABLE partitions.feature_history_known (
     idx integer NOT NULL,
     valid_from date NOT NULL,
@@ -1348,7 +1138,8 @@ CREATE TABLE partitions.feature_history_known (
     known_to timestamp with time zone,
     CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
     CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
-);
+)
+WITH (vacuum_truncate=off);
 
 CREATE TABLE partitions.feature_history_superseded (
     idx integer CONSTRAINT feature_history_idx_not_null NOT NULL,
@@ -1363,30 +1154,10 @@ CREATE TABLE partitions.feature_history_superseded (
     known_to timestamp with time zone,
     CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
     CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
-);
+)
+WITH (vacuum_truncate=off);
 
 ALTER TABLE ONLY partitions.feature_history_superseded REPLICA IDENTITY FULL;
-
-CREATE TABLE public.labels (
-    idx integer NOT NULL,
-    label integer NOT NULL,
-    CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
-)
-PARTITION BY RANGE (idx);
-
-COMMENT ON TABLE public.labels IS 'The label that a model learns to predict, exactly as in labels.csv.';
-
-COMMENT ON COLUMN public.labels.idx IS 'Client: customer_profiles.idx.';
-
-COMMENT ON COLUMN public.labels.label IS 'The label, 0 or 1.';
-
-CREATE TABLE partitions.labels (
-    idx integer NOT NULL,
-    label integer NOT NULL,
-    CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
-);
-
-ALTER TABLE ONLY partitions.labels REPLICA IDENTITY FULL;
 
 CREATE TABLE public.sales (
     idx integer NOT NULL,
@@ -1485,6 +1256,14 @@ COMMENT ON COLUMN pipeline.feature_store_builds.activity_load IS 'Load of custom
 
 COMMENT ON COLUMN pipeline.feature_store_builds.labels_load IS 'Load of labels.';
 
+CREATE TABLE pipeline.features_opened (
+    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE pipeline.features_opened IS 'One row, once the features have been opened to their readers.';
+
+COMMENT ON COLUMN pipeline.features_opened.opened_at IS 'When.';
+
 ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pipeline.loads_load_id_seq
     START WITH 1
@@ -1493,17 +1272,6 @@ ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY
     NO MAXVALUE
     CACHE 1
 );
-
-CREATE TABLE pipeline.open_tables (
-    table_id regclass NOT NULL,
-    opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
-);
-
-COMMENT ON TABLE pipeline.open_tables IS 'Tables of public that have been published, and were then opened to readers.';
-
-COMMENT ON COLUMN pipeline.open_tables.table_id IS 'The table.';
-
-COMMENT ON COLUMN pipeline.open_tables.opened_at IS 'When it was first published.';
 
 CREATE TABLE pipeline.sales_by_store (
     load_id bigint NOT NULL,
@@ -1549,33 +1317,6 @@ COMMENT ON COLUMN pipeline.published_sales_by_store.row_count IS 'Number of sale
 COMMENT ON COLUMN pipeline.published_sales_by_store.first_sale IS 'Smallest idx of the sales.';
 
 COMMENT ON COLUMN pipeline.published_sales_by_store.total IS 'Exact sum of the sales.';
-
-CREATE TABLE pipeline.stores_by_load (
-    load_id bigint NOT NULL,
-    idx integer NOT NULL,
-    location text NOT NULL
-);
-
-COMMENT ON TABLE pipeline.stores_by_load IS 'The stores of each load of stores.csv; kept until a newer load is published.';
-
-COMMENT ON COLUMN pipeline.stores_by_load.load_id IS 'The load: loads.load_id.';
-
-COMMENT ON COLUMN pipeline.stores_by_load.idx IS 'Store.';
-
-COMMENT ON COLUMN pipeline.stores_by_load.location IS 'Where the store is.';
-
-CREATE VIEW pipeline.published_stores AS
- SELECT stores_by_load.idx,
-    stores_by_load.location
-   FROM (pipeline.stores_by_load
-     JOIN pipeline.loads ON ((stores_by_load.load_id = loads.load_id)))
-  WHERE (loads.outcome = 'published'::text);
-
-COMMENT ON VIEW pipeline.published_stores IS 'The stores of the published stores.csv.';
-
-COMMENT ON COLUMN pipeline.published_stores.idx IS 'Store.';
-
-COMMENT ON COLUMN pipeline.published_stores.location IS 'Where the store is.';
 
 CREATE VIEW pipeline.questions AS
  WITH rounded AS (
@@ -1745,6 +1486,60 @@ COMMENT ON COLUMN pipeline.statistics.last_day IS 'Last day.';
 
 COMMENT ON COLUMN pipeline.statistics.counts IS 'Rows of each value, for letters and labels; see pipeline.shown.';
 
+CREATE TABLE public.customer_activity (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    scd_a double precision,
+    scd_b integer
+)
+WITH (vacuum_truncate=off);
+
+ALTER TABLE ONLY public.customer_activity REPLICA IDENTITY FULL;
+
+COMMENT ON TABLE public.customer_activity IS 'Activity of each client with the days on which it was valid, exactly as in customer_activity.csv.';
+
+COMMENT ON COLUMN public.customer_activity.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN public.customer_activity.valid_from IS 'First day on which the row is valid.';
+
+COMMENT ON COLUMN public.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the current row.';
+
+COMMENT ON COLUMN public.customer_activity.scd_a IS 'Slowly changing attribute a.';
+
+COMMENT ON COLUMN public.customer_activity.scd_b IS 'Slowly changing attribute b, a whole number.';
+
+CREATE TABLE public.customer_profiles (
+    idx integer NOT NULL,
+    attr_a integer,
+    attr_b text,
+    attr_c text
+)
+WITH (vacuum_truncate=off);
+
+ALTER TABLE ONLY public.customer_profiles REPLICA IDENTITY FULL;
+
+COMMENT ON TABLE public.customer_profiles IS 'Profile of each client, exactly as in customer_profiles.csv.';
+
+COMMENT ON COLUMN public.customer_profiles.idx IS 'Client.';
+
+COMMENT ON COLUMN public.customer_profiles.attr_a IS 'Profile attribute a, a whole number.';
+
+COMMENT ON COLUMN public.customer_profiles.attr_b IS 'Profile attribute b, one letter.';
+
+COMMENT ON COLUMN public.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
+
+CREATE TABLE public.stores (
+    idx integer NOT NULL,
+    location text NOT NULL
+);
+
+COMMENT ON TABLE public.stores IS 'Every store that a published stores.csv had, with its newest location; stores are never deleted.';
+
+COMMENT ON COLUMN public.stores.idx IS 'Store.';
+
+COMMENT ON COLUMN public.stores.location IS 'Where the store is, by the newest stores.csv that has it.';
+
 CREATE VIEW public.data_freshness AS
  WITH published AS (
          SELECT loads.table_name,
@@ -1775,7 +1570,7 @@ CREATE VIEW public.data_freshness AS
             published.up_to,
                 CASE
                     WHEN (published.table_name = 'stores'::text) THEN ( SELECT count(*) AS count
-                       FROM pipeline.published_stores)
+                       FROM public.stores)
                     ELSE published.row_count
                 END AS row_count
            FROM published
@@ -1915,7 +1710,8 @@ CREATE TABLE public.feature_store (
     scd_a double precision,
     scd_b integer,
     label integer NOT NULL
-);
+)
+WITH (vacuum_truncate=off);
 
 COMMENT ON TABLE public.feature_store IS 'One row for every client that has a profile, an activity and a label, with its latest activity: the last row of each
 client in feature_history.';
@@ -1931,6 +1727,21 @@ COMMENT ON COLUMN public.feature_store.scd_a IS 'customer_activity.scd_a of the 
 COMMENT ON COLUMN public.feature_store.scd_b IS 'customer_activity.scd_b of the latest activity';
 
 COMMENT ON COLUMN public.feature_store.label IS 'labels.label';
+
+CREATE TABLE public.labels (
+    idx integer NOT NULL,
+    label integer NOT NULL,
+    CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
+)
+WITH (vacuum_truncate=off);
+
+ALTER TABLE ONLY public.labels REPLICA IDENTITY FULL;
+
+COMMENT ON TABLE public.labels IS 'The label that a model learns to predict, exactly as in labels.csv.';
+
+COMMENT ON COLUMN public.labels.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN public.labels.label IS 'The label, 0 or 1.';
 
 CREATE VIEW public.month_status AS
  WITH newest_attempt AS (
@@ -2014,9 +1825,11 @@ CREATE TABLE public.monthly_sales (
     sale_month date NOT NULL,
     value numeric NOT NULL,
     CONSTRAINT monthly_sales_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
-);
+)
+WITH (vacuum_truncate=off);
 
-COMMENT ON TABLE public.monthly_sales IS 'Sum of the sales of each store and month; a store without sales in a month has no row for it.';
+COMMENT ON TABLE public.monthly_sales IS 'Sum of the sales of each store and month; a store without sales in a month has no row for it. A load deletes and
+inserts the rows of its month, so a foreign key onto this table stops it: refer to stores instead.';
 
 COMMENT ON COLUMN public.monthly_sales.store_idx IS 'Store: stores.idx.';
 
@@ -2025,17 +1838,6 @@ COMMENT ON COLUMN public.monthly_sales.location IS 'Where the store was when the
 COMMENT ON COLUMN public.monthly_sales.sale_month IS 'First day of the month.';
 
 COMMENT ON COLUMN public.monthly_sales.value IS 'Exact sum of sales.value.';
-
-CREATE TABLE public.stores (
-    idx integer NOT NULL,
-    location text NOT NULL
-);
-
-COMMENT ON TABLE public.stores IS 'The stores of the newest stores.csv; every monthly load refreshes it.';
-
-COMMENT ON COLUMN public.stores.idx IS 'Store.';
-
-COMMENT ON COLUMN public.stores.location IS 'Where the store is.';
 
 CREATE UNLOGGED TABLE staging.clients (
     idx integer NOT NULL,
@@ -2065,6 +1867,43 @@ COMMENT ON COLUMN staging.clients.has_activity IS 'Whether there is an activity 
 COMMENT ON COLUMN staging.clients.source_hash IS 'Hash of its rows; null if it lacks a profile, an activity or a label.';
 
 COMMENT ON COLUMN staging.clients.is_changed IS 'Whether its rows in feature_history were built from other source rows.';
+
+CREATE TABLE staging.customer_activity (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    scd_a double precision,
+    scd_b integer
+);
+
+COMMENT ON TABLE staging.customer_activity IS 'The columns of customer_activity.csv. Each load has a table like it.';
+
+COMMENT ON COLUMN staging.customer_activity.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN staging.customer_activity.valid_from IS 'First day on which the row is valid.';
+
+COMMENT ON COLUMN staging.customer_activity.valid_to IS 'Day on which the row stopped being valid; null for the current row.';
+
+COMMENT ON COLUMN staging.customer_activity.scd_a IS 'Slowly changing attribute a.';
+
+COMMENT ON COLUMN staging.customer_activity.scd_b IS 'Slowly changing attribute b, a whole number.';
+
+CREATE TABLE staging.customer_profiles (
+    idx integer NOT NULL,
+    attr_a integer,
+    attr_b text,
+    attr_c text
+);
+
+COMMENT ON TABLE staging.customer_profiles IS 'The columns of customer_profiles.csv. Each load has a table like it.';
+
+COMMENT ON COLUMN staging.customer_profiles.idx IS 'Client.';
+
+COMMENT ON COLUMN staging.customer_profiles.attr_a IS 'Profile attribute a, a whole number.';
+
+COMMENT ON COLUMN staging.customer_profiles.attr_b IS 'Profile attribute b, one letter.';
+
+COMMENT ON COLUMN staging.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
 
 CREATE UNLOGGED TABLE staging.feature_history (
     idx integer NOT NULL,
@@ -2098,15 +1937,49 @@ COMMENT ON COLUMN staging.feature_history.label IS 'labels.label.';
 
 COMMENT ON COLUMN staging.feature_history.is_resolved IS 'Whether one activity is the latest on all these days; otherwise the days are still to be divided.';
 
-ALTER TABLE ONLY public.customer_activity ATTACH PARTITION partitions.customer_activity FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+CREATE TABLE staging.labels (
+    idx integer NOT NULL,
+    label integer NOT NULL,
+    CONSTRAINT "the label is 0 or 1" CHECK ((label = ANY (ARRAY[0, 1])))
+);
 
-ALTER TABLE ONLY public.customer_profiles ATTACH PARTITION partitions.customer_profiles FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
+COMMENT ON TABLE staging.labels IS 'The columns of labels.csv. Each load has a table like it.';
+
+COMMENT ON COLUMN staging.labels.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN staging.labels.label IS 'The label, 0 or 1.';
+
+CREATE TABLE staging.sales (
+    idx integer NOT NULL,
+    value numeric NOT NULL,
+    date date NOT NULL,
+    store_idx integer NOT NULL
+);
+
+COMMENT ON TABLE staging.sales IS 'The columns of sales.csv. Each load has a table like it.';
+
+COMMENT ON COLUMN staging.sales.idx IS 'Index of the sale, as in the file.';
+
+COMMENT ON COLUMN staging.sales.value IS 'Amount sold that day, exact; negative for a refund.';
+
+COMMENT ON COLUMN staging.sales.date IS 'Day of the sale.';
+
+COMMENT ON COLUMN staging.sales.store_idx IS 'Store of the sale: stores.idx.';
+
+CREATE TABLE staging.stores (
+    idx integer NOT NULL,
+    location text NOT NULL
+);
+
+COMMENT ON TABLE staging.stores IS 'The columns of stores.csv. Each load has a table like it.';
+
+COMMENT ON COLUMN staging.stores.idx IS 'Store.';
+
+COMMENT ON COLUMN staging.stores.location IS 'Where the store is, by the newest stores.csv that has it.';
 
 ALTER TABLE ONLY public.feature_history ATTACH PARTITION partitions.feature_history_known FOR VALUES IN (NULL);
 
 ALTER TABLE ONLY public.feature_history ATTACH PARTITION partitions.feature_history_superseded DEFAULT;
-
-ALTER TABLE ONLY public.labels ATTACH PARTITION partitions.labels FOR VALUES FROM (MINVALUE) TO (MAXVALUE);
 
 ALTER TABLE ONLY public.sales ATTACH PARTITION partitions.sales_before_all_months FOR VALUES FROM (MINVALUE) TO ('0001-01-01');
 
@@ -2122,17 +1995,14 @@ ALTER TABLE ONLY pipeline.feature_store_builds
 ALTER TABLE ONLY pipeline.loads
     ADD CONSTRAINT loads_pkey PRIMARY KEY (load_id);
 
-ALTER TABLE ONLY pipeline.open_tables
-    ADD CONSTRAINT open_tables_pkey PRIMARY KEY (table_id);
-
 ALTER TABLE ONLY pipeline.sales_by_store
     ADD CONSTRAINT sales_by_store_pkey PRIMARY KEY (load_id, store_idx);
 
+ALTER TABLE ONLY pipeline.sources
+    ADD CONSTRAINT sources_pkey PRIMARY KEY (table_name);
+
 ALTER TABLE ONLY pipeline.statistics
     ADD CONSTRAINT statistics_pkey PRIMARY KEY (load_id, column_name);
-
-ALTER TABLE ONLY pipeline.stores_by_load
-    ADD CONSTRAINT stores_by_load_pkey PRIMARY KEY (load_id, idx);
 
 ALTER TABLE ONLY pipeline.training_sets
     ADD CONSTRAINT training_sets_pkey PRIMARY KEY (set_name);
@@ -2165,6 +2035,12 @@ ALTER TABLE ONLY pipeline.feature_store_builds
 
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_profiles_load_fkey FOREIGN KEY (profiles_load) REFERENCES pipeline.loads(load_id);
+
+ALTER TABLE ONLY pipeline.loads
+    ADD CONSTRAINT loads_table_name_fkey FOREIGN KEY (table_name) REFERENCES pipeline.sources(table_name);
+
+ALTER TABLE ONLY pipeline.sources
+    ADD CONSTRAINT sources_decided_by_fkey FOREIGN KEY (decided_by) REFERENCES pipeline.sources(table_name);
 
 ALTER TABLE ONLY pipeline.statistics
     ADD CONSTRAINT statistics_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
@@ -2326,25 +2202,18 @@ GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, addr
 REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.distribute_staged(load bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.distribute_staged(load bigint) TO pipeline;
-
 REVOKE ALL ON FUNCTION pipeline.find_training_set(name text) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO ds_user_role;
 GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO mle_user_role;
 
-REVOKE ALL ON FUNCTION pipeline.grant_to_readers(table_name text) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.grant_to_readers(table_name text) TO pipeline;
-
-REVOKE ALL ON FUNCTION pipeline.lock_customers() FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.lock_customers() TO pipeline;
+REVOKE ALL ON FUNCTION pipeline.open_feature_store() FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.open_feature_store() TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO ds_user_role;
 GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO mle_user_role;
 
-REVOKE ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.replace_partitions(VARIADIC load_ids bigint[]) TO pipeline;
+GRANT SELECT ON TABLE pipeline.sources TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) TO pipeline;
@@ -2376,13 +2245,9 @@ GRANT ALL ON FUNCTION public.make_training_set(name text, query text, known_at t
 GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO mle_user_role;
 GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO ds_user_role;
 
-GRANT SELECT ON TABLE public.customer_activity TO pipeline;
-
-GRANT SELECT ON TABLE public.customer_profiles TO pipeline;
-
-GRANT SELECT ON TABLE public.labels TO pipeline;
-
-GRANT SELECT ON TABLE public.sales TO pipeline;
+GRANT SELECT ON TABLE public.sales TO ds_user_role;
+GRANT ALL ON TABLE public.sales TO mle_user_role;
+GRANT SELECT,INSERT,DELETE ON TABLE public.sales TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.client_hashes TO pipeline;
 
@@ -2396,21 +2261,27 @@ GRANT UPDATE(row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
 
 GRANT UPDATE(history_row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
 
-GRANT SELECT ON TABLE pipeline.open_tables TO pipeline;
-
 GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.published_sales_by_store TO pipeline;
-
-GRANT SELECT,INSERT,DELETE ON TABLE pipeline.stores_by_load TO pipeline;
-
-GRANT SELECT ON TABLE pipeline.published_stores TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.questions TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.stale_tables TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.statistics TO pipeline;
+
+GRANT SELECT ON TABLE public.customer_activity TO ds_user_role;
+GRANT ALL ON TABLE public.customer_activity TO mle_user_role;
+GRANT SELECT,INSERT,DELETE ON TABLE public.customer_activity TO pipeline;
+
+GRANT SELECT ON TABLE public.customer_profiles TO ds_user_role;
+GRANT ALL ON TABLE public.customer_profiles TO mle_user_role;
+GRANT SELECT,INSERT,DELETE ON TABLE public.customer_profiles TO pipeline;
+
+GRANT SELECT ON TABLE public.stores TO ds_user_role;
+GRANT ALL ON TABLE public.stores TO mle_user_role;
+GRANT SELECT,INSERT,UPDATE ON TABLE public.stores TO pipeline;
 
 GRANT SELECT ON TABLE public.data_freshness TO ds_user_role;
 GRANT ALL ON TABLE public.data_freshness TO mle_user_role;
@@ -2421,13 +2292,17 @@ GRANT ALL ON TABLE public.data_statistics TO mle_user_role;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 
+GRANT SELECT ON TABLE public.labels TO ds_user_role;
+GRANT ALL ON TABLE public.labels TO mle_user_role;
+GRANT SELECT,INSERT,DELETE ON TABLE public.labels TO pipeline;
+
 GRANT SELECT ON TABLE public.month_status TO ds_user_role;
 GRANT ALL ON TABLE public.month_status TO mle_user_role;
 GRANT SELECT ON TABLE public.month_status TO pipeline;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.monthly_sales TO pipeline;
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.stores TO pipeline;
+GRANT SELECT ON TABLE public.monthly_sales TO ds_user_role;
+GRANT ALL ON TABLE public.monthly_sales TO mle_user_role;
+GRANT SELECT,INSERT,DELETE ON TABLE public.monthly_sales TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
 

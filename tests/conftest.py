@@ -96,14 +96,10 @@ class Database:
             return cursor.fetchall() if cursor.description else []
 
     def open_to_readers(self) -> None:
-        """Grant the privileges on the tables of public, as the first publication of each does."""
-        self.run("""
-            select pipeline.open_to_readers(relname)
-            from pg_class
-            where
-                relnamespace = 'public'::regnamespace and relkind in ('r', 'p')
-                and relowner = 'pipeline_owner'::regrole
-        """)
+        """Grant the privileges on the features, as the first build that has a row does."""
+        self.run("insert into pipeline.features_opened default values")
+        for privileges, role in (("select", "ds_user_role"), ("all", "mle_user_role")):
+            self.run(f"grant {privileges} on feature_store, feature_history to {role}")
 
     def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
         return alembic(self.url(user, driver="postgresql+psycopg2"), *arguments, **environment)

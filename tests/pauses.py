@@ -8,10 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import psycopg
-import pytest
 from conftest import Database
-
-from local.citus import CitusCluster
 
 # Far more than a step takes on a busy machine: only a test that fails waits so long.
 WAIT_SECONDS = 120
@@ -24,7 +21,6 @@ EVENTS = ("insert", "update", "delete", "truncate")
 #                              the load of that table, or any, has come to this state in the ledger
 #     before commit            all statements of a publication are done
 #     insert public.stores, …  rows of that table were inserted, updated, deleted or truncated
-#     old partition dropped, staged table renamed, partition attached
 #
 # A session that comes to a point takes the point's lock for a moment. That lock is free unless a test pauses there.
 # It waits there longer than a test does, whatever lock_timeout the load sets, and not for ever if the test fails.
@@ -77,11 +73,11 @@ declare
     event text;
 begin
     foreach place in array array[
-        'public.stores', 'public.monthly_sales', 'public.feature_history', 'public.feature_store', 'staging.clients',
-        'staging.feature_history', 'pipeline.client_hashes', 'pipeline.sales_by_store', 'pipeline.stores_by_load',
+        'public.stores', 'public.sales', 'public.monthly_sales', 'public.customer_profiles',
+        'public.customer_activity', 'public.labels', 'public.feature_history', 'public.feature_store',
+        'staging.clients', 'staging.feature_history', 'pipeline.client_hashes', 'pipeline.sales_by_store',
         'pipeline.feature_store_builds'
     ] loop
-        continue when pipeline.is_distributed(place::regclass); -- Citus allows no triggers there
         foreach event in array array{events} loop
             execute format(
                 'create trigger pause_%2$s after %2$s on %1$s for each statement execute function pauses.wait(%3$L)',
@@ -91,38 +87,6 @@ begin
     end loop;
 end
 $$;
-
-create function pauses.wait_of_drop() returns event_trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if exists (select from pg_event_trigger_dropped_objects() where schema_name = 'partitions') then
-        perform pauses.wait_at('old partition dropped');
-    end if;
-end
-$$;
-
-create function pauses.wait_of_alter() returns event_trigger
-language plpgsql security definer set search_path = pg_catalog, pg_temp
-as $$
-declare
-    changed record;
-begin
-    for changed in select * from pg_event_trigger_ddl_commands() loop
-        if exists (select from pg_partitioned_table where partrelid = changed.objid) then
-            perform pauses.wait_at('partition attached');
-        elsif changed.object_identity ~ '^staging\\..*[^0-9]$|^staging\\.sales_\\d{{4}}_\\d\\d$' then
-            perform pauses.wait_at('staged table renamed');
-        end if;
-    end loop;
-end
-$$;
-
-create event trigger pause_after_drop on sql_drop when tag in ('DROP TABLE')
-execute function pauses.wait_of_drop();
-
-create event trigger pause_after_alter on ddl_command_end when tag in ('ALTER TABLE')
-execute function pauses.wait_of_alter();
 
 grant usage on schema pauses to public;
 """
@@ -172,13 +136,9 @@ class Pause:
 
 @contextlib.contextmanager
 def pausing(database: Database, point: str) -> Iterator[Pause]:
-    """Let sessions wait at a point, until they are released or the block ends.
-
-    On a Citus cluster, a test that pauses in a statement on a distributed table is skipped.
-    """
+    """Let sessions wait at a point, until they are released or the block ends."""
     with database.connect() as holder:
         install(holder)
-        skip_without_triggers(database, point)
         holder.execute(f"select pg_advisory_lock({LOCK_CLASS}, hashtext(%s))", [point])
         pause = Pause(database, point, holder)
         try:
@@ -192,27 +152,6 @@ def install(admin: psycopg.Connection[Any]) -> None:
     if admin.execute("select to_regnamespace('pauses') is null").fetchone() == (True,):
         with admin.transaction():
             admin.execute(INSTALL.format(lock_class=LOCK_CLASS, seconds=3 * WAIT_SECONDS, events=list(EVENTS)))
-
-
-def skip_without_triggers(database: Database, point: str) -> None:
-    """Skip the test if the point is a statement on a table that may have no triggers, on a cluster."""
-    event, _, table = point.partition(" ")
-    is_statement = isinstance(database.cluster, CitusCluster) and event in EVENTS
-    if is_statement and database.run(f"select pipeline.is_distributed('{table}')") == [(True,)]:
-        pytest.skip(f"on a cluster: Citus allows no trigger on {table}")
-
-
-def fallback_point(database: Database, partition: str, event: str) -> str:
-    """Make the point after a partition's rows are deleted or inserted, which is where it cannot be replaced."""
-    point = f"{event} partitions.{partition}"
-    with database.connect() as admin:
-        install(admin)
-        skip_without_triggers(database, point)
-        admin.execute(
-            f"create or replace trigger pause_{event} after {event} on partitions.{partition} for each statement"
-            f" execute function pauses.wait('{point}')"
-        )
-    return point
 
 
 def wait_for(

@@ -17,6 +17,7 @@ from conftest import ROOT, Database
 
 from company_data import staging
 from company_data.comparison import ComparisonOperator
+from company_data.loads import PUBLISHED_ALREADY, SUPERSEDED
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS
 
 SQL = ROOT / "sql"
@@ -72,7 +73,16 @@ class Run:
             task = self.dag.get_task(name)
             if isinstance(task, SQLExecuteQueryOperator):
                 with connect(self.database) as connection:
-                    self.reports = run_sql(connection, str(task.sql), self.parameters(name), one_by_one=task.autocommit)
+                    try:
+                        self.reports = run_sql(
+                            connection, str(task.sql), self.parameters(name), one_by_one=task.autocommit
+                        )
+                    except psycopg.Error as error:
+                        # As LoadOperator: the task is skipped, or has succeeded before.
+                        if error.sqlstate not in (SUPERSEDED, PUBLISHED_ALREADY):
+                            raise
+                        self.reports = []
+                        return self.reports
                     if isinstance(task, ComparisonOperator) and not self.asks:
                         for load in self.loads.values():
                             connection.execute("select pipeline.hold_load(%s, null)", [load])

@@ -408,7 +408,7 @@ def write_csv(
 
 def test_a_column_whose_type_has_no_grammar_is_rejected(database: Database, files: Files) -> None:
     # numeric(10,1) would round 1.55 without an error.
-    database.run("alter table public.sales alter value type numeric(10, 1)")
+    database.run("alter table staging.sales alter value type numeric(10, 1)")
     with pytest.raises(
         FileRejected, match=r"line 1: value has type numeric\(10,1\), which .*values.py does not describe"
     ):

@@ -26,7 +26,7 @@ Activity = tuple[int, date, date | None, float | None, int]
 
 @pytest.fixture
 def database(database: Database) -> Database:
-    """A database whose tables have been published: the tests insert rows that no load has."""
+    """A database whose features are open: the tests insert rows that no build has."""
     database.open_to_readers()
     return database
 

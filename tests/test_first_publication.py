@@ -1,4 +1,4 @@
-"""A table of public is open to its readers from its first publication on, and afterwards only a person closes it."""
+"""The features are closed until the first build that has a row; all else is open from the upgrade on."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -7,13 +7,24 @@ import pytest
 import steps
 from conftest import Database, Files
 from psycopg.errors import CheckViolation, InsufficientPrivilege
-from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, load_customers, load_month
+from steps import (
+    CUSTOMERS,
+    FEATURES,
+    SALES,
+    SQL,
+    Run,
+    build_feature_store,
+    connect,
+    load_customers,
+    load_month,
+    run_sql,
+)
 
 pytestmark = pytest.mark.slow
 
-CUSTOMER_TABLES = ["customer_profiles", "customer_activity", "labels"]
-SALES_TABLES = ["stores", "sales", "monthly_sales"]
-TABLES = [*CUSTOMER_TABLES, *SALES_TABLES, "feature_store"]
+OTHER_TABLES = ["customer_profiles", "customer_activity", "labels", "stores", "sales", "monthly_sales"]
+FEATURE_TABLES = ["feature_history", "feature_store"]
+TABLES = [*OTHER_TABLES, *FEATURE_TABLES]
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
 
 
@@ -35,43 +46,84 @@ def bucket(files: Files) -> Files:
     return files
 
 
+def is_allowed(database: Database, user: str, statement: str) -> bool:
+    try:
+        database.run(statement, user)
+    except InsufficientPrivilege:
+        return False
+    return True
+
+
 def open_tables(database: Database) -> list[str]:
-    """The tables that both readers can read and mle_user can write; fails if one of them sees an empty table."""
+    """The tables that are open; fails if one is open in part, or if the features are open and empty."""
     found = []
     for table in TABLES:
-        try:
-            for user in ("ds_user", "mle_user"):
-                [(rows,)] = database.run(f"select count(*) from {table}", user)
-                assert rows > 0, table
-            database.run(f"delete from {table} where false", "mle_user")
-        except InsufficientPrivilege:
-            continue
-        found.append(table)
+        column = database.run(
+            f"select attname from pg_attribute where attrelid = 'public.{table}'::regclass and attnum = 1"
+        )[0][0]
+        allowed = {
+            is_allowed(database, user, statement)
+            for user, statement in (
+                ("ds_user", f"select * from {table}"),
+                ("mle_user", f"select * from {table}"),
+                ("mle_user", f"insert into {table} select * from {table} where false"),
+                ("mle_user", f"update {table} set {column} = {column} where false"),
+                ("mle_user", f"delete from {table} where false"),
+            )
+        }
+        assert len(allowed) == 1, table
+        if allowed == {True}:
+            found.append(table)
+            assert table not in FEATURE_TABLES or database.run(f"select count(*) > 0 from {table}") == [(True,)], table
     return found
 
 
-def test_each_table_is_closed_until_it_is_published(database: Database, bucket: Files) -> None:
-    assert open_tables(database) == []
+def test_all_but_the_features_is_open_right_after_the_upgrade(database: Database) -> None:
+    assert open_tables(database) == OTHER_TABLES
+    assert database.run("select count(*) from data_freshness where state = 'missing'", "ds_user") == [(8,)]
+
+
+def test_the_features_are_closed_until_the_first_build_that_has_a_row(database: Database, bucket: Files) -> None:
+    build_feature_store(database)  # from no files
+    assert open_tables(database) == OTHER_TABLES
     customers = Run(database, CUSTOMERS)
-    customers.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
-    assert open_tables(database) == []
-    customers.run("publish_customers")
-    assert open_tables(database) == CUSTOMER_TABLES
+    for task in customers.tasks:
+        customers.run(task)
+        assert open_tables(database) == OTHER_TABLES, task
+    # The only client has no label.
+    bucket.write("labels.csv", "idx,label\n")
+    load_customers(database)
     build_feature_store(database)
-    assert open_tables(database) == [*CUSTOMER_TABLES, "feature_store"]
-    load_month(database, MONTHS[0])
+    assert open_tables(database) == OTHER_TABLES
+    bucket.write("labels.csv", "idx,label\n1,0\n")
+    load_customers(database)
+    assert open_tables(database) == OTHER_TABLES
+    build_feature_store(database)
     assert open_tables(database) == TABLES
 
 
+def test_features_that_a_later_build_empties_stay_open(database: Database, bucket: Files) -> None:
+    loads_again(database, bucket)
+    bucket.write("labels.csv", "idx,label\n")
+    load_customers(database)
+    build_feature_store(database)
+    for user in ("ds_user", "mle_user"):
+        assert database.run("select count(*) from feature_store", user) == [(0,)]
+
+
 @pytest.mark.parametrize("user", ["ds_user", "mle_user"])
-def test_functions_and_views_on_a_closed_table_are_denied_too(database: Database, bucket: Files, user: str) -> None:
+def test_functions_and_views_on_closed_features_are_denied_too(database: Database, bucket: Files, user: str) -> None:
     database.run("create view public.clients as select idx from feature_store", "mle_user")
     database.run(
         "create function public.clients_of_today() returns bigint language sql return "
         "(select count(*) from feature_store)",
         "mle_user",
     )
-    queries = ["select * from feature_store_as_of('2024-01-01')", "select * from clients"]
+    queries = [
+        "select * from feature_store_as_of('2024-01-01')",
+        "select * from feature_store_at('{1}', '{2024-01-01}')",
+        "select * from clients",
+    ]
     if user == "mle_user":
         queries.append("select clients_of_today()")
     for query in queries:
@@ -83,24 +135,16 @@ def test_functions_and_views_on_a_closed_table_are_denied_too(database: Database
         assert len(database.run(query, user)) == 1
 
 
-def test_a_run_of_feature_store_without_customer_files_does_not_open_it(database: Database, bucket: Files) -> None:
-    build_feature_store(database)
-    assert open_tables(database) == []
+@pytest.mark.parametrize("table", FEATURE_TABLES)
+def test_a_first_build_that_fails_opens_nothing(database: Database, bucket: Files, table: str) -> None:
     load_customers(database)
+    database.run(f"alter table {table} add constraint none check (false)")
+    with pytest.raises(CheckViolation):
+        build_feature_store(database)
+    assert open_tables(database) == OTHER_TABLES
+    database.run(f"alter table {table} drop constraint none")
     build_feature_store(database)
-    assert open_tables(database) == [*CUSTOMER_TABLES, "feature_store"]
-
-
-def test_a_first_load_that_fails_opens_nothing(database: Database, bucket: Files) -> None:
-    bucket.write("stores.csv", "idx,location\n2,Porto\n")
-    with pytest.raises(CheckViolation):
-        load_month(database, MONTHS[0])
-    # A check constraint of a person lets the last statement but one of a publish task fail.
-    bucket.write("stores.csv", "idx,location\n1,Porto\n")
-    database.run("alter table monthly_sales add constraint none check (false)")
-    with pytest.raises(CheckViolation):
-        load_month(database, MONTHS[0])
-    assert open_tables(database) == []
+    assert open_tables(database) == TABLES
 
 
 def test_months_that_are_published_side_by_side_for_the_first_time_all_succeed(
@@ -111,22 +155,12 @@ def test_months_that_are_published_side_by_side_for_the_first_time_all_succeed(
         running.append(pool.submit(load_customers, database))
         for each in running:
             each.result(120)
-    assert open_tables(database) == [*CUSTOMER_TABLES, *SALES_TABLES]
-
-
-def test_two_transactions_that_open_a_table_wait_for_each_other(database: Database) -> None:
-    open_stores = "select pipeline.open_to_readers('stores')"
-    with database.connect("pipeline") as first, database.connect("pipeline") as second, ThreadPoolExecutor(1) as pool:
-        with first.transaction():
-            first.execute(open_stores)
-            waiting = pool.submit(second.execute, open_stores)
-            blocked = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
-            with database.connect() as admin:
-                while not admin.execute(blocked, [second.info.backend_pid]).fetchall():
-                    assert not waiting.done()
-        waiting.result(60)
-    assert database.run("select table_id::text from pipeline.open_tables") == [("stores",)]
-    assert database.run("select count(*) from stores", "ds_user") == [(0,)]
+    for user in ("ds_user", "mle_user"):
+        assert database.run("select date::text from sales order by date", user) == [(month,) for month in MONTHS]
+        assert database.run("select sale_month::text from monthly_sales order by 1", user) == [
+            (month,) for month in MONTHS
+        ]
+        assert database.run("select idx from labels", user) == [(1,)]
 
 
 def test_a_transaction_that_has_read_data_freshness_does_not_stop_the_first_loads(
@@ -139,20 +173,40 @@ def test_a_transaction_that_has_read_data_freshness_does_not_stop_the_first_load
         assert waiting.execute("select distinct state from data_freshness").fetchall() == [("loaded",)]
 
 
-def test_a_reader_that_began_before_the_first_publication_does_not_find_an_empty_table(
-    database: Database, bucket: Files
+@pytest.mark.parametrize("table", FEATURE_TABLES)
+@pytest.mark.parametrize("user", ["ds_user", "mle_user"])
+def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_table(
+    database: Database, bucket: Files, user: str, table: str
 ) -> None:
     load_customers(database)
-    with database.connect("pipeline") as building, database.connect("ds_user") as reader, ThreadPoolExecutor(1) as pool:
+    build = (SQL / "feature_store" / "replace_feature_store.sql").read_text()
+    query = f"select count(*) from {table}"
+    with connect(database) as building, database.connect(user) as reader, ThreadPoolExecutor(1) as pool:
         with building.transaction():
-            building.execute("insert into public.feature_store values (1, 1, 'A', 1, 1, 0)")
-            building.execute("select pipeline.open_to_readers('feature_store')")
-            found = pool.submit(lambda: reader.execute("select count(*) from feature_store").fetchall())
+            with pytest.raises(InsufficientPrivilege):
+                reader.execute(query)
+            run_sql(building, build, {"keep_days": ""})
+            found = pool.submit(lambda: reader.execute(query).fetchall())
             waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
             with database.connect() as admin:
                 while not admin.execute(waiting, [reader.info.backend_pid]).fetchall():
                     assert not found.done()
         assert found.result(60) == [(1,)]
+
+
+def test_a_reader_that_waits_for_a_build_that_fails_is_denied(database: Database, bucket: Files) -> None:
+    load_customers(database)
+    build = (SQL / "feature_store" / "replace_feature_store.sql").read_text()
+    with connect(database) as building, database.connect("ds_user") as reader, ThreadPoolExecutor(1) as pool:
+        with building.transaction(force_rollback=True):
+            run_sql(building, build, {"keep_days": ""})
+            found = pool.submit(lambda: reader.execute("select count(*) from feature_store").fetchall())
+            waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
+            with database.connect() as admin:
+                while not admin.execute(waiting, [reader.info.backend_pid]).fetchall():
+                    assert not found.done()
+        with pytest.raises(InsufficientPrivilege):
+            found.result(60)
 
 
 def loads_again(database: Database, _: Files) -> None:
@@ -162,9 +216,21 @@ def loads_again(database: Database, _: Files) -> None:
 
 
 def load_fails(database: Database, bucket: Files) -> None:
-    bucket.write("stores.csv", "idx,location\n2,Porto\n")
+    bucket.write(f"sales/{MONTHS[0]}/sales.csv", f"idx,value,date,store_idx\n1,5,{MONTHS[0]},9\n")
     with pytest.raises(CheckViolation):
         load_month(database, MONTHS[0])
+    database.run("alter table feature_store add constraint none check (attr_a < 2)")
+    bucket.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,2,A,x\n")
+    load_customers(database)
+    with pytest.raises(CheckViolation):
+        build_feature_store(database)
+
+
+def features_are_built_again(database: Database, bucket: Files) -> None:
+    database.run("delete from feature_store")
+    database.run("delete from feature_history")
+    for _ in range(2):
+        build_feature_store(database)
 
 
 def migrates(database: Database, _: Files) -> None:
@@ -173,30 +239,29 @@ def migrates(database: Database, _: Files) -> None:
         assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("event", [loads_again, load_fails, migrates])
+@pytest.mark.parametrize("event", [loads_again, load_fails, features_are_built_again, migrates])
 def test_what_a_person_revokes_later_stays_revoked_and_what_is_open_stays_open(
     database: Database, bucket: Files, event: Callable[[Database, Files], None]
 ) -> None:
     loads_again(database, bucket)
     assert open_tables(database) == TABLES
     for table in ("labels", "monthly_sales", "feature_store"):
-        database.run(f"revoke select on {table} from ds_user_role")
+        database.run(f"revoke all on {table} from ds_user_role, mle_user_role")
     event(database, bucket)
-    assert open_tables(database) == ["customer_profiles", "customer_activity", "stores", "sales"]
-    database.run("delete from feature_store where false", "mle_user")
+    assert open_tables(database) == ["customer_profiles", "customer_activity", "stores", "sales", "feature_history"]
 
 
-def test_a_table_that_is_made_again_is_closed_until_it_is_published(database: Database, bucket: Files) -> None:
+def test_features_that_are_made_again_are_closed_until_they_are_built(database: Database, bucket: Files) -> None:
     loads_again(database, bucket)
     for steps_of_alembic in (["downgrade", "0006"], ["upgrade", "head"]):
         done = database.alembic(*steps_of_alembic)
         assert done.returncode == 0, done.stderr
-    assert open_tables(database) == [*CUSTOMER_TABLES, *SALES_TABLES]
+    assert open_tables(database) == OTHER_TABLES
     build_feature_store(database)
     assert open_tables(database) == TABLES
 
 
-def test_only_the_pipeline_opens_a_table(database: Database) -> None:
-    for user in ("ds_user", "mle_user"):
-        with pytest.raises(InsufficientPrivilege):
-            database.run("select pipeline.open_to_readers('stores')", user)
+@pytest.mark.parametrize("user", ["ds_user", "mle_user"])
+def test_only_the_pipeline_opens_the_features(database: Database, user: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        database.run("select pipeline.open_feature_store()", user)

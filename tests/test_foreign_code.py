@@ -8,7 +8,7 @@ import psycopg
 import pytest
 from conftest import Database, Files, RunDag, month_after
 from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege
-from steps import CUSTOMERS, MAINTENANCE, SALES, Run, load_month
+from steps import CUSTOMERS, MAINTENANCE, SALES, Run, build_feature_store, load_customers, load_month
 from watch import plant_shadows, safe, shadows_ran, watched_logins
 
 from local.sample_data import months_before, write_bucket
@@ -185,10 +185,13 @@ AS_PIPELINE = (
     "perform pipeline.begin_load('evil; drop', null, 'x', 'x')",
     "perform pipeline.begin_load('pg_class', null, 'x', 'x')",
     "perform pipeline.begin_load('training_sets', null, 'x', 'x')",
-    "perform pipeline.grant_to_readers('training_sets')",
-    "perform pipeline.grant_to_readers('evil')",
-    "perform pipeline.open_to_readers('evil')",
+    "perform pipeline.begin_load(null, null, 'x', 'x')",
+    "perform pipeline.begin_load('Labels', null, 'x', 'x')",
+    "insert into pipeline.sources values ('evil', 'x', null)",
+    "update pipeline.sources set table_name = 'evil' where table_name = 'labels'",
     "update pipeline.loads set table_name = 'evil'",
+    "update pipeline.loads set staged_table = 'public.evil'",
+    "execute 'create table staging.evil_1 (like public.evil including all)'",
     "insert into pipeline.loads (table_name, address, dag_run) values ('evil', 'x', 'x')",
 )
 
@@ -240,3 +243,55 @@ def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(
     ):
         with pytest.raises(InsufficientPrivilege):
             database.run(forbidden, "mle_user")
+
+
+# What must be left of what a trigger's function does as the login pipeline, by functions with their owner's rights.
+CALLS_AS_PIPELINE = """
+    create function public.attack() returns trigger language plpgsql as $attack$
+    begin
+        {statement};
+        return null;
+    exception
+        when others then
+            return null;
+    end
+    $attack$;
+    create trigger attack after insert on public.monthly_sales execute function public.attack();
+"""
+
+
+@pytest.mark.parametrize("is_built", [False, True], ids=["before the first build", "after the first build"])
+def test_a_trigger_of_mle_user_does_not_open_the_features(
+    is_built: bool, database: Database, files: Files, run_dag: RunDag
+) -> None:
+    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    load_month(database, MONTH)
+    features = ["public.feature_history", "public.feature_store"]
+    if is_built:
+        load_customers(database)
+        build_feature_store(database)
+        for table in features:
+            database.run(f"revoke all on {table} from ds_user_role, mle_user_role")
+    with database.connect("mle_user") as connection:
+        connection.execute(CALLS_AS_PIPELINE.format(statement="perform pipeline.open_feature_store()"))
+    load_month(database, MONTH)
+    for user in ("ds_user", "mle_user"):
+        for table in features:
+            with pytest.raises(InsufficientPrivilege):
+                database.run(f"select * from {table}", user)
+
+
+def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Database, files: Files) -> None:
+    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    load_month(database, MONTH)
+    tables = "select array_agg(oid::regclass::text order by oid) from pg_class where relkind in ('r', 'p')"
+    with database.connect("mle_user") as connection:
+        connection.execute(
+            CALLS_AS_PIPELINE.format(
+                statement="perform pipeline.discard_staged(number) from generate_series(-1, 100) as number"
+            )
+        )
+    before = database.run(tables)
+    load_month(database, MONTH)
+    assert database.run(tables) == before
+    assert database.run("select count(*) > 0 from sales") == [(True,)]

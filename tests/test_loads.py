@@ -114,11 +114,9 @@ def outcomes(database: Database) -> dict[int, str]:
 
 
 def staged(database: Database) -> set[str]:
-    return {
-        name
-        for (name,) in database.run("select relname from pg_class where relnamespace = 'staging'::regnamespace")
-        if name not in ("clients", "feature_history")
-    }
+    """The tables of loads, whose names end in their numbers."""
+    tables = "select relname from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '_[0-9]+$'"
+    return {name for (name,) in database.run(tables)}
 
 
 def test_a_load_goes_from_outcome_to_outcome(database: Database, february: Files) -> None:
@@ -142,6 +140,7 @@ def test_a_rejected_file_stays_staged_until_the_file_is_loaded_again(database: D
     with pytest.raises(psycopg.errors.CheckViolation, match=r"staging\.sales_1"):
         load_month(database, MONTH)
     assert outcomes(database) == {1: "rejected", 2: "checked"}
+    assert database.run("select count(*) from stores") == [(0,)]
     assert staged(database) == {"sales_1", "stores_2"}
     february.write("stores.csv", "idx,location\n1,Porto\n")
     load_month(database, MONTH)
@@ -212,11 +211,60 @@ def test_of_two_loads_the_one_that_requested_the_file_later_is_published(databas
     older.run("stage_sales", "stage_stores")
     february.write(SALES, ONE_SALE)
     newer.run()
-    reports = older.run("check_month", "publish_month")
-    assert any("load 1 is superseded by a later load of the file, so it changes nothing." in line for line in reports)
+    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    older.run("check_month", "compare_month", "publish_month")
     assert database.run("select count(*) from sales") == [(1,)]
     assert database.run("select value from monthly_sales") == [(5,)]
     assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+
+
+def test_a_load_that_is_staged_after_a_later_request_was_published_is_superseded_at_once(
+    database: Database, february: Files
+) -> None:
+    load_month(database, MONTH)
+    database.run("update pipeline.loads set requested_at = requested_at + interval '1 day'")
+    february.write(SALES, ONE_SALE)
+    older = Run(database, SALES_DAG, MONTH)
+    older.run("stage_sales", "stage_stores")
+    assert outcomes(database) == {1: "published", 2: "published", 3: "superseded", 4: "superseded"}
+    older.run("check_month", "compare_month", "publish_month")
+    assert outcomes(database) == {1: "published", 2: "published", 3: "superseded", 4: "superseded"}
+    assert database.run("select value from monthly_sales") == [(Decimal("10.30"),)]
+    write_customer_files(february)
+    load_customers(database)  # drops the rows that nobody publishes
+    assert staged(database) == set()
+
+
+def test_the_run_of_a_superseded_load_skips_its_task_and_says_why(
+    database: Database, february: Files, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
+) -> None:
+    load_month(database, MONTH)
+    database.run("update pipeline.loads set requested_at = requested_at + interval '1 day'")
+    february.write(SALES, ONE_SALE)
+    capsys.readouterr()
+    assert run_dag(SALES_DAG, month_after("2024-02")) == "success"
+    log = capsys.readouterr().out
+    assert f"{SALES}: load 3 is superseded, so there is nothing to do." in log
+    assert "Skipping task" in log
+    assert database.run("select value from monthly_sales") == [(Decimal("10.30"),)]
+
+
+def test_a_new_attempt_of_an_earlier_run_that_is_rejected_does_not_supersede_a_later_run(
+    database: Database, files: Files
+) -> None:
+    write_customer_files(files)
+    earlier, later = Run(database, CUSTOMERS), Run(database, CUSTOMERS)
+    earlier.run()
+    later.run("stage_customer_profiles", "stage_customer_activity", "stage_labels")
+    files.write("customer_profiles.csv", "no,header\n")
+    with pytest.raises(FileRejected):
+        earlier.run("stage_customer_profiles")
+    later.run("check_customers", "compare_customers", "publish_customers")
+    assert outcomes(database) == {
+        **dict.fromkeys((1, 2, 3), "superseded"),
+        **dict.fromkeys((4, 5, 6), "published"),
+        7: "rejected",
+    }
 
 
 @pytest.fixture
@@ -227,35 +275,40 @@ def months(files: Files) -> Files:
     return files
 
 
-def test_a_month_is_checked_with_the_newest_stores_when_its_own_are_superseded(
-    database: Database, months: Files
-) -> None:
+def test_a_month_keeps_the_stores_of_its_run_until_it_is_published(database: Database, months: Files) -> None:
+    months.write("stores.csv", "idx,location\n1,Porto\n2,Faro\n")
+    months.write("sales/2024-01-01/sales.csv", HEADER + "1,5,2024-01-01,1\n2,7,2024-01-02,2\n")
     slow = Run(database, SALES_DAG, "2024-01-01")
     slow.run("stage_sales", "stage_stores")
+    months.write("stores.csv", "idx,location\n1,Lisboa\n")
     load_month(database, MONTH)
     load_month(database, "2024-03-01")
-    # The newer stores.csv is published, and the rows of the older one are dropped.
+    # A newer stores.csv without store 2 is published; the rows of the older one are needed still.
     assert outcomes(database)[2] == "superseded"
-    assert staged(database) == {"sales_1"}
+    assert staged(database) == {"sales_1", "stores_2"}
     slow.run("check_month", "publish_month")
-    assert database.run("select sale_month::text, value from monthly_sales where sale_month = '2024-01-01'") == [
-        ("2024-01-01", 5)
+    assert database.run("select store_idx, location, value from monthly_sales where sale_month = '2024-01-01'") == [
+        (1, "Lisboa", 5),
+        (2, "Faro", 7),
     ]
+    assert database.run("select idx, location from stores order by idx") == [(1, "Lisboa"), (2, "Faro")]
+    assert staged(database) == set()
 
 
-def test_a_check_of_superseded_stores_does_not_stop_the_loads_of_other_months(
-    database: Database, months: Files
-) -> None:
-    slow = Run(database, SALES_DAG, "2024-01-01")
+def test_a_session_that_reads_superseded_rows_does_not_stop_later_loads(database: Database, months: Files) -> None:
+    slow = Run(database, SALES_DAG, MONTH)
     slow.run("stage_sales", "stage_stores")
+    load_month(database, MONTH)
+    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
     with database.connect("pipeline") as checking:
         checking.execute("select pipeline.open_staged(2, 'staged_stores')")
-        load_month(database, MONTH)
+        load_month(database, "2024-01-01")
         load_month(database, "2024-03-01")
+        assert staged(database) == {"stores_2"}
         assert checking.execute("select idx from staged_stores").fetchall() == [(1,)]
     wait_until(lambda: database.run("select from pg_class where relname = 'staged_stores'") == [])
     load_month(database, MONTH)
-    assert staged(database) == {"sales_1"}
+    assert staged(database) == set()
 
 
 def test_each_file_has_at_most_one_published_load(database: Database, february: Files) -> None:
@@ -271,12 +324,14 @@ def test_the_loads_of_this_test_execute_every_function(database: Database, febru
     """PL/pgSQL finds a wrong name or type only when it executes a function; plpgsql_check finds it before."""
     database.run(f"alter database {database.name} set track_functions = 'pl'")
     load_month(database, MONTH)
-    february.write("stores.csv", "idx,location\n2,Faro\n")
+    february.write(SALES, HEADER + "1,5,2024-02-03,9\n")
     with pytest.raises(psycopg.errors.CheckViolation):
         load_month(database, MONTH)
     february.write("stores.csv", "no,header\n")
     with pytest.raises(FileRejected):
         load_month(database, MONTH)
+    write_customer_files(february)
+    load_customers(database)
     build_feature_store(database)
     database.run("select pipeline.is_running(0)")
     # A session writes its statistics when it ends.
@@ -289,7 +344,7 @@ def test_the_loads_of_this_test_execute_every_function(database: Database, febru
             where
                 pronamespace = 'pipeline'::regnamespace
                 and pg_proc.oid not in (select funcid from pg_stat_user_functions)
-                -- Those of training sets, of maintenance and of a cluster have tests of their own.
+                -- Those of training sets and of maintenance have tests of their own.
                 and proname !~ '^(training|measure_training|record_training|find_training|analyze|archive|unarchive)_'
                 and proname <> 'features_of_pairs'
         """)

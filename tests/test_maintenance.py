@@ -145,6 +145,23 @@ def test_a_load_that_was_not_published_for_30_days_is_discarded_and_stays_in_the
         runs[0].run("publish_month")
 
 
+def test_the_stores_of_a_run_that_is_still_to_publish_are_no_orphans_although_they_are_superseded(
+    database: Database, months: Files
+) -> None:
+    months.write("stores.csv", "idx,location\n1,Porto\n2,Faro\n")
+    months.write("sales/2024-01-01/sales.csv", f"{HEADER}1,5,2024-01-01,2\n")
+    slow = Run(database, SALES, "2024-01-01")
+    slow.run("stage_sales", "stage_stores", "check_month")
+    # A newer list lacks store 2.
+    months.write("stores.csv", "idx,location\n1,Porto\n")
+    load_month(database, "2024-02-01")
+    Run(database, MAINTENANCE).run("discard_orphans")
+    slow.run("publish_month")
+    january = "select store_idx, location, value from monthly_sales where sale_month = '2024-01-01'"
+    assert database.run(january) == [(2, "Faro", 5)]
+    assert sales(database)[0] == ("2024-01-01", 5)
+
+
 def test_a_load_whose_session_is_connected_is_not_an_orphan(database: Database, months: Files) -> None:
     with connect(database) as loading:
         loading.execute("select pipeline.begin_load('stores', null, 'https://here', 'a run')")

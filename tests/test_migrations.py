@@ -73,6 +73,16 @@ def test_downgrade_removes_everything_but_the_version_table(managed: Database) -
     assert managed.run("select rolname from pg_roles where rolname ~ '^(ds|mle)_user'") == []
 
 
+def test_a_downgrade_drops_what_is_staged(managed: Database) -> None:
+    assert managed.alembic("upgrade", "head", user="managed").returncode == 0
+    for table, month in (("labels", "null"), ("sales", "'2024-02-01'")):
+        managed.run(f"select pipeline.begin_load('{table}', {month}, 'https://bucket', 'x')", user="pipeline")
+    for revision in ("0003", "base"):
+        done = managed.alembic("downgrade", revision, user="managed")
+        assert done.returncode == 0, done.stderr
+    assert managed.run("select to_regnamespace('staging'), to_regclass('public.sales')") == [(None, None)]
+
+
 def test_a_role_that_still_owns_something_survives_the_downgrade_and_is_adopted_again(managed: Database) -> None:
     assert managed.alembic("upgrade", "head", user="managed").returncode == 0
     managed.run("create table public.kept (idx int)", user="mle_user")

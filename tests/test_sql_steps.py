@@ -4,14 +4,14 @@ A case is a file tests/cases/<workflow>/<file>/<case>.yaml, read by the class be
 
     what         the case in one sentence
     given        loads: the ledger, in the order in which the loads begin, so that the first is load 1;
-                 and tables: rows that other tables hold before
+                 tables: rows that other tables hold before; statements: what an administrator has run before
     parameters   the parameters of the SQL file
     expected     tables: rows after, of the columns in the header, sorted by them from the left;
-                 reports: what the file reports; rejected: the message it fails with;
-                 answer: the only value that the last statement returns
+                 reports: what the file reports; answer: the only value that the last statement returns;
+                 rejected, superseded or published: the message that the file fails with, and what for
 
 Tables are CSV: a value left empty is null, and "" is the empty text. Tables of public that are not expected must not
-change.
+change. A publish file that fails changes nothing at all. Its second run fails, because its load is published already.
 """
 
 import hashlib
@@ -20,6 +20,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,9 +30,13 @@ import psycopg
 import pytest
 import yaml
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+from airflow.sdk.exceptions import AirflowSkipException
 from conftest import ROOT, Database
 from psycopg import sql
 from steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, SQL, build_feature_store, connect, dag, run_sql
+
+from company_data.loads import PUBLISHED_ALREADY, SUPERSEDED
+from company_data.settings import CONNECTION_OPTIONS
 
 CASES = ROOT / "tests" / "cases"
 README = SQL / "README.md"
@@ -41,13 +46,26 @@ KEEP_SALES = """
     insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, total)
     select {load}, store_idx, count(*), min(idx), max(date), sum(value) from {staged} group by store_idx
 """
-KEEP_STORES = """
-    insert into pipeline.stores_by_load (load_id, idx, location)
-    select distinct {load}::bigint, idx, location from {staged}
-"""
+# As the publish files do.
+PUBLISH = {
+    "sales": """
+        with deleted as (delete from public.sales where date >= {month} and date < {month}::date + interval '1 month')
+        insert into public.sales select * from {staged}
+    """,
+    "stores": """
+        insert into public.stores select distinct idx, location from {staged}
+        on conflict (idx) do update set location = excluded.location
+    """,
+}
+PUBLISH_OTHERS = "with deleted as (delete from public.{file}) insert into public.{file} select * from {staged}"
 
-# The report of a change of the ledger, which the second run of a file does not change again.
-CHANGES = re.compile(r" has changed since load ")
+# Why a file fails, by the name that a case gives it: the SQLSTATE.
+FAILURES = {
+    "rejected": str(psycopg.errors.CheckViolation.sqlstate),
+    "superseded": SUPERSEDED,
+    "published": PUBLISHED_ALREADY,
+}
+Failure = tuple[str, str]  # SQLSTATE, message
 
 
 def sql_tasks() -> dict[str, SQLExecuteQueryOperator]:
@@ -91,10 +109,27 @@ class Case:
         return {name: str(value) for name, value in self.settings.get("parameters", {}).items()}
 
     @property
-    def rejected(self) -> str | None:
-        """The message that the file fails with."""
-        message: str | None = self.settings["expected"].get("rejected")
-        return message
+    def publishes(self) -> bool:
+        """Whether the file publishes loads."""
+        return self.file.stem.startswith("publish_")
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the file fails with."""
+        expected = self.settings["expected"]
+        found = [(sqlstate, str(expected[name])) for name, sqlstate in FAILURES.items() if name in expected]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    @property
+    def failure_again(self) -> Failure | None:
+        """What the file fails with when it runs for the second time."""
+        if self.failure or not self.publishes:
+            return self.failure
+        number = int(self.parameters[parameters_of(self.file.read_text())[0]])
+        load = self.settings["given"]["loads"][number - 1]
+        address = address_of(load["file"], load.get("month"))
+        return PUBLISHED_ALREADY, f"{address}: load {number} is published already, so nothing is changed."
 
     @property
     def reports(self) -> list[str]:
@@ -109,9 +144,9 @@ class Case:
         return value
 
     def arrange(self, database: Database) -> None:
-        """Create the given loads and rows."""
-        given: dict[str, Any] = self.settings.get("given", {})
-        loads = given.get("loads", [])
+        """Create the given loads and rows, and run the given statements."""
+        given: dict[str, Any] = dict(self.settings.get("given", {}))
+        loads, statements = given.pop("loads", []), given.pop("statements", None)
         with connect(database) as pipeline:
             for number, load in enumerate(loads, 1):
                 create_load(pipeline, number, **load)
@@ -119,8 +154,9 @@ class Case:
         assert [outcome for (outcome,) in outcomes] == [load["outcome"] for load in loads]
         with database.connect() as admin:
             for table, text in given.items():
-                if table != "loads":
-                    copy_in(admin, table, text)
+                copy_in(admin, table, text)
+            if statements:
+                admin.execute(statements)
 
     def check(self, database: Database, before: dict[str, str]) -> None:
         """Compare every expected table, and that the other tables of public have not changed."""
@@ -143,6 +179,7 @@ def create_load(
     problem: str | None = None,
     requested_at: object = None,
     sha256: str | None = None,
+    run: str | None = None,
 ) -> None:
     """Create a load in the ledger, and take it to its outcome as the workflows do.
 
@@ -156,11 +193,11 @@ def create_load(
         problem: why the load is waiting, rejected or failed.
         requested_at: when the file was requested, if not now.
         sha256: the version of the file, if not the SHA-256 of its rows.
+        run: the run of the DAG, if not one of this load alone.
     """
-    address = f"https://bucket/{f'sales/{month}/' if month else ''}{file}.csv"
     [(load, staged)] = pipeline.execute(
         "select load_id, staged_table from pipeline.begin_load(%s, %s::date, %s, %s)",
-        [file, month and str(month), address, f"case {number}"],
+        [file, month and str(month), address_of(file, month), run or f"case {number}"],
     ).fetchall()
     assert load == number
     pipeline.execute("select pipeline.request_file(%s::bigint)", [load])
@@ -185,30 +222,39 @@ def create_load(
     if file == "sales":
         pipeline.execute(sql.SQL(KEEP_SALES).format(load=load, staged=source))
         [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(value), 0) from {}").format(source)).fetchall()
-    elif file == "stores":
-        pipeline.execute(sql.SQL(KEEP_STORES).format(load=load, staged=source))
     pipeline.execute("select pipeline.check_load(%s::bigint, %s, null, %s::numeric)", [load, problem, total])
     if outcome == "published":
         with pipeline.transaction():
             pipeline.execute("select pipeline.publish_load(%s::bigint)", [load])
-            if file == "stores":
-                pipeline.execute("delete from public.stores")
-                pipeline.execute("insert into public.stores select idx, location from pipeline.published_stores")
-                pipeline.execute("select pipeline.discard_staged(%s::bigint)", [load])
-            else:
-                pipeline.execute("select pipeline.replace_partitions(%s::bigint)", [load])
+            publish = sql.SQL(PUBLISH.get(file, PUBLISH_OTHERS))
+            pipeline.execute(publish.format(file=sql.Identifier(file), staged=source, month=sql.Literal(str(month))))
+            pipeline.execute("select pipeline.discard_staged(%s::bigint)", [load])
 
 
-def contents(database: Database) -> dict[str, str]:
-    """The rows of every table of public, as CSV."""
+def address_of(file: str, month: object = None) -> str:
+    return f"https://bucket/{f'sales/{month}/' if month else ''}{file}.csv"
+
+
+def contents(database: Database, *schemas: str) -> dict[str, str]:
+    """The rows of every table of these schemas, by default of public, as CSV."""
     with database.connect() as admin:
-        tables = admin.execute("""
-            select format('public.%s', relname), array_agg(attname::text order by attnum)
+        tables = admin.execute(
+            """
+            select format('%%s.%%s', relnamespace::regnamespace, relname), array_agg(attname::text order by attnum)
             from pg_class join pg_attribute on attrelid = pg_class.oid
-            where relnamespace = 'public'::regnamespace and relkind in ('r', 'p') and attnum > 0 and not attisdropped
-            group by relname
-        """).fetchall()
+            where
+                relnamespace::regnamespace::text = any(%s) and relkind in ('r', 'p')
+                and attnum > 0 and not attisdropped
+            group by relnamespace, relname
+            """,
+            [list(schemas) or ["public"]],
+        ).fetchall()
         return {table: copy_out(admin, table, columns) for table, columns in tables}
+
+
+def everything(database: Database) -> dict[str, str]:
+    """The rows of every table, with the ledger and what is staged."""
+    return contents(database, "public", "pipeline", "staging", "partitions")
 
 
 def header(text: str) -> list[str]:
@@ -230,7 +276,19 @@ def copy_out(connection: psycopg.Connection[Any], table: str, columns: list[str]
 
 
 ALL_CASES = [Case(path) for path in sorted(CASES.glob("*/*/*.yaml"))]
-each_case = pytest.mark.parametrize("case", ALL_CASES, ids=[case.name.replace("/", "-") for case in ALL_CASES])
+# Those whose files the operator treats in its own way.
+FOR_THE_OPERATOR = [
+    case
+    for case in ALL_CASES
+    if "superseded" in case.settings["expected"] or (case.publishes and "rejected" not in case.settings["expected"])
+]
+
+
+def ids(cases: list[Case]) -> list[str]:
+    return [case.name.replace("/", "-") for case in cases]
+
+
+each_case = pytest.mark.parametrize("case", ALL_CASES, ids=ids(ALL_CASES))
 
 
 def test_every_sql_file_has_a_case_and_is_used_by_a_task() -> None:
@@ -252,22 +310,48 @@ def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
     case.arrange(database)
     before = contents(database)
     text = case.file.read_text()
-    # A rejected run changes nothing, so the second run finds the same changes of the ledger.
-    again = [report for report in case.reports if case.rejected or not CHANGES.search(report)]
-    for reports in (case.reports, again):
+    for failure in (case.failure, case.failure_again):
+        everything_before = everything(database)
         reported: list[str] = []
-        rejected = None
+        failed = None
         answer: list[tuple[Any, ...]] | None = None if case.answer is None else []
         with connect(database) as pipeline:
             pipeline.add_notice_handler(lambda notice, to=reported: to.append(str(notice.message_primary)))  # type: ignore[misc]
             try:
                 run_sql(pipeline, text, case.parameters, case.autocommit, answer)
             except psycopg.Error as error:
-                rejected = error.diag.message_primary
-        assert rejected == case.rejected
-        assert reported == reports
+                failed = error.sqlstate, error.diag.message_primary
+        assert failed == failure
         assert answer == (None if case.answer is None else [(case.answer,)])
         case.check(database, before)
+        if case.publishes and failure:
+            assert everything(database) == everything_before
+        # A publish file that finds its load published has stopped at its first statement.
+        assert reported == ([] if failure and failure[0] == PUBLISHED_ALREADY else case.reports)
+
+
+@pytest.mark.parametrize("case", FOR_THE_OPERATOR, ids=ids(FOR_THE_OPERATOR))
+def test_the_operator_skips_a_superseded_load_and_succeeds_if_its_load_is_published(
+    database: Database, case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.arrange(database)
+    before = contents(database)
+    operator: Any = copy(sql_tasks()[case.file.read_text()])
+    operator.parameters, operator.hook_params = case.parameters, {"options": CONNECTION_OPTIONS}
+    for failure in (case.failure, case.failure_again):
+        everything_before = everything(database)
+        state, message = failure or (None, None)
+        capsys.readouterr()
+        if state == SUPERSEDED:
+            with pytest.raises(AirflowSkipException, match=f"^{re.escape(str(message))}$"):
+                operator.execute({})
+        else:
+            operator.execute({})
+        log = capsys.readouterr().out
+        assert state != PUBLISHED_ALREADY or str(message) in log
+        case.check(database, before)
+        if case.publishes and failure:
+            assert everything(database) == everything_before
 
 
 @pytest.mark.slow
@@ -275,20 +359,25 @@ def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
 def test_case_by_the_line_of_the_readme_in_psql(database: Database, case: Case) -> None:
     case.arrange(database)
     before = contents(database)
-    done = subprocess.run(
-        ["/bin/sh", "-c", psql_line(database, case)],
-        env=os.environ | {"PATH": f"{database.cluster.programs}:{os.environ['PATH']}", "PGTZ": "UTC"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == (3 if case.rejected else 0), done.stderr
-    assert (case.rejected or "") in done.stderr
-    assert re.findall("NOTICE:  (.*)", done.stderr) == case.reports
-    if case.answer is not None:
-        assert done.stdout.splitlines()[2:3] == [" t" if case.answer else " f"]
-    case.check(database, before)
+    for failure in (case.failure, case.failure_again) if case.publishes else (case.failure,):
+        everything_before = everything(database)
+        done = subprocess.run(
+            ["/bin/sh", "-c", psql_line(database, case)],
+            env=os.environ | {"PATH": f"{database.cluster.programs}:{os.environ['PATH']}", "PGTZ": "UTC"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == (3 if failure else 0), done.stderr
+        assert re.findall("ERROR:  (.*)", done.stderr) == ([failure[1]] if failure else [])
+        reports = [] if failure and failure[0] == PUBLISHED_ALREADY else case.reports
+        assert re.findall("NOTICE:  (.*)", done.stderr) == reports
+        if case.answer is not None:
+            assert done.stdout.splitlines()[2:3] == [" t" if case.answer else " f"]
+        case.check(database, before)
+        if case.publishes and failure:
+            assert everything(database) == everything_before
 
 
 def psql_line(database: Database, case: Case) -> str:
@@ -300,8 +389,8 @@ def psql_line(database: Database, case: Case) -> str:
         "-v sale_month=2024-02-01 -v sales_load=1 -v stores_load=2": " ".join(
             f"-v {name}={value}" for name, value in case.parameters.items()
         ),
-        # "without -1", says the paragraph above it
-        " -1 ": " " if case.autocommit else " -1 ",
+        # "Run the other files with -1", says the paragraph above it.
+        " -f -": " -f -" if case.autocommit else " -1 -f -",
     }.items():
         assert line.count(example) == 1
         line = line.replace(example, mine)
@@ -349,14 +438,6 @@ def test_replace_feature_store_writes_only_what_has_changed(database: Database) 
     assert sorted(after) == [1, 2, 3, 4, 8, 9, 10]
     assert {idx for idx in after if after[idx] == before.get(idx)} == {3, 8, 9}
     assert database.run("select count(*) from staging.clients") == [(0,)]
-
-
-def test_no_file_that_writes_distributed_tables_has_what_citus_rejects_in_changes_of_them() -> None:
-    volatile = r"\b(clock_timestamp|timeofday|random|gen_random_uuid|nextval)\s*\("
-    locking = r"\bfor\s+(no\s+key\s+)?(update|(key\s+)?share)\b"
-    for file in SQL.rglob("*.sql"):
-        if file.parent.name != "maintenance":  # which changes the ledger, on the coordinator
-            assert not re.search(f"{volatile}|{locking}", file.read_text()), file
 
 
 def test_lint_fails_on_sql_in_another_style_and_excepts_no_file_and_no_rule() -> None:

@@ -14,7 +14,7 @@ WHOLE_DAY = "select idx, scd_a, label from feature_store_as_of('2020-02-01', $1)
 
 @pytest.fixture
 def database(database: Database) -> Database:
-    """A database whose tables have been published: the tests insert rows that no load has."""
+    """A database whose features are open: the tests insert rows that no build has."""
     database.open_to_readers()
     return database
 

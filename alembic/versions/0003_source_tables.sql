@@ -2,12 +2,16 @@ create schema partitions;
 
 comment on schema partitions is 'Partitions of the tables in public; read them through those tables.';
 
+create schema staging;
+
+comment on schema staging is 'Files as they were downloaded, before they are published: one table per load.';
+
 create table public.customer_profiles (
     idx integer not null,
     attr_a integer,
     attr_b text,
     attr_c text
-) partition by range (idx);
+) with (vacuum_truncate = off);
 
 comment on table public.customer_profiles is 'Profile of each client, exactly as in customer_profiles.csv.';
 comment on column public.customer_profiles.idx is 'Client.';
@@ -22,7 +26,7 @@ create table public.customer_activity (
     valid_to date,
     scd_a double precision,
     scd_b integer
-) partition by range (idx);
+) with (vacuum_truncate = off);
 
 comment on table public.customer_activity is
 'Activity of each client with the days on which it was valid, exactly as in customer_activity.csv.';
@@ -37,7 +41,7 @@ create table public.labels (
     idx integer not null,
     label integer not null,
     constraint "the label is 0 or 1" check (label in (0, 1))
-) partition by range (idx);
+) with (vacuum_truncate = off);
 
 comment on table public.labels is 'The label that a model learns to predict, exactly as in labels.csv.';
 comment on column public.labels.idx is 'Client: customer_profiles.idx.';
@@ -48,9 +52,10 @@ create table public.stores (
     location text not null
 );
 
-comment on table public.stores is 'The stores of the newest stores.csv; every monthly load refreshes it.';
+comment on table public.stores is
+'Every store that a published stores.csv had, with its newest location; stores are never deleted.';
 comment on column public.stores.idx is 'Store.';
-comment on column public.stores.location is 'Where the store is.';
+comment on column public.stores.location is 'Where the store is, by the newest stores.csv that has it.';
 
 create table public.sales (
     idx integer not null,
@@ -66,30 +71,46 @@ comment on column public.sales.value is 'Amount sold that day, exact; negative f
 comment on column public.sales.date is 'Day of the sale.';
 comment on column public.sales.store_idx is 'Store of the sale: stores.idx.';
 
--- No sale is this old. While sales has a partition of another role, mle_user cannot create a row trigger on it,
--- which replace_partitions would run with its owner's rights.
+-- No sale is this old. While sales has a partition on which mle_user has no privileges, mle_user cannot create a row
+-- trigger on it, which would slow a load down by as many calls as there are rows.
 create table partitions.sales_before_all_months
 partition of public.sales for values from (minvalue) to ('0001-01-01');
-
--- All rows of a customer table.
-create table partitions.customer_profiles
-partition of public.customer_profiles for values from (minvalue) to (maxvalue);
-
-create table partitions.customer_activity
-partition of public.customer_activity for values from (minvalue) to (maxvalue);
-
-create table partitions.labels
-partition of public.labels for values from (minvalue) to (maxvalue);
 
 -- A table without a key needs it for deletes if a publication includes all tables.
 alter table partitions.sales_before_all_months replica identity full;
 
-alter table partitions.customer_profiles replica identity full;
+alter table public.customer_profiles replica identity full;
 
-alter table partitions.customer_activity replica identity full;
+alter table public.customer_activity replica identity full;
 
-alter table partitions.labels replica identity full;
+alter table public.labels replica identity full;
 
--- pipeline.open_to_readers grants them when the table is first published.
-revoke all on public.customer_profiles, public.customer_activity, public.labels, public.stores, public.sales
-from ds_user_role, mle_user_role;
+-- What a file must look like: its columns, their types, and the rules that one row can break.
+create table staging.customer_profiles (like public.customer_profiles including comments including constraints);
+
+comment on table staging.customer_profiles is 'The columns of customer_profiles.csv. Each load has a table like it.';
+
+create table staging.customer_activity (like public.customer_activity including comments including constraints);
+
+comment on table staging.customer_activity is 'The columns of customer_activity.csv. Each load has a table like it.';
+
+create table staging.labels (like public.labels including comments including constraints);
+
+comment on table staging.labels is 'The columns of labels.csv. Each load has a table like it.';
+
+-- Without the key: a file may repeat a row, and the check decides.
+create table staging.stores (like public.stores including comments including constraints);
+
+comment on table staging.stores is 'The columns of stores.csv. Each load has a table like it.';
+
+create table staging.sales (like public.sales including comments including constraints);
+
+comment on table staging.sales is 'The columns of sales.csv. Each load has a table like it.';
+
+grant usage on schema staging to pipeline;
+
+grant select, insert, delete
+on public.customer_profiles, public.customer_activity, public.labels, public.sales
+to pipeline;
+
+grant select, insert, update on public.stores to pipeline;

@@ -3,13 +3,13 @@
 Why:    a reader who doubts a number asks which version of which file it comes from, and an operator asks what became
         of an attempt. pipeline.loads answers both; its column outcome is the only state of a load, and each change of
         it is one function in 0004_loads.sql. A load stages into a table of its own in schema staging, so that loads of
-        one month do not wait for each other and a rejected file can be looked at. The login pipeline owns nothing: the
-        four functions that create, analyze, drop or open tables run with the rights of pipeline_owner.
+        one month do not wait for each other and a rejected file can be looked at. Which sources there are is
+        in pipeline.sources. The login pipeline owns nothing: the functions that create, analyze or drop a load's tables
+        run with the rights of pipeline_owner, and take a load or a source, never the name of a table.
 Locks:  none that a session could wait for; the tables and functions are new.
 Undo:   drops the ledger with its history, the functions, and what is staged.
 """
 
-from alembic import op
 from sql_file import execute_beside
 
 revision = "0004"
@@ -23,4 +23,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop schema staging, pipeline cascade")
+    execute_beside(__file__, ".downgrade.sql")

@@ -14,19 +14,35 @@
 -- rejected      The file, its server or a setting is wrong; the next try would find the same. Or a person rejected it.
 -- failed        The network or a server failed, or the process was killed; Airflow tries again.
 
-create schema staging;
-
-comment on schema staging is 'Files as they were downloaded, before they are published: one table per load.';
-
 create schema pipeline;
 
 comment on schema pipeline is 'The ledger of loads, and the functions that the SQL files under sql/ call.';
 
-grant usage on schema staging, pipeline to pipeline;
+grant usage on schema pipeline to pipeline;
+
+create table pipeline.sources (
+    table_name text primary key,
+    file_path text not null,
+    decided_by text references pipeline.sources
+);
+
+comment on table pipeline.sources is 'The kinds of files, each with the table that it fills.';
+comment on column pipeline.sources.table_name is
+'Table in public; the one of that name in staging has the rules of the file.';
+comment on column pipeline.sources.file_path is 'Path of the file below SOURCE_BASE_URL.';
+comment on column pipeline.sources.decided_by is
+'The source whose request decides which run is published, for files that belong together: sources.table_name.';
+
+insert into pipeline.sources (table_name, file_path, decided_by) values
+('customer_profiles', 'customer_profiles.csv', null),
+('customer_activity', 'customer_activity.csv', 'customer_profiles'),
+('labels', 'labels.csv', 'customer_profiles'),
+('stores', 'stores.csv', null),
+('sales', 'sales/YYYY-MM-01/sales.csv', null);
 
 create table pipeline.loads (
     load_id bigint generated always as identity primary key,
-    table_name text not null,
+    table_name text not null references pipeline.sources,
     sale_month date,
     address text not null,
     dag_run text not null,
@@ -99,6 +115,8 @@ comment on column pipeline.loads.total is 'Sum of the sales of the file; null fo
 comment on column pipeline.loads.staged_table is 'Table that holds the rows until they are published.';
 comment on column pipeline.loads.partition_name is 'Partition, in schema partitions, that the rows are published into.';
 
+grant select on pipeline.sources to pipeline;
+
 -- The functions change the other columns with their owner's rights.
 grant
 select,
@@ -168,155 +186,6 @@ return (
 comment on function pipeline.failed_trigger(text) is
 'Whose trigger an error is of, found by the functions that its context names; null if it is of none.';
 
-create table pipeline.open_tables (
-    table_id regclass primary key,
-    opened_at timestamptz not null default clock_timestamp()
-);
-
-comment on table pipeline.open_tables is 'Tables of public that have been published, and were then opened to readers.';
-comment on column pipeline.open_tables.table_id is 'The table.';
-comment on column pipeline.open_tables.opened_at is 'When it was first published.';
-
-create function pipeline.is_distributed(table_id regclass)
-returns boolean
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if to_regclass('pg_catalog.pg_dist_partition') is null then
-        return false;
-    end if;
-    return exists (select from pg_catalog.pg_dist_partition where logicalrelid = table_id);
-end
-$$;
-
-comment on function pipeline.is_distributed(regclass) is
-'Whether the rows of a table are on the servers of a Citus cluster: see 0013_citus.sql.';
-
-create function pipeline.lock_out_readers(table_name text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if exists (
-        select
-        from pg_locks
-        inner join pg_class
-            on pg_locks.relation = pg_class.oid
-        where
-            pg_locks.pid = pg_backend_pid()
-            and pg_locks.mode = 'AccessExclusiveLock'
-            and pg_class.relnamespace = 'public'::regnamespace
-    ) then
-        -- Shorter than deadlock_timeout: a reader that holds this table and waits for another one of ours goes on.
-        perform set_config('lock_timeout', '300ms', true);
-    else
-        perform set_config('lock_timeout', '3s', true);
-    end if;
-    execute format('lock table only public.%I in access exclusive mode', table_name);
-exception
-    when query_canceled then
-        if
-            not pipeline.is_distributed(format('public.%I', table_name)::regclass)
-            or sqlerrm like '%statement timeout%'
-        then
-            raise;
-        end if;
-        -- Citus cancels one of two transactions that wait for each other, for however short a time. A person who
-        -- cancels the statement in these seconds has to do it again.
-        raise exception using message = sqlerrm, errcode = 'lock_not_available';
-end
-$$;
-
-comment on function pipeline.lock_out_readers(text) is
-'Until the transaction ends, readers of a table of public wait. It fails if they do not release the table in 3 seconds,
-or less if this transaction locks out the readers of another table already. Sets lock_timeout.';
-
-create function pipeline.own_table(table_name text)
-returns regclass
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    found_table constant regclass := (
-        select oid
-        from pg_class
-        where
-            relnamespace = 'public'::regnamespace
-            and relname = table_name
-            and relkind in ('r', 'p')
-            and relowner = 'pipeline_owner'::regrole
-    );
-begin
-    if found_table is null then
-        perform pipeline.reject(format(
-            '"%s" is not a table of the pipeline in schema public, so nothing was changed. Name one that the migrations'
-            ' make.', table_name
-        ));
-    end if;
-    return found_table;
-end
-$$;
-
-comment on function pipeline.own_table(text) is
-'The table of public with this name. It fails unless pipeline_owner owns it: what is on a table of others, such as the
-function of an index, would run with the rights of the function that works on the table.';
-
-create function pipeline.grant_to_readers(table_name text)
-returns void
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    opened constant regclass := pipeline.own_table(table_name);
-begin
-    insert into pipeline.open_tables (table_id) values (opened) on conflict do nothing;
-    if found then
-        execute format('grant select on %s to ds_user_role', opened);
-        execute format('grant all on %s to mle_user_role', opened);
-    end if;
-end
-$$;
-
-comment on function pipeline.grant_to_readers(text) is
-'Grants the privileges on a table of public, once. Afterwards they are changed only by hand.';
-
-create function pipeline.open_to_readers(table_name text)
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    patience constant text := current_setting('lock_timeout');
-    opened constant regclass := format('public.%I', table_name)::regclass;
-begin
-    if
-        exists (select from pipeline.open_tables where table_id = opened)
-        and not pipeline.is_distributed(opened)
-    then
-        return;
-    end if;
-    begin
-        -- A statement that begins now waits, and then sees the rows with the privileges.
-        perform pipeline.lock_out_readers(table_name);
-    exception
-        when lock_not_available or deadlock_detected then
-            null; -- Another session uses the table.
-    end;
-    perform set_config('lock_timeout', patience, true);
-    perform pipeline.grant_to_readers(table_name);
-end
-$$;
-
-comment on function pipeline.open_to_readers(text) is
-'The end of publishing a table of public. In the transaction that first publishes it, it grants the privileges: before,
-readers get "permission denied" instead of an empty table. Where the rows are on several servers, which do not commit at
-the same moment, it also lets readers wait until all have.';
-
 create function pipeline.lock_file(table_name text, sale_month date)
 returns void
 language sql
@@ -327,6 +196,35 @@ comment on function pipeline.lock_file(text, date) is
 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
 
 -- In PL/pgSQL, because Citus would copy the view that a SQL function's body depends on.
+-- $1 is the load.
+create function pipeline.requested_at(load pipeline.loads)
+returns timestamptz
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+return coalesce(
+    (
+        select max(deciding.requested_at)
+        from pipeline.sources
+        inner join pipeline.loads as deciding
+            on sources.decided_by = deciding.table_name
+        where
+            sources.table_name = ($1).table_name
+            and deciding.dag_run = ($1).dag_run
+            -- A run that starts again has other loads than those that it has published.
+            and (
+                deciding.published_at is not null
+                or (
+                    ($1).outcome <> 'published'
+                    and deciding.outcome in ('staged', 'checked', 'held', 'superseded')
+                )
+            )
+    ), ($1).requested_at
+);
+
+comment on function pipeline.requested_at(pipeline.loads) is
+'When the file that decides for the load was requested: of two loads of a file, the later one is published.';
+
 create function pipeline.is_running(load bigint)
 returns boolean
 language plpgsql
@@ -348,6 +246,25 @@ $$;
 comment on function pipeline.is_running(bigint) is
 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
 a session, so only those of the pipeline count.';
+
+-- $1 is the load.
+create function pipeline.is_needed(load bigint)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+return exists (
+    select
+    from pipeline.loads as this
+    inner join pipeline.loads as of_run
+        on this.dag_run = of_run.dag_run
+    where
+        this.load_id = $1
+        and of_run.outcome in ('loading', 'waiting', 'staged', 'checked', 'held')
+);
+
+comment on function pipeline.is_needed(bigint) is
+'Whether a load of the same run can still be published: a month is published with the stores that it was checked with.';
 
 create function pipeline.discard_staged(load bigint)
 returns void
@@ -381,8 +298,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this pipeline.loads;
-    columns text := format('like %s including all', pipeline.own_table(begin_load.table_name));
+    before bigint;
+    month_rule text := '';
 begin
+    -- A table of others would bring what is on it, such as the function of an index, into the owner's rights.
+    if not exists (select from pipeline.sources where sources.table_name = begin_load.table_name) then
+        perform pipeline.reject(format(
+            '"%s" is not in pipeline.sources, so no file of it is loaded. A migration adds it.', begin_load.table_name
+        ));
+    end if;
     perform pipeline.lock_file(begin_load.table_name, begin_load.sale_month);
 
     update pipeline.loads
@@ -394,13 +318,18 @@ begin
         and not pipeline.is_running(loads.load_id);
 
     -- A run that starts again does not publish what it staged before.
-    update pipeline.loads
-    set outcome = 'superseded', changed_at = clock_timestamp()
-    where
-        loads.table_name = begin_load.table_name
-        and loads.sale_month is not distinct from begin_load.sale_month
-        and loads.dag_run = begin_load.dag_run
-        and loads.outcome in ('staged', 'checked', 'held');
+    for before in
+        update pipeline.loads
+        set outcome = 'superseded', changed_at = clock_timestamp()
+        where
+            loads.table_name = begin_load.table_name
+            and loads.sale_month is not distinct from begin_load.sale_month
+            and loads.dag_run = begin_load.dag_run
+            and loads.outcome in ('staged', 'checked', 'held')
+        returning load_id
+    loop
+        perform pipeline.discard_staged(before);
+    end loop;
 
     perform pipeline.discard_staged(loads.load_id)
     from pg_class
@@ -409,7 +338,8 @@ begin
     where
         pg_class.relnamespace = 'staging'::regnamespace
         and (
-            loads.outcome in ('waiting', 'failed', 'published', 'superseded')
+            loads.outcome in ('waiting', 'failed', 'published')
+            or (loads.outcome = 'superseded' and not pipeline.is_needed(loads.load_id))
             or (
                 loads.outcome = 'rejected'
                 and loads.table_name = begin_load.table_name
@@ -422,24 +352,27 @@ begin
     returning * into this;
 
     if this.sale_month is not null then
-        columns := columns || format(
+        month_rule := format(
             ', constraint "the date is in the month of the file" check (date >= %L and date < %L)',
             this.sale_month, (this.sale_month + interval '1 month')::date
         );
         -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
         if to_regclass('partitions.' || this.partition_name) is null then
-            execute format('create table partitions.%I (like public.sales including all)', this.partition_name);
+            execute format(
+                'create table partitions.%I (like public.sales including all) with (vacuum_truncate = off)',
+                this.partition_name
+            );
             execute format('alter table partitions.%I replica identity full', this.partition_name);
             execute format(
                 'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
                 this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
             );
         end if;
-    elsif (select relkind <> 'p' from pg_class where oid = format('public.%I', this.table_name)::regclass) then
-        columns := columns || ' excluding indexes'; -- A file may repeat a row; the check decides.
     end if;
-    execute format('create table %s (%s)', this.staged_table, columns);
-    -- As a partition it has no key, and a publication of all tables needs an identity of the rows that are deleted.
+    execute format(
+        'create table %s (like staging.%I including all%s)', this.staged_table, this.table_name, month_rule
+    );
+    -- A publication of all tables needs it for the truncation of an attempt.
     execute format('alter table %s replica identity full', this.staged_table);
     execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
 
@@ -478,9 +411,21 @@ as $$
 declare
     staged text;
 begin
+    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
     update pipeline.loads
     set
-        outcome = 'staged',
+        outcome = case
+            when exists (
+                select
+                from pipeline.loads as later
+                where
+                    later.table_name = loads.table_name
+                    and later.sale_month is not distinct from loads.sale_month
+                    and later.outcome = 'published'
+                    and pipeline.requested_at(later) > pipeline.requested_at(loads)
+            ) then 'superseded'
+            else 'staged'
+        end,
         etag = stage_load.etag,
         last_modified = stage_load.last_modified,
         bytes = stage_load.bytes,
@@ -600,7 +545,7 @@ end;
 comment on function pipeline.decide_load(bigint, boolean, text) is
 'Records the decision on a held load: it can be published, or it is rejected.';
 
-create function pipeline.publish_load(load bigint)
+create function pipeline.publish_load(load bigint, may_be_superseded boolean default false)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -608,18 +553,33 @@ as $$
 declare
     this pipeline.loads;
     previous pipeline.loads;
-    superseded bigint;
 begin
     perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
     select * into this from pipeline.loads where load_id = load;
+    select * into previous
+    from pipeline.loads
+    where
+        table_name = this.table_name
+        and sale_month is not distinct from this.sale_month
+        and outcome in ('published', 'archived');
 
-    if this.outcome = 'published' then
+    if may_be_superseded and this.outcome in ('published', 'superseded') then
         return;
-    elsif this.outcome = 'superseded' then
-        perform pipeline.report(format(
-            '%s: load %s is superseded by a later load of the file, so it changes nothing.', this.address, load
-        ));
-        return;
+    elsif this.outcome = 'published' then
+        raise exception using errcode = 'PL002', message = format(
+            '%s: load %s is published already, so nothing is changed.', this.address, load
+        );
+    elsif
+        this.outcome = 'superseded'
+        or (this.outcome = 'checked' and pipeline.requested_at(previous) > pipeline.requested_at(this))
+    then
+        if may_be_superseded then
+            return;
+        end if;
+        raise exception using errcode = 'PL001', message = concat(
+            this.address, ': load ', load, ' is superseded by load ' || previous.load_id,
+            ', which requested the file later, so nothing is changed.'
+        );
     elsif this.outcome is distinct from 'checked' then
         perform pipeline.reject(concat(
             'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
@@ -628,32 +588,14 @@ begin
         ));
     end if;
 
-    select * into previous
-    from pipeline.loads
+    update pipeline.loads
+    set outcome = 'superseded', changed_at = clock_timestamp()
     where
         table_name = this.table_name
         and sale_month is not distinct from this.sale_month
-        and outcome in ('published', 'archived');
-
-    if previous.requested_at > this.requested_at then
-        update pipeline.loads set outcome = 'superseded', changed_at = clock_timestamp() where load_id = load;
-        perform pipeline.discard_staged(load);
-        perform pipeline.publish_load(load);
-        return;
-    end if;
-
-    for superseded in
-        update pipeline.loads
-        set outcome = 'superseded', changed_at = clock_timestamp()
-        where
-            table_name = this.table_name
-            and sale_month is not distinct from this.sale_month
-            and outcome in ('staged', 'checked', 'held', 'published', 'archived')
-            and requested_at < this.requested_at
-        returning load_id
-    loop
-        perform pipeline.discard_staged(superseded);
-    end loop;
+        and load_id <> load
+        and outcome in ('staged', 'checked', 'held', 'published', 'archived')
+        and pipeline.requested_at(loads) < pipeline.requested_at(this);
     update pipeline.loads
     set outcome = 'published', published_at = clock_timestamp(), changed_at = clock_timestamp()
     where load_id = load;
@@ -669,11 +611,27 @@ begin
 end
 $$;
 
-comment on function pipeline.publish_load(bigint) is
-'Makes a checked load the published one of its file, unless a file that was requested later is published. The rest of
-the transaction brings the tables to what the published loads hold.';
+comment on function pipeline.publish_load(bigint, boolean) is
+'Locks the file until the transaction ends, and makes a checked load the published one. An error with SQLSTATE PL001
+says that a later request is published, and PL002 that the load is published already; a load that may be superseded
+raises neither.';
 
-create function pipeline.open_staged(load bigint, view_name text)
+create function pipeline.is_newest(load bigint)
+returns boolean
+language sql
+stable
+set search_path = pg_catalog, pg_temp
+return exists (
+    select
+    from pipeline.loads
+    where
+        load_id = load
+        and outcome = 'published'
+);
+
+comment on function pipeline.is_newest(bigint) is 'Whether this load is the published one of its file.';
+
+create function pipeline.open_staged(load bigint, view_name text, may_be_superseded boolean default false)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -681,60 +639,125 @@ set search_path = pg_catalog, pg_temp
 set client_min_messages = error
 as $$
 declare
-    this pipeline.loads;
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    columns constant text := $columns$
+        select string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' order by attnum)
+        from pg_attribute
+        where
+            attrelid = $1
+            and attnum > 0
+            and not attisdropped
+    $columns$;
+    staged_columns text;
+    expected_columns text;
 begin
-    select * into this from pipeline.loads where load_id = load;
-    begin
-        if to_regclass(this.staged_table) is not null then
-            execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
-            execute format(
-                'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
-                view_name || '_sample', this.staged_table, least(100, 5e6 / greatest(this.row_count, 1))
-            );
-            return;
-        end if;
-    exception
-        when undefined_table then
-            null; -- Another load has dropped it, because this one is superseded.
-    end;
-
-    select * into this from pipeline.loads where load_id = load;
-    if this.outcome is distinct from 'superseded' then
+    if
+        to_regclass(this.staged_table) is null
+        and this.outcome = 'superseded'
+        and not (may_be_superseded and pipeline.is_needed(load))
+    then
+        raise exception using errcode = 'PL001', message = format(
+            '%s: load %s is superseded, so there is nothing to do.', this.address, load
+        );
+    elsif to_regclass(this.staged_table) is null then
         perform pipeline.reject(concat(
             'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
-            ': ' || this.problem, '. It has no staged rows, so there is nothing to check. Clear this run from its',
+            ': ' || this.problem, '. It has no staged rows, and the tables stay as they were. Clear this run from its',
             ' staging tasks on.'
         ));
     end if;
-    -- The rows of a superseded load are dropped, and its run goes on to its end. A month is checked with the published
-    -- stores instead of superseded ones; any other superseded load counts as empty, and changes nothing.
+    execute columns using this.staged_table::regclass into staged_columns;
+    execute columns using format('staging.%I', this.table_name)::regclass into expected_columns;
+    if staged_columns <> expected_columns then
+        perform pipeline.reject(format(
+            '%s was staged with the columns (%s), and staging.%I has (%s) since a migration, so it is not published.'
+            ' Clear this run from its staging tasks on.',
+            this.address, staged_columns, this.table_name, expected_columns
+        ));
+    end if;
+    execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
     execute format(
-        'create or replace temporary view %I as select * from public.%I where %L', view_name, this.table_name,
-        this.table_name = 'stores'
-    );
-    execute format(
-        'create or replace temporary view %I as select * from %I', view_name || '_sample', view_name
+        'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
+        view_name || '_sample', this.staged_table, least(100, 5e6 / greatest(this.row_count, 1))
     );
 end
 $$;
 
-comment on function pipeline.open_staged(bigint, text) is
-'Gives the staged rows of a load a name for the rest of the session: a temporary view. A second view, whose name ends in
-_sample, shows all rows up to 50,000, and above that about so many.';
+comment on function pipeline.open_staged(bigint, text, boolean) is
+'Gives the staged rows of a load a name: a temporary view. A second one, whose name ends in _sample, shows all rows up
+to 50,000, and above that about so many. A load whose columns differ from those of its staging table now is rejected.
+SQLSTATE PL001 says that the load is superseded and its rows are dropped; one that may be superseded is
+rejected then, if another load of its run can be published.';
+
+create function pipeline.drop_staged(load bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    of_session regclass;
+begin
+    for of_session in
+        select distinct pg_rewrite.ev_class::regclass
+        from pg_depend
+        inner join pg_rewrite
+            on
+                pg_depend.objid = pg_rewrite.oid
+                and pg_depend.classid = 'pg_rewrite'::regclass
+        inner join pg_class
+            on pg_rewrite.ev_class = pg_class.oid
+        where
+            pg_depend.refobjid = to_regclass((select staged_table from pipeline.loads where load_id = load))
+            and pg_class.relnamespace = pg_my_temp_schema()
+    loop
+        execute format('drop view %s', of_session);
+    end loop;
+    perform pipeline.discard_staged(load);
+end
+$$;
+
+comment on function pipeline.drop_staged(bigint) is
+'Drops the staged table of a load, with the views of this session on it.';
+
+create function pipeline.verify_load(
+    load bigint, row_count numeric, total numeric default null, aggregate numeric default null
+)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+begin
+    if
+        coalesce(verify_load.row_count, 0) <> this.row_count
+        or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
+        or coalesce(verify_load.aggregate, 0) <> coalesce(this.total, 0)
+    then
+        perform pipeline.reject(concat(
+            this.address, ': public.', this.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
+            ', total ' || verify_load.total, ', sum of the aggregate ' || verify_load.aggregate,
+            ' after publishing, and the load that was checked has ', this.row_count, ' rows', ', total ' || this.total,
+            '. Nothing was published. A trigger or a policy on the table changes or hides rows: pg_trigger and pg_policy',
+            ' show them. When it is corrected, clear this run.'
+        ));
+    end if;
+end
+$$;
+
+comment on function pipeline.verify_load(bigint, numeric, numeric, numeric) is
+'Compares what stands in the tables with what was checked, and fails the publication if they differ: the rows, their
+total, and the sum of the aggregate. What a source does not have is null.';
 
 -- Functions with their owner's rights are for the pipeline alone.
 revoke execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
-pipeline.discard_staged(bigint),
-pipeline.grant_to_readers(text)
+pipeline.discard_staged(bigint)
 from public;
 
 grant execute on function
 pipeline.begin_load(text, date, text, text),
 pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint),
-pipeline.discard_staged(bigint),
-pipeline.grant_to_readers(text)
+pipeline.discard_staged(bigint)
 to pipeline;
-
-grant select on pipeline.open_tables to pipeline;

@@ -1,9 +1,8 @@
 """monthly_sales: the sales of each store per month, and what each load says of stores.
 
 Why:    the aggregate that DS and MLE read. Its key makes a doubled month impossible and leads with the month, which is
-        what a load owns. What one pass over a staged month finds is kept by store and load, so that the verdict, the
-        publishing and the aggregate rest on the same sums. stores and monthly_sales are brought to what the published
-        loads hold row by row: a row that did not change is not touched, and foreign keys onto it are not checked.
+        what a load owns. What one pass over a staged month finds is kept by store and load: the verdict and the
+        comparison with other months rest on it, and publishing is verified against its total.
 Locks:  none that a session could wait for; the tables and views are new.
 Undo:   drops them; clearing publish_month of each run brings the rows back.
 """
@@ -12,7 +11,7 @@ from alembic import op
 from sql_file import execute_beside
 
 revision = "0006"
-down_revision = "0005"
+down_revision = "0004"
 branch_labels = None
 depends_on = None
 
@@ -22,7 +21,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("revoke insert, update, delete on public.stores from pipeline")
-    op.execute("drop view pipeline.published_stores, pipeline.published_sales_by_store")
-    op.execute("drop table pipeline.stores_by_load, pipeline.sales_by_store")
+    op.execute("drop view pipeline.published_sales_by_store")
+    op.execute("drop table pipeline.sales_by_store")
     op.execute("drop table public.monthly_sales")

@@ -4,17 +4,15 @@ create table public.monthly_sales (
     sale_month date not null check (extract(day from sale_month) = 1),
     value numeric not null,
     primary key (sale_month, store_idx)
-);
+) with (vacuum_truncate = off);
 
 comment on table public.monthly_sales is
-'Sum of the sales of each store and month; a store without sales in a month has no row for it.';
+'Sum of the sales of each store and month; a store without sales in a month has no row for it. A load deletes and
+inserts the rows of its month, so a foreign key onto this table stops it: refer to stores instead.';
 comment on column public.monthly_sales.store_idx is 'Store: stores.idx.';
 comment on column public.monthly_sales.location is 'Where the store was when the month was last published.';
 comment on column public.monthly_sales.sale_month is 'First day of the month.';
 comment on column public.monthly_sales.value is 'Exact sum of sales.value.';
-
--- pipeline.open_to_readers grants them when the table is first published.
-revoke all on public.monthly_sales from ds_user_role, mle_user_role;
 
 create table pipeline.sales_by_store (
     load_id bigint not null,
@@ -35,32 +33,6 @@ comment on column pipeline.sales_by_store.first_sale is 'Smallest idx of the sal
 comment on column pipeline.sales_by_store.last_date is 'Latest day of the sales.';
 comment on column pipeline.sales_by_store.total is 'Exact sum of the sales.';
 
-create table pipeline.stores_by_load (
-    load_id bigint not null,
-    idx integer not null,
-    location text not null,
-    primary key (load_id, idx)
-);
-
-comment on table pipeline.stores_by_load is
-'The stores of each load of stores.csv; kept until a newer load is published.';
-comment on column pipeline.stores_by_load.load_id is 'The load: loads.load_id.';
-comment on column pipeline.stores_by_load.idx is 'Store.';
-comment on column pipeline.stores_by_load.location is 'Where the store is.';
-
-create view pipeline.published_stores as
-select
-    stores_by_load.idx,
-    stores_by_load.location
-from pipeline.stores_by_load
-inner join pipeline.loads
-    on stores_by_load.load_id = loads.load_id
-where loads.outcome = 'published';
-
-comment on view pipeline.published_stores is 'The stores of the published stores.csv.';
-comment on column pipeline.published_stores.idx is 'Store.';
-comment on column pipeline.published_stores.location is 'Where the store is.';
-
 create view pipeline.published_sales_by_store as
 select
     loads.sale_month,
@@ -80,10 +52,8 @@ comment on column pipeline.published_sales_by_store.row_count is 'Number of sale
 comment on column pipeline.published_sales_by_store.first_sale is 'Smallest idx of the sales.';
 comment on column pipeline.published_sales_by_store.total is 'Exact sum of the sales.';
 
-grant select on pipeline.published_stores, pipeline.published_sales_by_store to pipeline;
+grant select on pipeline.published_sales_by_store to pipeline;
 
-grant select, insert, delete on pipeline.sales_by_store, pipeline.stores_by_load to pipeline;
+grant select, insert, delete on pipeline.sales_by_store to pipeline;
 
-grant insert, update, delete on public.stores to pipeline;
-
-grant select, insert, update, delete on public.monthly_sales to pipeline;
+grant select, insert, delete on public.monthly_sales to pipeline;

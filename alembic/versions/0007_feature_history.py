@@ -26,8 +26,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function pipeline.lock_customers, pipeline.analyze_clients")
+    op.execute("drop function pipeline.analyze_clients, pipeline.open_feature_store")
     op.execute("drop view pipeline.stale_tables")
     op.execute("drop table staging.clients, staging.feature_history")
-    op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds")
+    op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds, pipeline.features_opened")
     op.execute("drop table public.feature_history, public.feature_store")

@@ -30,10 +30,12 @@ comment on column public.feature_history.known_to is
 
 -- What is known now. The key makes two rows of a client for one day impossible.
 create table partitions.feature_history_known
-partition of public.feature_history (primary key (idx, valid_from)) for values in (null);
+partition of public.feature_history (primary key (idx, valid_from)) for values in (null)
+with (vacuum_truncate = off);
 
 create table partitions.feature_history_superseded
-partition of public.feature_history default;
+partition of public.feature_history default
+with (vacuum_truncate = off);
 
 create index feature_history_superseded_idx on partitions.feature_history_superseded (idx, valid_from);
 
@@ -44,7 +46,7 @@ create table public.feature_store (
     scd_a double precision,
     scd_b integer,
     label integer not null
-);
+) with (vacuum_truncate = off);
 
 comment on table public.feature_store is
 'One row for every client that has a profile, an activity and a label, with its latest activity: the last row of each
@@ -56,7 +58,8 @@ comment on column public.feature_store.scd_a is 'customer_activity.scd_a of the 
 comment on column public.feature_store.scd_b is 'customer_activity.scd_b of the latest activity';
 comment on column public.feature_store.label is 'labels.label';
 
--- pipeline.open_to_readers grants them when the tables are first published.
+-- pipeline.open_feature_store grants them when the tables have rows: a reader that waits for the features is denied
+-- until then, and never finds an empty table.
 revoke all on public.feature_history, public.feature_store from ds_user_role, mle_user_role;
 
 -- Read as a whole, so it has no key.
@@ -174,43 +177,47 @@ comment on view pipeline.stale_tables is
 stale.';
 comment on column pipeline.stale_tables.table_name is 'Table in public.';
 
-create function pipeline.lock_customers()
+create function pipeline.analyze_clients()
+returns void
+language sql
+security definer
+set search_path = pg_catalog, pg_temp
+as 'analyze staging.clients';
+
+comment on function pipeline.analyze_clients() is 'Analyzes staging.clients.';
+
+create table pipeline.features_opened (
+    opened_at timestamptz not null default clock_timestamp()
+);
+
+comment on table pipeline.features_opened is 'One row, once the features have been opened to their readers.';
+comment on column pipeline.features_opened.opened_at is 'When.';
+
+create function pipeline.open_feature_store()
 returns void
 language plpgsql
 security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    lock table public.customer_activity, public.customer_profiles, public.labels in share mode;
-end
-$$;
-
-comment on function pipeline.lock_customers() is
-'Until the transaction ends, the customer tables do not change. Readers do not wait; publishing them and other writers
-do, for lock_timeout at most.';
-
-create function pipeline.analyze_clients()
-returns boolean
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    -- Citus lets no other role read the rows that a transaction has written.
-    if pipeline.is_distributed('staging.clients') then
-        return false;
+    if exists (select from pipeline.features_opened) or not exists (select from public.feature_store) then
+        return;
     end if;
-    analyze staging.clients;
-    return true;
+    insert into pipeline.features_opened default values;
+    -- A reader that is past its check of privileges ends first; one that comes now sees the rows with the privileges.
+    lock table public.feature_history, public.feature_store in access exclusive mode;
+    grant select on public.feature_history, public.feature_store to ds_user_role;
+    grant all on public.feature_history, public.feature_store to mle_user_role;
 end
 $$;
 
-comment on function pipeline.analyze_clients() is
-'Analyzes staging.clients. Returns false on a Citus cluster, which does not allow it.';
+comment on function pipeline.open_feature_store() is
+'Grants the privileges on the features to their readers, once: at the end of the first build that has a row. What a
+person revokes later stays revoked.';
 
-revoke execute on function pipeline.lock_customers(), pipeline.analyze_clients() from public;
+revoke execute on function pipeline.analyze_clients(), pipeline.open_feature_store() from public;
 
-grant execute on function pipeline.lock_customers(), pipeline.analyze_clients() to pipeline;
+grant execute on function pipeline.analyze_clients(), pipeline.open_feature_store() to pipeline;
 
 -- A publication for all tables would otherwise stop the deletes.
 alter table partitions.feature_history_superseded replica identity full;

@@ -36,9 +36,9 @@ known (table_name, loaded_at, file_version, up_to, row_count) as (
         loaded_at,
         file_version,
         up_to,
-        -- The file of the stores may repeat a row, the table does not.
+        -- The file may repeat a row, and the table keeps stores that a newer file lacks.
         case
-            when table_name = 'stores' then (select count(*) from pipeline.published_stores)
+            when table_name = 'stores' then (select count(*) from public.stores)
             else row_count
         end as row_count
     from published

@@ -4,14 +4,6 @@ set local statement_timeout = 0;
 -- Citus drops functions and changes tables in one transaction only in this mode.
 select set_config('citus.multi_shard_modify_mode', 'sequential', true);
 
-create temporary table opened on commit drop as
-select
-    table_id::text as table_name,
-    opened_at
-from pipeline.open_tables;
-
-delete from pipeline.open_tables;
-
 -- Citus creates the tables again, and the views on them, without their comments, with the default privileges and, for
 -- views, with no others.
 create temporary table restored on commit drop as
@@ -94,19 +86,6 @@ begin
     for next_command in select command_text from restored order by place loop
         execute next_command;
     end loop;
-end
-$$;
-
-insert into pipeline.open_tables (table_id, opened_at)
-select
-    table_name::regclass as table_id,
-    opened_at
-from opened;
-
-do $$
-begin
-    alter function pipeline.grant_to_readers(text) reset citus.enable_ddl_propagation;
-    alter function pipeline.lock_out_readers(text) reset citus.enable_ddl_propagation;
 end
 $$;
 

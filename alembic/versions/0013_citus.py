@@ -19,14 +19,16 @@ down_revision = "0012"
 branch_labels = None
 depends_on = None
 
+HAS_CITUS = "select exists (select from pg_extension where extname = 'citus')"
+
 
 def upgrade() -> None:
-    if answers_yes("select exists (select from pg_extension where extname = 'citus')"):
+    if answers_yes(HAS_CITUS):
         execute_beside(__file__, owner=None)
 
 
 def downgrade() -> None:
-    if answers_yes("select pipeline.is_distributed('public.sales')"):
+    if answers_yes(HAS_CITUS):
         execute_beside(__file__, ".downgrade.sql", owner=None)
         execute_beside(__file__.replace("0013_citus", "0008_feature_store_functions"))
 

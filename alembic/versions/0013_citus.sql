@@ -219,29 +219,3 @@ begin atomic
 end;
 
 reset role;
-
--- Readers come through the coordinator, so privileges and locks there are enough. On the other servers pipeline_owner,
--- which grants, would wait for pipeline, which has written to the tables; and lock_timeout would not hold.
-do $$
-declare
-    closed text;
-begin
-    alter function pipeline.grant_to_readers(text) set citus.enable_ddl_propagation = off;
-    alter function pipeline.lock_out_readers(text) set citus.enable_ddl_propagation = off;
-    for closed in
-        select format('public.%I', relname)
-        from pg_dist_partition
-        inner join pg_class
-            on logicalrelid = pg_class.oid
-        where
-            relnamespace = 'public'::regnamespace
-            and not exists (select from pipeline.open_tables where table_id = logicalrelid)
-    loop
-        execute format('grant select on %s to ds_user_role', closed);
-        execute format('grant all on %s to mle_user_role', closed);
-        set local citus.enable_ddl_propagation = off;
-        execute format('revoke all on %s from ds_user_role, mle_user_role', closed);
-        set local citus.enable_ddl_propagation = on;
-    end loop;
-end
-$$;

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
-from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 
+from company_data.loads import LoadOperator
 from company_data.notifier import odd_message, send
 from company_data.settings import odd_months
 
@@ -28,7 +28,7 @@ class Question(NamedTuple):
     text: str
 
 
-class ComparisonOperator(SQLExecuteQueryOperator, ApprovalOperator):
+class ComparisonOperator(LoadOperator, ApprovalOperator):
     """Runs a file that holds odd loads, and waits for a person while one is held.
 
     A file that is not odd costs one query more. While a person is waited for, the task needs no slot, and Airflow
@@ -41,10 +41,10 @@ class ComparisonOperator(SQLExecuteQueryOperator, ApprovalOperator):
     ignore: the file is published.
     """
 
-    template_fields: Sequence[str] = (*SQLExecuteQueryOperator.template_fields, "subject")
+    template_fields: Sequence[str] = (*LoadOperator.template_fields, "subject")
 
     def __init__(self, **arguments: Any) -> None:
-        """Take the arguments of SQLExecuteQueryOperator. Its parameters whose names end in _load are the loads."""
+        """Take the arguments of LoadOperator. Its parameters whose names end in _load are the loads."""
         super().__init__(
             subject="{{ dag.dag_id }}, {{ run_id }}: publish this?",
             fail_on_reject=True,
@@ -58,7 +58,7 @@ class ComparisonOperator(SQLExecuteQueryOperator, ApprovalOperator):
         Raises:
             TaskAwaitingInput: a person is asked. Airflow calls execute_complete with the answer.
         """
-        SQLExecuteQueryOperator.execute(self, context)  # type: ignore[no-untyped-call]
+        LoadOperator.execute(self, context)
         mode = odd_months((context["dag_run"].conf or {}).get("odd_months"))
         if mode == "ask":
             self._each_load("select pipeline.hold_load(%s, 'the run was told to ask')", self._questions("checked"))

@@ -23,8 +23,7 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 SALE_MONTH = "{{ data_interval_start | ds }}"
 
 # Limits and settings of every connection that a task opens, sized for a month of ten million rows on slow disks. A COPY lasts as
-# long as its download. A lock wait may be long, because no reader waits behind it; pipeline.replace_partitions, where
-# readers would, has a shorter limit. While a task requests a file it is idle in its transaction. The server checks
+# long as its download. A lock wait may be long, because no reader waits behind it. While a task requests a file it is idle in its transaction. The server checks
 # every few seconds whether the task still runs, and otherwise releases its locks.
 CONNECTION_LIMITS = {
     "statement_timeout": "30min",
@@ -36,6 +35,8 @@ CONNECTION_LIMITS = {
     "tcp_keepalives_count": "6",
     # mle_user may create functions in schema public; an unqualified name must not find them.
     "search_path": "pg_catalog,pg_temp",
+    # A policy on a table is an error, and never fewer rows.
+    "row_security": "off",
     # Dates are year, month, day: 02/03/2024 is rejected, whatever the server's setting is.
     "DateStyle": "ISO,YMD",
 }

@@ -331,10 +331,3 @@ left join pipeline.comparisons
     on loads.load_id = comparisons.load_id
 where loads.load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint)
 group by loads.load_id;
-
--- On a cluster, the rows leave the coordinator before they are published; elsewhere they stay where they are.
-select pipeline.distribute_staged(%(profiles_load)s::bigint);
-
-select pipeline.distribute_staged(%(activity_load)s::bigint);
-
-select pipeline.distribute_staged(%(labels_load)s::bigint);

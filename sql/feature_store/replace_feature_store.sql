@@ -9,7 +9,7 @@
 --         row to feature_store_builds.
 
 -- All statements see the customer tables and the ledger of one moment: nobody publishes a file until the end.
-select pipeline.lock_customers();
+lock table public.customer_profiles, public.customer_activity, public.labels in share mode;
 
 -- The planner knows no statistics of the staging tables, and would choose nested loops. To sort the clients costs less
 -- than to hash them, because all joins then merge.
@@ -463,16 +463,7 @@ set
     )
 where known_at = (select max(build.known_at) from pipeline.feature_store_builds as build);
 
--- Tables that were built from no files stay closed to their readers.
-select pipeline.open_to_readers(built_tables.table_name)
-from (values ('feature_history'), ('feature_store')) as built_tables (table_name)
-where (
-    select count(*)
-    from pipeline.loads
-    where
-        loads.outcome = 'published'
-        and loads.table_name in ('customer_profiles', 'customer_activity', 'labels')
-) = 3;
+select pipeline.open_feature_store();
 
 select
     pipeline.report(concat(

@@ -16,11 +16,14 @@ where
     (outcome = 'loading' and not pipeline.is_running(load_id))
     or (outcome in ('staged', 'checked') and changed_at < now() - interval '30 days');
 
--- Rejected rows stay until the file is loaded again, as the verdict says. Archived ones have left staging.
+-- Rejected rows stay until the file is loaded again, as the verdict says.
 select pipeline.discard_staged(loads.load_id)
 from pipeline.loads
 where
-    loads.outcome in ('waiting', 'failed', 'published', 'superseded')
+    (
+        loads.outcome in ('waiting', 'failed', 'published')
+        or (loads.outcome = 'superseded' and not pipeline.is_needed(loads.load_id))
+    )
     and to_regclass(loads.staged_table) is not null;
 
 select

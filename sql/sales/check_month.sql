@@ -1,13 +1,13 @@
 -- Checks a staged month of sales against its stores.csv: only a checked load can be published.
 --
--- Reads   the staged rows of :sales_load (once) and of :stores_load
--- Writes  pipeline.sales_by_store, pipeline.stores_by_load: what the loads hold; pipeline.loads: the verdicts
+-- Reads   the staged rows of :sales_load (once) and of :stores_load; stores, which has those of older lists
+-- Writes  pipeline.sales_by_store: what the load holds; pipeline.loads: the verdicts
 -- Twice?  Yes. The same rows get the same sums and the same verdict. Each statement commits by itself, so that the
 --         ledger keeps a verdict when the last statement fails.
 
 select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
 
-select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores');
+select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores', may_be_superseded => true);
 
 -- The only pass over the month. In a temporary table, because PostgreSQL reads in parallel for CREATE TABLE AS and
 -- not for INSERT.
@@ -32,23 +32,23 @@ select
 from sold
 on conflict (load_id, store_idx) do nothing;
 
-insert into pipeline.stores_by_load (load_id, idx, location)
-select
-    %(stores_load)s::bigint as load_id,
-    idx,
-    location
-from staged_stores
-on conflict (load_id, idx) do nothing;
-
 with unknown_stores as (
     select
         sold.store_idx,
         sold.row_count,
         sold.first_sale
     from sold
-    left join staged_stores
-        on sold.store_idx = staged_stores.idx
-    where staged_stores.idx is null
+    where
+        not exists (
+            select
+            from staged_stores
+            where staged_stores.idx = sold.store_idx
+        )
+        and not exists (
+            select
+            from public.stores
+            where stores.idx = sold.store_idx
+        )
 ),
 
 ambiguous_stores as (
@@ -56,6 +56,11 @@ ambiguous_stores as (
     from staged_stores
     group by idx
     having count(distinct location) > 1
+),
+
+listed_stores as (
+    select count(*) as row_count
+    from staged_stores
 ),
 
 -- One row for each kind of problem, with the first few rows that have it.
@@ -88,6 +93,14 @@ problems (table_name, problem) as (
         ) as problem
     from ambiguous_stores
     having count(*) > 0
+
+    union all
+
+    select
+        'stores' as table_name,
+        'the list of stores has no rows' as problem
+    from listed_stores
+    where row_count = 0
 ),
 
 summary (table_name, last_date, total) as (

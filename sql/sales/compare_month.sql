@@ -466,6 +466,3 @@ where value is not null; -- A load that was superseded before its check has no t
 select pipeline.hold_load(%(sales_load)s::bigint, string_agg(oddity, '; ' order by measure))
 from pipeline.comparisons
 where load_id = %(sales_load)s::bigint;
-
--- On a cluster, the rows leave the coordinator before they are published; elsewhere they stay where they are.
-select pipeline.distribute_staged(%(sales_load)s::bigint);

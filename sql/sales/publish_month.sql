@@ -1,84 +1,115 @@
--- Publishes a month: stores, the month of sales, and the month of monthly_sales, all in one transaction.
+-- Publishes a month: deletes and inserts its rows in sales and in monthly_sales, in one transaction.
 --
--- Reads   the checked rows of :sales_load and :stores_load, and what the check found in them
+-- Reads   the staged rows of :sales_load and :stores_load
 -- Writes  sales and monthly_sales: the rows of :sale_month, all of them; stores; pipeline.loads: that the loads are
 --         published
--- Twice?  Yes. The tables are brought to what the published loads hold, whichever run published them. A second run of
---         the month waits for the first.
+-- Twice?  Yes. The same load gives the same rows. A load that is published already, or that a later one has superseded,
+--         stops at the first statement and changes nothing.
 
--- Sales first: a run that waits for its month makes no other month wait for the stores.
+start transaction;
+
+-- Locks the file of the month, and then that of the stores. A list of stores may be superseded: the month was checked
+-- with it.
 select pipeline.publish_load(%(sales_load)s::bigint);
 
-select pipeline.publish_load(%(stores_load)s::bigint);
+select pipeline.publish_load(%(stores_load)s::bigint, may_be_superseded => true);
 
--- stores, by difference.
-delete from public.stores
-where not exists (
-    select
-    from pipeline.published_stores
-    where published_stores.idx = stores.idx
-);
+select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
 
-insert into public.stores (idx, location)
+select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores', may_be_superseded => true);
+
+-- A foreign key would lose its rows, or stop the load at its end. None can come after this lock, which lets readers and
+-- writers pass.
+lock table public.monthly_sales in row exclusive mode;
+
 select
-    published_stores.idx,
-    published_stores.location
-from pipeline.published_stores
+    pipeline.reject(concat(
+        'monthly_sales of ', %(sale_month)s::date, ': ', string_agg(
+            concat('the foreign key ', foreign_key.conname, ' of ', foreign_key.conrelid::regclass), ', '
+            order by foreign_key.conname
+        ),
+        ' refers to rows that a load deletes and inserts, so nothing was changed. Drop it, or let it refer to stores;',
+        ' then clear this run.'
+    ))
+from pg_catalog.pg_constraint as foreign_key
+where
+    foreign_key.confrelid = 'public.monthly_sales'::regclass
+    and exists (
+        select
+        from public.monthly_sales
+        where monthly_sales.sale_month = %(sale_month)s::date
+    )
+having count(*) > 0;
+
+-- An older list adds the stores that are missing; only the newest one changes a location.
+insert into public.stores (idx, location)
+select distinct
+    staged_stores.idx,
+    staged_stores.location
+from staged_stores
 left join public.stores
-    on published_stores.idx = stores.idx
-where published_stores.location is distinct from stores.location
+    on staged_stores.idx = stores.idx
+where
+    stores.idx is null
+    or (stores.location <> staged_stores.location and pipeline.is_newest(%(stores_load)s::bigint))
 on conflict (idx) do update
     set location = excluded.location;
 
--- The month was checked with its own stores.csv; another month may have published a newer one since.
-select
-    pipeline.reject(concat(
-        'sales of ', %(sale_month)s::date, ': ', sum(sold.row_count), ' rows are of ', count(*),
-        ' stores that the newest stores.csv lacks, the first of them: idx ', min(sold.first_sale), ' of store ',
-        (array_agg(sold.store_idx order by sold.first_sale))[1],
-        '. monthly_sales needs their location, so the month stays as it was. When stores.csv has them again, clear',
-        ' this run.'
-    ))
-from pipeline.published_sales_by_store as sold
-left join public.stores
-    on sold.store_idx = stores.idx
+delete from public.sales
 where
-    sold.sale_month = %(sale_month)s::date
-    and stores.idx is null
-having count(*) > 0;
+    date >= %(sale_month)s::date
+    and date < %(sale_month)s::date + interval '1 month';
 
--- The month of monthly_sales, by difference.
-delete from public.monthly_sales
+insert into public.sales (idx, value, date, store_idx)
+select
+    idx,
+    value,
+    date,
+    store_idx
+from staged_sales;
+
+-- One pass over what stands in sales now. PostgreSQL reads in parallel for CREATE TABLE AS, and not for INSERT.
+create temporary table sold on commit drop as
+select
+    store_idx,
+    count(*) as row_count,
+    sum(value) as total
+from public.sales
 where
-    sale_month = %(sale_month)s::date
-    and not exists (
-        select
-        from pipeline.published_sales_by_store as sold
-        where
-            sold.sale_month = monthly_sales.sale_month
-            and sold.store_idx = monthly_sales.store_idx
-    );
+    date >= %(sale_month)s::date
+    and date < %(sale_month)s::date + interval '1 month'
+group by store_idx;
+
+delete from public.monthly_sales
+where sale_month = %(sale_month)s::date;
 
 insert into public.monthly_sales (store_idx, location, sale_month, value)
 select
     sold.store_idx,
     stores.location,
-    sold.sale_month,
+    %(sale_month)s::date as sale_month,
     sold.total
-from pipeline.published_sales_by_store as sold
+from sold
 inner join public.stores
-    on sold.store_idx = stores.idx
-left join public.monthly_sales
-    on
-        sold.sale_month = monthly_sales.sale_month
-        and sold.store_idx = monthly_sales.store_idx
-where
-    sold.sale_month = %(sale_month)s::date
-    and (stores.location, sold.total) is distinct from (monthly_sales.location, monthly_sales.value)
-on conflict (sale_month, store_idx) do update
-    set
-        location = excluded.location,
-        value = excluded.value;
+    on sold.store_idx = stores.idx;
+
+-- Lost rows, another sum and a policy that hides rows end here: what stands in the tables is what was checked.
+select
+    pipeline.verify_load(
+        %(sales_load)s::bigint, sum(sold.row_count), sum(sold.total), (
+            select sum(monthly_sales.value)
+            from public.monthly_sales
+            where monthly_sales.sale_month = %(sale_month)s::date
+        )
+    )
+from sold;
+
+select
+    pipeline.report(concat(
+        'monthly_sales of ', %(sale_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(total), 0), ', of ',
+        coalesce(sum(row_count), 0), ' sales'
+    ))
+from sold;
 
 -- What the check found in superseded loads is not needed any more.
 delete from pipeline.sales_by_store
@@ -88,33 +119,8 @@ where
     and loads.sale_month = %(sale_month)s::date
     and loads.outcome = 'superseded';
 
-delete from pipeline.stores_by_load
-using pipeline.loads
-where
-    stores_by_load.load_id = loads.load_id
-    and loads.outcome = 'superseded';
+select pipeline.drop_staged(%(sales_load)s::bigint);
 
-select
-    pipeline.report(concat(
-        'monthly_sales of ', %(sale_month)s::date, ': ', count(monthly_sales.store_idx), ' stores, total ',
-        loads.total, ', of ', loads.row_count, ' sales'
-    ))
-from pipeline.loads
-left join public.monthly_sales
-    on loads.sale_month = monthly_sales.sale_month
-where
-    loads.table_name = 'sales'
-    and loads.sale_month = %(sale_month)s::date
-    and loads.outcome = 'published'
-group by loads.total, loads.row_count;
+select pipeline.drop_staged(%(stores_load)s::bigint);
 
--- stores_by_load holds the rows of the staged stores.
-select pipeline.discard_staged(%(stores_load)s::bigint);
-
--- The month of sales, by partition. Late, because readers of sales may wait from here to the end of the transaction,
--- for milliseconds.
-select pipeline.replace_partitions(%(sales_load)s::bigint);
-
-select pipeline.open_to_readers('stores');
-
-select pipeline.open_to_readers('monthly_sales');
+commit;
