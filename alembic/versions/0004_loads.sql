@@ -195,7 +195,6 @@ return pg_advisory_xact_lock(hashtext('pipeline.' || table_name), coalesce(sale_
 comment on function pipeline.lock_file(text, date) is
 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
 
--- In PL/pgSQL, because Citus would copy the view that a SQL function's body depends on.
 -- $1 is the load.
 create function pipeline.requested_at(load pipeline.loads)
 returns timestamptz
@@ -225,6 +224,7 @@ return coalesce(
 comment on function pipeline.requested_at(pipeline.loads) is
 'When the file that decides for the load was requested: of two loads of a file, the later one is published.';
 
+-- In PL/pgSQL, because Citus would copy the view that a SQL function's body depends on.
 create function pipeline.is_running(load bigint)
 returns boolean
 language plpgsql
