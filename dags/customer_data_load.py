@@ -27,12 +27,20 @@ Checks the three staged files: `sql/customers/check_customers.sql`.
 
 #### `compare_customers`
 
-Compares the files with those that are published: `sql/customers/compare_customers.sql`. If one is odd, because rows or
-values are missing or letters or labels have other shares, the task waits for a decision under **Required Actions**,
-which shows the figures. **Approve** publishes the files, **Reject** fails the run and keeps the old tables. Clearing
-the task asks again.
+Compares the files with those that are published: `sql/customers/compare_customers.sql`. It says what is unusual, because
+rows or values are missing, letters or labels have other shares, or profiles lack activities or labels, and decides
+nothing.
 
-- **When it fails**, the files were rejected, or nobody decided for a week.
+- **When it fails**, the database was not available, or somebody has rejected the files.
+- **Look** at its log.
+- **Then** clear this task with its downstream tasks; for rejected files, clear the whole run.
+
+#### `approve_customers`
+
+Ends at once if the files are usual. Unusual files wait for a decision under **Required Actions**, which shows the
+figures: **Approve** publishes them, **Reject** fails the run and keeps the old tables.
+
+- **When it fails**, the files were rejected, which stays so, or nobody decided for a week.
 - **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
 - **Then** have the files fixed, and clear the whole run.
 
@@ -49,9 +57,9 @@ the files of a run that requested the profiles later are published already.
 
 from airflow.sdk import DAG, Asset, TaskGroup
 
-from company_data.comparison import ComparisonOperator
+from company_data.approval import LoadApprovalOperator
 from company_data.docs import explain_tasks
-from company_data.loads import LoadOperator
+from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
 from company_data.staging import stage_csv
@@ -75,18 +83,17 @@ with DAG(
 
     loads = {"profiles_load": profiles, "activity_load": activity, "labels_load": labels}
 
-    check_customers = LoadOperator(
+    check_customers = CheckOperator(
         task_id="check_customers",
         sql="customers/check_customers.sql",
         parameters=loads,
-        autocommit=True,
     )
-    compare_customers = ComparisonOperator(
+    compare_customers = LoadOperator(
         task_id="compare_customers",
         sql="customers/compare_customers.sql",
         parameters=loads,
-        autocommit=True,
     )
+    approve_customers = LoadApprovalOperator(task_id="approve_customers", loads=list(loads.values()))
     publish_customers = LoadOperator(
         task_id="publish_customers",
         sql="customers/publish_customers.sql",
@@ -95,6 +102,6 @@ with DAG(
         outlets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
     )
 
-    [profiles, activity, labels] >> check_customers >> compare_customers >> publish_customers
+    [profiles, activity, labels] >> check_customers >> compare_customers >> approve_customers >> publish_customers
 
 explain_tasks(dag)

@@ -20,6 +20,15 @@ Drops the staged tables of loads that are dead: `sql/maintenance/discard_orphans
 - **Look** at its log.
 - **Then** clear this task with its downstream tasks.
 
+#### `compare_tables`
+
+Compares the tables with what was published, file by file: `sql/maintenance/compare_tables.sql`. A file whose rows were
+changed by hand is named in the report, and `month_status` and `data_freshness` show it as changed.
+
+- **When it fails**, the database was not available, or a policy hides rows from the pipeline.
+- **Look** at its log.
+- **Then** clear this task with its downstream tasks.
+
 #### `analyze_sales`
 
 Renews the statistics of all months together: `sql/maintenance/analyze_sales.sql`.
@@ -47,7 +56,7 @@ from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
 
 with DAG(
     dag_id="maintenance",
-    description="Removes old logs of Airflow and dead staged tables, and analyzes sales; once per month",
+    description="Removes old logs and dead staged tables, compares the tables with the ledger, analyzes sales; once per month",
     doc_md=__doc__,
     schedule="0 3 15 * *",
     start_date=first_sales_month(),
@@ -58,11 +67,10 @@ with DAG(
     default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier(), "do_xcom_push": True},
     tags=["monthly"],
 ) as dag:
-    discard_orphans = SQLExecuteQueryOperator(
-        task_id="discard_orphans", sql="maintenance/discard_orphans.sql", autocommit=True
-    )
+    discard_orphans = SQLExecuteQueryOperator(task_id="discard_orphans", sql="maintenance/discard_orphans.sql")
+    compare_tables = SQLExecuteQueryOperator(task_id="compare_tables", sql="maintenance/compare_tables.sql")
     analyze_sales = SQLExecuteQueryOperator(task_id="analyze_sales", sql="maintenance/analyze_sales.sql")
 
-    report(delete_old_logs(), discard_orphans.output, analyze_sales.output)
+    report(delete_old_logs(), discard_orphans.output, compare_tables.output, analyze_sales.output)
 
 explain_tasks(dag)

@@ -41,12 +41,21 @@ Checks what was staged before it is published: `sql/sales/check_month.sql`.
 
 #### `compare_month`
 
-Compares the month with the months that are loaded: `sql/sales/compare_month.sql`. If it is odd, because rows, days or
-stores are missing or the amounts are of another size, the task waits for a decision under **Required Actions**, which
-shows the figures. **Approve** publishes the month, **Reject** fails the run and keeps the old month. Clearing the task
-asks again.
+Compares the month with the months that are loaded: `sql/sales/compare_month.sql`. It says what is unusual, because rows,
+days or stores are missing or the amounts are of another size, and decides nothing.
 
-- **When it fails**, the month was rejected, or nobody decided for a week.
+- **When it fails**, the database was not available, or somebody has rejected the month.
+- **Look** at its log.
+- **Then** clear this task with its downstream tasks; for a rejected month, clear the whole run.
+
+#### `approve_month`
+
+Ends at once if the month is usual. An unusual month that would replace published rows waits for a decision under
+**Required Actions**, which shows the figures: **Approve** publishes it, **Reject** fails the run and keeps the old month.
+An unusual month of which nothing is published yet is published, and a notification says so. The setting `ON_ANOMALY`
+changes this.
+
+- **When it fails**, the month was rejected, which stays so, or nobody decided for a week.
 - **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
 - **Then** have the file fixed, and clear the whole run.
 
@@ -63,9 +72,9 @@ Publishes stores, the month of `sales` and the month of `monthly_sales` in one t
 
 from airflow.sdk import DAG, Asset, TaskGroup
 
-from company_data.comparison import ComparisonOperator
+from company_data.approval import LoadApprovalOperator
 from company_data.docs import explain_tasks
-from company_data.loads import LoadOperator
+from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier, overdue_alert
 from company_data.schedule import MonthlyTimetable
 from company_data.settings import SALE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
@@ -91,18 +100,17 @@ with DAG(
 
     loads = {"sales_load": staged_sales, "stores_load": staged_stores}
 
-    check_month = LoadOperator(
+    check_month = CheckOperator(
         task_id="check_month",
         sql="sales/check_month.sql",
         parameters=loads,
-        autocommit=True,
     )
-    compare_month = ComparisonOperator(
+    compare_month = LoadOperator(
         task_id="compare_month",
         sql="sales/compare_month.sql",
         parameters={"sale_month": SALE_MONTH, "sales_load": staged_sales},
-        autocommit=True,
     )
+    approve_month = LoadApprovalOperator(task_id="approve_month", loads=[staged_sales])
     publish_month = LoadOperator(
         task_id="publish_month",
         sql="sales/publish_month.sql",
@@ -112,6 +120,6 @@ with DAG(
     )
 
     # Sales may be waited for, and need the stores of the day they come.
-    staged_sales >> staged_stores >> check_month >> compare_month >> publish_month
+    staged_sales >> staged_stores >> check_month >> compare_month >> approve_month >> publish_month
 
 explain_tasks(dag)

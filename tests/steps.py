@@ -16,8 +16,8 @@ from airflow.utils.types import DagRunType
 from conftest import ROOT, Database
 
 from company_data import staging
-from company_data.comparison import ComparisonOperator
-from company_data.loads import PUBLISHED_ALREADY, SUPERSEDED
+from company_data.approval import LoadApprovalOperator
+from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS
 
 SQL = ROOT / "sql"
@@ -46,7 +46,7 @@ class Run:
     Attributes:
         loads: what the staging tasks returned, by task.
         reports: what the SQL of the last task reported.
-        asks: whether odd files are held; otherwise none is taken for odd.
+        asks: whether a person is asked about unusual files; otherwise they are published.
     """
 
     def __init__(self, database: Database, dag_id: str, month: str | None = None, asks: bool = False) -> None:
@@ -56,7 +56,7 @@ class Run:
             database: the database to work on.
             dag_id: the DAG.
             month: for sales, the first day of the month (YYYY-MM-DD).
-            asks: whether odd files are held.
+            asks: whether a person is asked about unusual files.
         """
         self.database, self.dag, self.month, self.asks = database, dag(dag_id), month, asks
         self.name = f"test {next(_run_numbers)}"
@@ -83,13 +83,24 @@ class Run:
                             raise
                         self.reports = []
                         return self.reports
-                    if isinstance(task, ComparisonOperator) and not self.asks:
-                        for load in self.loads.values():
-                            connection.execute("select pipeline.hold_load(%s, null)", [load])
+                    if isinstance(task, CheckOperator):
+                        connection.execute(REQUIRE_CHECKED, {"loads": list(self.parameters(name).values())})
+            elif isinstance(task, LoadApprovalOperator):
+                if self.asks:
+                    self.ask([self.loads[task_of(load)] for load in task.loads])
             else:
                 path, table, *month = self.rendered(task.op_args)
                 self.loads[name] = stage_file(self.database, path, table, month[0] if month else None, self.name)
         return self.reports
+
+    def ask(self, loads: list[int]) -> None:
+        """Hold the unusual ones of these loads, as approve_month does; tests decide by pipeline.decide_load."""
+        with connect(self.database) as connection:
+            connection.execute(
+                "select pipeline.request_approval(load_id, now() + interval '7 days') from pipeline.approval_requests"
+                " where load_id = any(%s) and status = 'checked' and anomalies is not null and decided_by is null",
+                [loads],
+            )
 
     def parameters(self, name: str) -> dict[str, object]:
         """The parameters of a SQL task: its month, and the loads of the staging tasks."""
@@ -146,7 +157,7 @@ def stage_file(database: Database, path: str, table: str, month: str | None = No
     """Run a staging task's function; returns the load."""
     hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
     with connect(database) as connection:
-        return staging.stage(connection, path, table, month, run or f"test {next(_run_numbers)}", hook)
+        return staging.stage(connection, path, table, month, ("test", run or f"test {next(_run_numbers)}"), hook)
 
 
 def load_month(database: Database, month: str) -> list[str]:

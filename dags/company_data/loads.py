@@ -1,4 +1,4 @@
-"""The operator of the tasks that check, compare and publish loads."""
+"""The operators of the tasks that check, compare and publish loads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from sql_link import RenderedSql
 
 # Errors of pipeline.publish_load and pipeline.open_staged, by their SQLSTATE.
 SUPERSEDED, PUBLISHED_ALREADY = "PL001", "PL002"
+
+REQUIRE_CHECKED = "select pipeline.require_checked(variadic %(loads)s::bigint[])"
 
 
 class LoadOperator(SQLExecuteQueryOperator):
@@ -40,3 +42,17 @@ class LoadOperator(SQLExecuteQueryOperator):
                 raise
             self.log.info(error.diag.message_primary)
             return None
+
+
+class CheckOperator(LoadOperator):
+    """Runs a file that records verdicts in one transaction, and raises them in a second, so that the ledger keeps them."""
+
+    def execute(self, context: Any) -> None:
+        """Run the file, and fail if one of its loads is rejected.
+
+        Raises:
+            AirflowSkipException: as LoadOperator; so is psycopg.Error, which also says that a load is rejected.
+        """
+        super().execute(context)
+        loads = [int(load) for load in self.parameters.values()]  # type: ignore[union-attr]
+        self.get_db_hook().run(REQUIRE_CHECKED, parameters={"loads": loads})

@@ -36,7 +36,8 @@ class Message:
     """One notification. The webhook gets these fields as JSON, and `text` beside them.
 
     Attributes:
-        event: "failed", "overdue", "held" for an odd file that waits for a decision, or "odd" for one that was published.
+        event: "failed", "overdue", "pending_approval" for an unusual file that waits for a decision, or "unusual" for one
+            that is published without one.
         dag: id of the DAG.
         run: id of the run.
         month: month of the data (YYYY-MM), if the run has one.
@@ -121,11 +122,11 @@ def failure_message(context: Mapping[str, Any]) -> Message:
     )
 
 
-def odd_message(context: Mapping[str, Any], event: str, oddities: str) -> Message:
-    """The message for an odd file: "held" if it waits for a decision, "odd" if it is published without one."""
-    message = failure_message(context)
-    waits = "It waits for a decision under Required Actions" if event == "held" else "It is published all the same"
-    return replace(message, event=event, reason=f"The file is odd: {oddities}. {waits}.")
+def anomaly_message(context: Mapping[str, Any], event: str, anomalies: str) -> Message:
+    """The message for an unusual file; see Message.event."""
+    waits = "waits for a decision under Required Actions" if event == "pending_approval" else "is published all the same"
+    reason = f"The file is unusual: {anomalies}. It {waits}."
+    return replace(failure_message(context), event=event, reason=reason)
 
 
 def overdue_message(context: Mapping[str, Any]) -> Message:

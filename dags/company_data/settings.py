@@ -11,7 +11,10 @@ DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaw
 DEFAULT_SOURCE_MAX_BYTES = 10_000_000_000
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
 DEFAULT_SALES_DEADLINE_HOURS = "24"
-ODD_MONTHS_VALUES = ("hold", "ask", "warn", "ignore")  # the first is the default
+ON_ANOMALY_VALUES = ("protect", "ask", "warn", "ignore")  # the first is the default
+
+# So long a person may take to decide on an unusual file.
+DECISION_TIME = timedelta(days=7)
 MAX_BYTES_DIGITS = 18  # the ledger keeps the bytes of a file as bigint
 MAX_KEEP_DAYS = 1_000_000  # more would come before the first day that PostgreSQL knows
 
@@ -22,28 +25,25 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 # Templated: the run that fires on 1 February has the interval that starts on 1 January.
 SALE_MONTH = "{{ data_interval_start | ds }}"
 
-# Limits and settings of every connection that a task opens, sized for a month of ten million rows on slow disks. A COPY lasts as
-# long as its download. A lock wait may be long, because no reader waits behind it. While a task requests a file it is idle in its transaction. The server checks
-# every few seconds whether the task still runs, and otherwise releases its locks.
-CONNECTION_LIMITS = {
-    "statement_timeout": "30min",
-    "lock_timeout": "2min",
-    "idle_in_transaction_session_timeout": "5min",
-    "client_connection_check_interval": "5s",
-    "tcp_keepalives_idle": "60",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "6",
+# Settings of every connection that a task opens. The role pipeline has the same, and time limits beside them: a pooler
+# may drop these.
+CONNECTION_SETTINGS = {
     # mle_user may create functions in schema public; an unqualified name must not find them.
     "search_path": "pg_catalog,pg_temp",
     # A policy on a table is an error, and never fewer rows.
     "row_security": "off",
     # Dates are year, month, day: 02/03/2024 is rejected, whatever the server's setting is.
     "DateStyle": "ISO,YMD",
+    "tcp_keepalives_idle": "60",
+    "tcp_keepalives_interval": "10",
+    "tcp_keepalives_count": "6",
 }
-CONNECTION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in CONNECTION_LIMITS.items())
+CONNECTION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in CONNECTION_SETTINGS.items())
 
 TASK_DEFAULTS: dict[str, Any] = {
     "owner": "data team",
+    # A month is finished before another begins.
+    "weight_rule": "upstream",
     "retries": SQL_RETRIES,
     "retry_policy": LoadRetryPolicy(SQL_RETRIES),
     # The pauses after a try whose process was killed, for which Airflow does not ask the policy.
@@ -130,18 +130,18 @@ def notify_webhook_url() -> str | None:
     return url
 
 
-def odd_months(of_run: object = None) -> str:
-    """What happens to a file that is odd, compared with those that are loaded; see ComparisonOperator.
+def on_anomaly(of_run: object = None) -> str:
+    """What happens to a file that is unusual, compared with those that are loaded; see LoadApprovalOperator.
 
     Args:
         of_run: the value in the configuration of a run, which overrides the setting.
 
     Raises:
-        ValueError: the value is none of ODD_MONTHS_VALUES.
+        ValueError: the value is none of ON_ANOMALY_VALUES.
     """
-    value = str(of_run or os.environ.get("ODD_MONTHS") or ODD_MONTHS_VALUES[0])
-    if value not in ODD_MONTHS_VALUES:
-        raise ValueError(f'ODD_MONTHS is "{value}". Write it as one of: {", ".join(ODD_MONTHS_VALUES)}.')
+    value = str(of_run or os.environ.get("ON_ANOMALY") or ON_ANOMALY_VALUES[0])
+    if value not in ON_ANOMALY_VALUES:
+        raise ValueError(f'ON_ANOMALY is "{value}". Write it as one of: {", ".join(ON_ANOMALY_VALUES)}.')
     return value
 
 

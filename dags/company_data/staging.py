@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any
 
 import psycopg
 from airflow.providers.postgres.hooks.postgres import PostgresHook
@@ -25,13 +25,6 @@ from company_data.source import KEPT, RETRIED, open_file
 log = logging.getLogger(__name__)
 
 MAX_PROBLEM, MAX_RECORDED = 200, 4_000
-
-
-class Load(NamedTuple):
-    """A load in pipeline.loads, and the table that its file is copied into."""
-
-    number: int
-    table: sql.Identifier
 
 
 @task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES, late_for=LATE_FOR))
@@ -63,7 +56,7 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
         )
     with hook.get_conn() as connection:
         connection.autocommit = True
-        return stage(connection, path, table, sale_month, f"{run.dag_id} {run.run_id}", hook)
+        return stage(connection, path, table, sale_month, (run.dag_id, run.run_id), hook)
 
 
 def stage(
@@ -71,7 +64,7 @@ def stage(
     path: str,
     table: str,
     sale_month: str | None,
-    dag_run: str,
+    run: tuple[str, str],
     hook: PostgresHook,
 ) -> int:
     """Take a load from its beginning to staged, or record why it stopped.
@@ -79,7 +72,7 @@ def stage(
     Args:
         connection: to the operational database, in autocommit mode.
         path: as of stage_csv; so are table and sale_month.
-        dag_run: the run, for the ledger.
+        run: the id of the DAG and that of the run, for the ledger.
         hook: opens the connection that records a failure, which may have broken the first.
 
     Returns:
@@ -89,20 +82,25 @@ def stage(
         FileRejected, SourceUnavailable, psycopg.Error: as of stage_csv.
     """
     url = source_url(path)
-    load = begin_load(connection, table, sale_month, without_secrets(url), dag_run)
+    # Committed before the file is requested.
+    [(load,)] = connection.execute(
+        "select pipeline.begin_load(%s, %s, %s, %s, %s)", [table, sale_month, without_secrets(url), *run]
+    ).fetchall()
     try:
         with ExitStack() as stack:
             # Only files that are named by their month can be late.
             late_until = end_of_month(sale_month) + LATE_FOR if sale_month else None
             with connection.transaction():
-                connection.execute("select pipeline.request_file(%s)", [load.number])
+                connection.execute("select pipeline.request_file(%s)", [load])
                 download = stack.enter_context(open_file(url, late_until))
             with connection.transaction():
-                rows = copy_file(connection, load.table, download.chunks(), path)
+                [(staged_table,)] = connection.execute("select pipeline.create_staged(%s)", [load]).fetchall()
+                staged = sql.Identifier(*staged_table.split("."))
+                rows = copy_file(connection, staged, download.chunks(), path)
                 connection.execute(
                     "select pipeline.stage_load(%s, %s, %s, %s, %s, %s)",
                     [
-                        load.number,
+                        load,
                         download.etag,
                         download.last_modified,
                         download.bytes,
@@ -120,36 +118,24 @@ def stage(
     except Exception as error:
         stop_load(hook, load, error)
         raise
-    log.info("%s: staged %s rows, load %s", download.address, f"{rows:,}", load.number)
+    log.info("%s: staged %s rows, load %s", download.address, f"{rows:,}", load)
     log.info("%s bytes, SHA-256 %s, ETag %s", f"{download.bytes:,}", download.sha256.hexdigest(), download.etag)
     if rows == 0:
         log.warning("%s has a header and no rows: it is loaded as empty.", download.address)
-    return load.number
+    return load
 
 
-def begin_load(
-    connection: psycopg.Connection[Any], table: str, sale_month: str | None, address: str, dag_run: str
-) -> Load:
-    """Record, committed before the file is requested, that an attempt begins."""
-    [(number, staged_table)] = connection.execute(
-        "select load_id, staged_table from pipeline.begin_load(%s, %s, %s, %s)", [table, sale_month, address, dag_run]
-    ).fetchall()
-    return Load(number, sql.Identifier(*staged_table.split(".")))
-
-
-def stop_load(hook: PostgresHook, load: Load, error: Exception) -> None:
+def stop_load(hook: PostgresHook, load: int, error: Exception) -> None:
     """Record why nothing was staged; where the database cannot be reached, the next load records that this one ended."""
-    outcome, waits_until = "failed", None
+    status, wait_until = "failed", None
     if isinstance(error, FileRejected):
-        outcome = "rejected"
+        status = "rejected"
     elif isinstance(error, FileNotYetAvailable):
-        outcome, waits_until = "waiting", error.waits_until
-    problem = one_line(str(error), MAX_RECORDED)
+        status, wait_until = "waiting", error.waits_until
+    reason = one_line(str(error), MAX_RECORDED)
     try:
         with hook.get_conn() as connection:
-            connection.execute(
-                "select pipeline.stop_load(%s, %s, %s, %s)", [load.number, outcome, problem, waits_until]
-            )
+            connection.execute("select pipeline.stop_load(%s, %s, %s, %s)", [load, status, reason, wait_until])
     except psycopg.Error as unrecorded:
         log.warning("The reason is not in pipeline.loads: %s", unrecorded)
 
@@ -159,7 +145,7 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
 
     Args:
         connection: to the operational database.
-        table: the table to copy into; it is emptied, so that COPY can freeze the rows.
+        table: the table to copy into, made in the same transaction, so that COPY can freeze the rows.
         text: the file, in pieces of any size.
         path: the file's name, for messages.
 
@@ -172,7 +158,6 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
     header, line_end, chunks = split_header(text, path)
     expected = file_columns(connection, table)
     columns = {name: expected[name] for name in match_columns(header, list(expected), path)}
-    connection.execute(sql.SQL("truncate {}").format(table))
     copy = sql.SQL(
         "copy {} ({}) from stdin with (format csv, header true, freeze true, encoding 'utf8', force_null ({}))"
     ).format(

@@ -1,9 +1,9 @@
 -- Checks the staged customer files: only checked loads can be published.
 --
--- Reads   the staged rows of :profiles_load, :activity_load and :labels_load
--- Writes  pipeline.loads: the verdicts
--- Twice?  Yes. The same rows get the same verdict. Each statement commits by itself, so that the ledger keeps a
---         verdict when the last statement fails.
+-- Reads       the staged rows of :profiles_load, :activity_load and :labels_load
+-- Writes      pipeline.loads: the verdicts, and that the request for the profiles decides for all three
+-- Idempotent  Yes. The same rows get the same verdict. One transaction; pipeline.require_checked raises the verdict in a
+--             second one, so that the ledger keeps it.
 
 select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles');
 
@@ -14,7 +14,7 @@ select pipeline.open_staged(%(labels_load)s::bigint, 'staged_labels');
 -- In a temporary table, because PostgreSQL reads in parallel for CREATE TABLE AS and not for a statement that calls
 -- check_load.
 -- Clients are counted first, which costs less than to group them; that is needed only if one has two rows.
-create temporary table verdicts as
+create temporary table verdicts on commit drop as
 with repeated_profiles as (
     select idx
     from staged_profiles
@@ -40,8 +40,8 @@ different_labels as (
     having min(label) <> max(label)
 ),
 
--- One row for each kind of problem, with the first few clients that have it.
-problems (table_name, problem) as (
+-- One row for each kind of error, with the first few clients that have it.
+errors (table_name, error) as (
     select
         'customer_profiles' as table_name,
         concat(
@@ -55,7 +55,7 @@ problems (table_name, problem) as (
                     limit 5
                 ) as first_few
             )
-        ) as problem
+        ) as error
     from different_profiles
     having count(*) > 0
 
@@ -74,32 +74,42 @@ problems (table_name, problem) as (
                     limit 5
                 ) as first_few
             )
-        ) as problem
+        ) as error
     from different_labels
     having count(*) > 0
 ),
 
-summary (table_name, last_date) as (
+summary (table_name, max_date, total) as (
     select
         'customer_activity' as table_name,
-        max(valid_from) as last_date
+        max(valid_from) as max_date,
+        null as total
     from staged_activity
+
+    union all
+
+    select
+        'labels' as table_name,
+        null as max_date,
+        coalesce(sum(label), 0) as total
+    from staged_labels
 )
 
 select
     loads.load_id,
-    problems.problem,
-    summary.last_date
+    errors.error,
+    summary.max_date,
+    summary.total
 from pipeline.loads
-left join problems
-    on loads.table_name = problems.table_name
+inner join pipeline.files
+    on loads.file_id = files.file_id
+left join errors
+    on files.table_name = errors.table_name
 left join summary
-    on loads.table_name = summary.table_name
+    on files.table_name = summary.table_name
 where loads.load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
 
-select pipeline.check_load(load_id, problem, last_date, null)
+select pipeline.check_load(load_id, error, max_date, total, decided_by_load => %(profiles_load)s::bigint)
 from verdicts;
 
-drop table verdicts;
-
-select pipeline.require_checked(%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
+drop view staged_profiles, staged_activity, staged_labels;

@@ -1,23 +1,27 @@
--- Compares checked customer files with those that are published. An odd one is held until a person decides.
+-- Compares checked customer files with those that are published. What is unusual is recorded; the next task decides what happens to it.
 --
--- Reads   the staged rows of :profiles_load, :activity_load and :labels_load (samples, if there are many), and the
---         figures of the published loads
--- Writes  pipeline.statistics, pipeline.comparisons; pipeline.loads: that a load is held
--- Twice?  Yes. The figures of the loads are written again, and a decision on them is asked for again.
+-- Reads       the staged rows of :profiles_load, :activity_load and :labels_load (samples, if there are many), and the
+--             figures of the published loads
+-- Writes      pipeline.column_profiles, pipeline.anomaly_checks; pipeline.loads: what is unusual
+-- Idempotent  Yes. The figures of the loads are written again, in one transaction.
 
-select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles');
+select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles_sample', 50000);
 
 select pipeline.open_staged(%(activity_load)s::bigint, 'staged_activity');
 
+select pipeline.open_staged(%(activity_load)s::bigint, 'staged_activity_sample', 50000);
+
 select pipeline.open_staged(%(labels_load)s::bigint, 'staged_labels');
 
-delete from pipeline.statistics
+select pipeline.open_staged(%(labels_load)s::bigint, 'staged_labels_sample', 50000);
+
+delete from pipeline.column_profiles
 where load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
 
-delete from pipeline.comparisons
+delete from pipeline.anomaly_checks
 where load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
 
-insert into pipeline.statistics (
+insert into pipeline.column_profiles (
     load_id, column_name, sample_rows, missing_values, distinct_values, smallest, lower_quartile, median,
     upper_quartile, largest, negative_values, negative_total, first_day, last_day
 )
@@ -222,28 +226,50 @@ summary as (
     having count(*) <= 100
 )
 
-update pipeline.statistics
+update pipeline.column_profiles
 set counts = summary.counts
 from summary
 where
-    statistics.load_id = summary.load_id
-    and statistics.column_name = summary.column_name;
+    column_profiles.load_id = summary.load_id
+    and column_profiles.column_name = summary.column_name;
 
--- Fewer than 100 rows are not compared. The thresholds: a file with 5 %% fewer rows or twice as many is odd, and so is
+-- Profiles without an activity or a label are no clients of the feature store: indexes that are shifted show here.
+insert into pipeline.anomaly_checks (load_id, measure, value)
+with covered as (
+    select
+        count(*) as row_count,
+        count(*) filter (where idx in (select idx from staged_activity)) as with_activity,
+        count(*) filter (where idx in (select idx from staged_labels)) as with_label
+    from staged_profiles_sample
+)
+
+select
+    %(profiles_load)s::bigint as load_id,
+    measures.measure,
+    measures.row_count::numeric / covered.row_count as value
+from covered
+cross join
+    lateral (
+        values
+        ('share of profiles with an activity', covered.with_activity),
+        ('share of profiles with a label', covered.with_label)
+    ) as measures (measure, row_count)
+where covered.row_count > 0;
+
+-- Fewer than 100 rows are not compared. The thresholds: a file with 5 %% fewer rows or twice as many is unusual, and so is
 -- a share that moves by 5 of 100, or by more than chance where there are few rows.
 with mine as (
     select
         loads.load_id,
-        loads.table_name,
         loads.row_count,
         published.load_id as published_load,
         published.row_count as published_rows
     from pipeline.loads
     inner join pipeline.loads as published
         on
-            loads.table_name = published.table_name
+            loads.file_id = published.file_id
             and loads.load_id <> published.load_id
-            and published.outcome = 'published'
+            and published.status = 'published'
     where
         loads.load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint)
         and published.row_count >= 100
@@ -255,17 +281,31 @@ shares (load_id, measure, portion, sample_rows) as (
         concat('share of rows without ', column_name) as measure,
         missing_values::numeric / nullif(sample_rows, 0) as portion,
         sample_rows
-    from pipeline.statistics
+    from pipeline.column_profiles
 
     union all
 
     select
-        statistics.load_id,
-        concat('share of ', statistics.column_name, ' ', letters.letter) as measure,
-        letters.row_count::numeric / nullif(statistics.sample_rows, 0) as portion,
-        statistics.sample_rows
-    from pipeline.statistics
-    cross join lateral jsonb_each_text(statistics.counts) as letters (letter, row_count)
+        column_profiles.load_id,
+        concat('share of ', column_profiles.column_name, ' ', letters.letter) as measure,
+        letters.row_count::numeric / nullif(column_profiles.sample_rows, 0) as portion,
+        column_profiles.sample_rows
+    from pipeline.column_profiles
+    cross join lateral jsonb_each_text(column_profiles.counts) as letters (letter, row_count)
+
+    union all
+
+    select
+        anomaly_checks.load_id,
+        anomaly_checks.measure,
+        anomaly_checks.value as portion,
+        column_profiles.sample_rows
+    from pipeline.anomaly_checks
+    inner join pipeline.column_profiles
+        on
+            anomaly_checks.load_id = column_profiles.load_id
+            and column_profiles.column_name = 'idx'
+    where anomaly_checks.measure in ('share of profiles with an activity', 'share of profiles with a label')
 ),
 
 -- A letter that one of the two files lacks has the share 0 there.
@@ -305,7 +345,7 @@ compared (load_id, measure, value, median, low, high) as (
     from pairs
 )
 
-insert into pipeline.comparisons (load_id, measure, value, median, low, high, oddity)
+insert into pipeline.anomaly_checks (load_id, measure, value, median, low, high, anomaly)
 select
     load_id,
     measure,
@@ -322,12 +362,26 @@ select
                 trim_scale(round(greatest(low, 0), 2)),
                 trim_scale(round(high, 2))
             )
-    end as oddity
-from compared;
+    end as anomaly
+from compared
+on conflict (load_id, measure) do update
+    set
+        median = excluded.median,
+        low = excluded.low,
+        high = excluded.high,
+        anomaly = excluded.anomaly;
 
-select pipeline.hold_load(loads.load_id, string_agg(comparisons.oddity, '; ' order by comparisons.measure))
-from pipeline.loads
-left join pipeline.comparisons
-    on loads.load_id = comparisons.load_id
-where loads.load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint)
-group by loads.load_id;
+-- A decision on the loads is asked for again.
+update pipeline.loads
+set
+    anomalies = (
+        select string_agg(anomaly_checks.anomaly, '; ' order by anomaly_checks.measure)
+        from pipeline.anomaly_checks
+        where anomaly_checks.load_id = loads.load_id
+    ),
+    decided_by = null,
+    decided_at = null
+where load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
+
+drop view
+staged_profiles_sample, staged_activity, staged_activity_sample, staged_labels, staged_labels_sample;

@@ -1,13 +1,13 @@
 -- Publishes the three customer files in one transaction: deletes all rows of their tables and inserts the staged ones.
 --
--- Reads   the staged rows of :profiles_load, :activity_load and :labels_load
--- Writes  customer_profiles, customer_activity, labels, all of them; pipeline.loads: that the loads are published
--- Twice?  Yes. The same loads give the same rows. Loads that are published already, or that those of a later run have
---         superseded, stop at the first statement and change nothing.
+-- Reads       the staged rows of :profiles_load, :activity_load and :labels_load
+-- Writes      customer_profiles, customer_activity, labels: all rows; pipeline.loads: that the loads are published
+-- Idempotent  Yes. The same loads give the same rows. Loads that are published already, or that those of a later run
+--             have superseded, stop at the first statement and change nothing.
 
 start transaction;
 
--- Of two runs, the request for the profiles decides for all three files: see pipeline.sources.
+-- Of two runs, the request for the profiles decides for all three files.
 select pipeline.publish_load(%(profiles_load)s::bigint);
 
 select pipeline.publish_load(%(activity_load)s::bigint);
@@ -55,13 +55,15 @@ select
     label
 from staged_labels;
 
-select pipeline.verify_load(%(labels_load)s::bigint, count(*))
+select pipeline.verify_load(%(labels_load)s::bigint, count(*), sum(label))
 from public.labels;
 
-select pipeline.drop_staged(%(profiles_load)s::bigint);
+drop view staged_profiles, staged_activity, staged_labels;
 
-select pipeline.drop_staged(%(activity_load)s::bigint);
+select pipeline.clear_staging(%(profiles_load)s::bigint);
 
-select pipeline.drop_staged(%(labels_load)s::bigint);
+select pipeline.clear_staging(%(activity_load)s::bigint);
+
+select pipeline.clear_staging(%(labels_load)s::bigint);
 
 commit;

@@ -29,14 +29,16 @@ truncate staging.clients, staging.feature_history;
 insert into pipeline.feature_store_builds (known_at, kept_from, profiles_load, activity_load, labels_load)
 with published as (
     select
-        max(published_at) as published_at,
-        max(load_id) filter (where table_name = 'customer_profiles') as profiles_load,
-        max(load_id) filter (where table_name = 'customer_activity') as activity_load,
-        max(load_id) filter (where table_name = 'labels') as labels_load
+        max(loads.published_at) as published_at,
+        max(loads.load_id) filter (where files.table_name = 'customer_profiles') as profiles_load,
+        max(loads.load_id) filter (where files.table_name = 'customer_activity') as activity_load,
+        max(loads.load_id) filter (where files.table_name = 'labels') as labels_load
     from pipeline.loads
+    inner join pipeline.files
+        on loads.file_id = files.file_id
     where
-        outcome = 'published'
-        and table_name in ('customer_profiles', 'customer_activity', 'labels')
+        loads.status = 'published'
+        and files.table_name in ('customer_profiles', 'customer_activity', 'labels')
 ),
 
 earlier as (
@@ -466,7 +468,7 @@ where known_at = (select max(build.known_at) from pipeline.feature_store_builds 
 select pipeline.open_feature_store();
 
 select
-    pipeline.report(concat(
+    pipeline.notice(concat(
         'feature_store: ', count(*) filter (where source_hash is not null), ' of ', count(*),
         ' clients with a profile; left out: ', count(*) filter (where not has_activity), ' without an activity, ',
         count(*) filter (where label is null), ' without a label (a client may lack both)'

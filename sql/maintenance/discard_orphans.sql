@@ -1,30 +1,13 @@
--- Drops what loads have left in schema staging that neither a run nor a person needs any more.
+-- Ends the loads that nobody goes on with, and drops what loads have left in schema staging.
 --
--- Reads   pipeline.loads, the list of tables in staging
--- Writes  pipeline.loads: loads whose session is gone, or that were not published for 30 days, are failed; staging
--- Twice?  Yes. A load is failed once, and a table is dropped once. The ledger loses no row.
+-- Reads       pipeline.loads, the list of tables in staging
+-- Writes      pipeline.loads: loads whose session is gone, that nobody decided on, or that were not published for 30
+--             days, are failed; staging
+-- Idempotent  Yes. A load is failed once, and a table is dropped once. The ledger loses no row.
 
-update pipeline.loads
-set
-    outcome = 'failed',
-    problem = case
-        when outcome = 'loading' then 'The process that loaded the file was killed.'
-        else 'The run did not publish the rows in 30 days, so they were dropped. Clear it to load the file again.'
-    end,
-    changed_at = clock_timestamp()
-where
-    (outcome = 'loading' and not pipeline.is_running(load_id))
-    or (outcome in ('staged', 'checked') and changed_at < now() - interval '30 days');
+select pipeline.fail_dead_loads();
 
--- Rejected rows stay until the file is loaded again, as the verdict says.
-select pipeline.discard_staged(loads.load_id)
-from pipeline.loads
-where
-    (
-        loads.outcome in ('waiting', 'failed', 'published')
-        or (loads.outcome = 'superseded' and not pipeline.is_needed(loads.load_id))
-    )
-    and to_regclass(loads.staged_table) is not null;
+select pipeline.clear_staging();
 
 select
     concat(

@@ -1,26 +1,43 @@
--- Compares a checked month with the months that are loaded. An odd one is held until a person decides.
+-- Compares a checked month with the months that are loaded. What is unusual is recorded; the next task decides what happens to it.
 --
--- Reads   the staged rows of :sales_load (a sample, if there are many), what the check found in it and in the published
---         months, and the measures of the published months
--- Writes  pipeline.statistics, pipeline.comparisons; pipeline.loads: that the load is held
--- Twice?  Yes. The figures of the load are written again, and a decision on it is asked for again.
+-- Reads       the staged rows of :sales_load (a sample, if there are many), what the check found in it and in the
+--             published months, and the measures of the published months
+-- Writes      pipeline.column_profiles, pipeline.anomaly_checks; pipeline.loads: what is unusual
+-- Idempotent  Yes. The figures of the load are written again, in one transaction.
 --
 -- A measure is compared with its median over the 12 loaded months that are nearest, the month itself never among them.
--- A difference d from the median (for ratios: of logarithms) is odd outside of
+-- A difference d from the median (for ratios: of logarithms) is unusual outside of
 --     season +- greatest(4 * 1.4826 * MAD, least, chance)
 -- where season is the median of d of the same month in other years, MAD the median absolute deviation of the 12, and
 -- chance what few sales vary by. 4 and not 5: the seasons of the 12 are part of their MAD, and with 5 one of 20 halved
--- months was not odd.
+-- months was not unusual.
 
-select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
+select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales_sample', 50000);
 
-delete from pipeline.statistics
+-- This month, and those that are published.
+create temporary table months on commit drop as
+select
+    loads.load_id,
+    files.file_month as sale_month,
+    loads.load_id = %(sales_load)s::bigint as is_this,
+    loads.row_count,
+    loads.total,
+    loads.max_date,
+    loads.sha256
+from pipeline.loads
+inner join pipeline.files
+    on loads.file_id = files.file_id
+where
+    files.table_name = 'sales'
+    and (loads.status = 'published' or loads.load_id = %(sales_load)s::bigint);
+
+delete from pipeline.column_profiles
 where load_id = %(sales_load)s::bigint;
 
-delete from pipeline.comparisons
+delete from pipeline.anomaly_checks
 where load_id = %(sales_load)s::bigint;
 
-insert into pipeline.statistics (
+insert into pipeline.column_profiles (
     load_id, column_name, sample_rows, missing_values, distinct_values, smallest, lower_quartile, median,
     upper_quartile, largest, negative_values, negative_total
 )
@@ -39,7 +56,7 @@ select
     coalesce(sum(value) filter (where value < 0), 0) as negative_total
 from staged_sales_sample;
 
-insert into pipeline.statistics (
+insert into pipeline.column_profiles (
     load_id, column_name, sample_rows, missing_values, distinct_values, first_day, last_day
 )
 select
@@ -52,20 +69,20 @@ select
     max(date) as last_day
 from staged_sales_sample;
 
-insert into pipeline.statistics (load_id, column_name, sample_rows, missing_values, distinct_values)
+insert into pipeline.column_profiles (load_id, column_name, sample_rows, missing_values, distinct_values)
 select
     %(sales_load)s::bigint as load_id,
     'store_idx' as column_name,
-    loads.row_count as sample_rows,
+    months.row_count as sample_rows,
     0 as missing_values,
     count(sold.store_idx) as distinct_values
-from pipeline.loads
+from months
 left join pipeline.sales_by_store as sold
-    on loads.load_id = sold.load_id
-where loads.load_id = %(sales_load)s::bigint
-group by loads.row_count;
+    on months.load_id = sold.load_id
+where months.is_this
+group by months.row_count;
 
-insert into pipeline.comparisons (load_id, measure, value)
+insert into pipeline.anomaly_checks (load_id, measure, value)
 with gaps as (
     select date - lag(date, 1, %(sale_month)s::date - 1) over (order by date) - 1 as closed_days
     from (
@@ -80,37 +97,37 @@ longest_gap as (
 )
 
 select
-    loads.load_id,
+    months.load_id,
     measures.measure,
     measures.value
-from pipeline.loads
-inner join pipeline.statistics as amounts
+from months
+inner join pipeline.column_profiles as amounts
     on
-        loads.load_id = amounts.load_id
+        months.load_id = amounts.load_id
         and amounts.column_name = 'value'
-inner join pipeline.statistics as sale_days
+inner join pipeline.column_profiles as sale_days
     on
-        loads.load_id = sale_days.load_id
+        months.load_id = sale_days.load_id
         and sale_days.column_name = 'date'
 cross join longest_gap
 cross join
     lateral (
         values
-        ('rows', loads.row_count),
-        ('total', loads.total),
-        ('mean_amount', loads.total / nullif(loads.row_count, 0)),
+        ('rows', months.row_count),
+        ('total', months.total),
+        ('mean_amount', months.total / nullif(months.row_count, 0)),
         ('refund_share', amounts.negative_values::numeric / nullif(amounts.sample_rows, 0)),
         ('days_with_sales', sale_days.distinct_values),
-        ('days_missing_at_end', (loads.sale_month + interval '1 month')::date - 1 - loads.last_date),
+        ('days_missing_at_end', (months.sale_month + interval '1 month')::date - 1 - months.max_date),
         ('days_missing_before', longest_gap.closed_days)
     ) as measures (measure, value)
 where
-    loads.load_id = %(sales_load)s::bigint
+    months.is_this
     and measures.value is not null;
 
--- The thresholds. Differences between least_below and least_above are never odd: a quarter less or a third more is sold
+-- The thresholds. Differences between least_below and least_above are never unusual: a quarter less or a third more is sold
 -- now and then, and shops close for three days. Where no other year is loaded, the season is not known: a December may
--- sell twice as much, while a month that sells half as much is odd in any season.
+-- sell twice as much, while a month that sells half as much is unusual in any season.
 with limits (measure, is_ratio, least_below, least_above, unknown_below, unknown_above) as (
     values
     ('rows', true, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
@@ -124,20 +141,21 @@ with limits (measure, is_ratio, least_below, least_above, unknown_below, unknown
 -- Logarithms of ratios, so that twice and half are as far away.
 measures as (
     select
-        loads.load_id,
-        loads.sale_month,
-        comparisons.measure,
-        comparisons.value,
+        months.load_id,
+        months.sale_month,
+        months.is_this,
+        anomaly_checks.measure,
+        anomaly_checks.value,
         limits.is_ratio,
-        case when limits.is_ratio then ln(greatest(comparisons.value, 0.01)) else comparisons.value end as height
-    from pipeline.comparisons
-    inner join pipeline.loads
-        on comparisons.load_id = loads.load_id
+        case when limits.is_ratio then ln(greatest(anomaly_checks.value, 0.01)) else anomaly_checks.value end as height
+    from pipeline.anomaly_checks
+    inner join months
+        on anomaly_checks.load_id = months.load_id
     inner join limits
-        on comparisons.measure = limits.measure
+        on anomaly_checks.measure = limits.measure
     where
-        (loads.outcome = 'published' and loads.sale_month <> %(sale_month)s::date)
-        or loads.load_id = %(sales_load)s::bigint
+        months.is_this
+        or months.sale_month <> %(sale_month)s::date
 ),
 
 -- Each month beside the 12 others that are nearest to it. This one counts for none of them.
@@ -204,13 +222,13 @@ usual as (
         exp(max(median) filter (where measure = 'rows')) as row_count,
         max(median) filter (where measure = 'refund_share') as refund_share,
         (
-            select percentile_cont(0.5) within group (order by comparisons.value)
-            from pipeline.comparisons
-            inner join pipeline.loads
-                on comparisons.load_id = loads.load_id
+            select percentile_cont(0.5) within group (order by anomaly_checks.value)
+            from pipeline.anomaly_checks
+            inner join months
+                on anomaly_checks.load_id = months.load_id
             where
-                loads.outcome = 'published'
-                and comparisons.measure = 'days_with_sales'
+                not months.is_this
+                and anomaly_checks.measure = 'days_with_sales'
         ) as sale_days
     from medians
     where load_id = %(sales_load)s::bigint
@@ -262,24 +280,24 @@ expected as (
         and medians.months >= 6
 )
 
-update pipeline.comparisons
+update pipeline.anomaly_checks
 set
     median = case when expected.is_ratio then exp(expected.median) else expected.median end,
     low = case when expected.is_ratio then exp(expected.low) else expected.low end,
     high = case when expected.is_ratio then exp(expected.high) else expected.high end
 from expected
 where
-    comparisons.load_id = expected.load_id
-    and comparisons.measure = expected.measure;
+    anomaly_checks.load_id = expected.load_id
+    and anomaly_checks.measure = expected.measure;
 
-update pipeline.comparisons
+update pipeline.anomaly_checks
 set
-    oddity = format(
+    anomaly = format(
         '%%s: %%s (expected: %%s to %%s)',
         words.name,
-        trim_scale(round(comparisons.value, 2)),
-        trim_scale(round(greatest(comparisons.low, words.least), 2)),
-        trim_scale(round(comparisons.high, 2))
+        trim_scale(round(anomaly_checks.value, 2)),
+        trim_scale(round(greatest(anomaly_checks.low, words.least), 2)),
+        trim_scale(round(anomaly_checks.high, 2))
     )
 from (
     values
@@ -291,9 +309,9 @@ from (
     ('days_missing_before', 'days without sales in a row before that', 0)
 ) as words (measure, name, least)
 where
-    comparisons.load_id = %(sales_load)s::bigint
-    and comparisons.measure = words.measure
-    and (comparisons.value < comparisons.low or comparisons.value > comparisons.high);
+    anomaly_checks.load_id = %(sales_load)s::bigint
+    and anomaly_checks.measure = words.measure
+    and (anomaly_checks.value < anomaly_checks.low or anomaly_checks.value > anomaly_checks.high);
 
 -- Stores that come and go. 20 sales a month: a store with fewer may have none by chance.
 with missing as (
@@ -329,7 +347,7 @@ new as (
         )
 ),
 
-measures (measure, value, high, oddity) as (
+measures (measure, value, high, anomaly) as (
     select
         'stores_missing' as measure,
         count(*) as value,
@@ -337,7 +355,7 @@ measures (measure, value, high, oddity) as (
         concat(
             'no sales of ', count(*), ' stores that sold in each of the last three months, the first of them: store ',
             min(store_idx)
-        ) as oddity
+        ) as anomaly
     from missing
 
     union all
@@ -350,35 +368,33 @@ measures (measure, value, high, oddity) as (
             select count(distinct sold.store_idx)
             from pipeline.published_sales_by_store as sold
         ) as high,
-        concat(count(*), ' stores never had sales before, the first of them: store ', min(store_idx)) as oddity
+        concat(count(*), ' stores never had sales before, the first of them: store ', min(store_idx)) as anomaly
     from new
 )
 
-insert into pipeline.comparisons (load_id, measure, value, low, high, oddity)
+insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly)
 select
     %(sales_load)s::bigint as load_id,
     measure,
     value,
     0 as low,
     high,
-    case when value > high then oddity end as oddity
+    case when value > high then anomaly end as anomaly
 from measures
 where (
     select count(*)
-    from pipeline.loads
-    where
-        loads.table_name = 'sales'
-        and loads.outcome = 'published'
+    from months
+    where not is_this
 ) >= 6;
 
 -- The month against other files. Small changes are corrections: up to 5 %%, or 20 rows.
 with this as (
     select *
-    from pipeline.loads
-    where load_id = %(sales_load)s::bigint
+    from months
+    where is_this
 ),
 
-measures (measure, value, low, high, oddity) as (
+measures (measure, value, low, high, anomaly) as (
     select
         measures.measure,
         measures.value,
@@ -387,12 +403,12 @@ measures (measure, value, low, high, oddity) as (
         concat(
             measures.name, trim_scale(round(measures.published, 2)), ' -> ', trim_scale(round(measures.value, 2)),
             ' against what is published'
-        ) as oddity
+        ) as anomaly
     from this
-    inner join pipeline.loads as published
+    inner join months as published
         on
             this.sale_month = published.sale_month
-            and published.outcome = 'published'
+            and not published.is_this
     cross join
         lateral (
             values
@@ -417,22 +433,19 @@ measures (measure, value, low, high, oddity) as (
             'the same ',
             case when bool_or(other.sha256 = this.sha256) then 'file' else 'rows and total of each store' end,
             ' as ', to_char(min(other.sale_month), 'YYYY-MM')
-        ) as oddity
+        ) as anomaly
     from this
-    inner join pipeline.loads as other
+    inner join months as other
         on
             this.sale_month <> other.sale_month
-            and other.outcome = 'published'
             and this.row_count = other.row_count
             and this.total = other.total
     where
         this.row_count >= 100
         and (
             select count(*)
-            from pipeline.loads
-            where
-                loads.table_name = 'sales'
-                and loads.outcome = 'published'
+            from months
+            where not is_this
         ) >= 6
         and not exists (
             select
@@ -452,17 +465,27 @@ measures (measure, value, low, high, oddity) as (
     having count(*) > 0
 )
 
-insert into pipeline.comparisons (load_id, measure, value, low, high, oddity)
+insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly)
 select
     %(sales_load)s::bigint as load_id,
     measure,
     value,
     low,
     high,
-    case when not value between low and high then oddity end as oddity
+    case when not value between low and high then anomaly end as anomaly
 from measures
 where value is not null; -- A load that was superseded before its check has no total.
 
-select pipeline.hold_load(%(sales_load)s::bigint, string_agg(oddity, '; ' order by measure))
-from pipeline.comparisons
+-- A decision on the load is asked for again.
+update pipeline.loads
+set
+    anomalies = (
+        select string_agg(anomaly_checks.anomaly, '; ' order by anomaly_checks.measure)
+        from pipeline.anomaly_checks
+        where anomaly_checks.load_id = loads.load_id
+    ),
+    decided_by = null,
+    decided_at = null
 where load_id = %(sales_load)s::bigint;
+
+drop view staged_sales_sample;

@@ -1,25 +1,24 @@
 -- Publishes a month: deletes and inserts its rows in sales and in monthly_sales, in one transaction.
 --
--- Reads   the staged rows of :sales_load and :stores_load
--- Writes  sales and monthly_sales: the rows of :sale_month, all of them; stores; pipeline.loads: that the loads are
---         published
--- Twice?  Yes. The same load gives the same rows. A load that is published already, or that a later one has superseded,
---         stops at the first statement and changes nothing.
+-- Reads       the staged rows of :sales_load and :stores_load
+-- Writes      sales and monthly_sales: the rows of :sale_month, all of them; stores; pipeline.loads: that the loads are
+--             published
+-- Idempotent  Yes. The same load gives the same rows. A load that is published already, or that a later one has
+--             superseded, stops at the first statement and changes nothing.
 
 start transaction;
 
--- Locks the file of the month, and then that of the stores. A list of stores may be superseded: the month was checked
--- with it.
+-- Locks the file of the month, and then that of the stores, which never stops for being superseded: the month was
+-- checked with this list.
 select pipeline.publish_load(%(sales_load)s::bigint);
 
-select pipeline.publish_load(%(stores_load)s::bigint, may_be_superseded => true);
+select pipeline.publish_load(%(stores_load)s::bigint);
 
 select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
 
-select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores', may_be_superseded => true);
+select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores');
 
--- A foreign key would lose its rows, or stop the load at its end. None can come after this lock, which lets readers and
--- writers pass.
+-- A foreign key would lose its rows. None can come after this lock, which lets readers and writers pass.
 lock table public.monthly_sales in row exclusive mode;
 
 select
@@ -51,7 +50,16 @@ left join public.stores
     on staged_stores.idx = stores.idx
 where
     stores.idx is null
-    or (stores.location <> staged_stores.location and pipeline.is_newest(%(stores_load)s::bigint))
+    or (
+        stores.location <> staged_stores.location
+        and exists (
+            select
+            from pipeline.loads
+            where
+                loads.load_id = %(stores_load)s::bigint
+                and loads.status = 'published'
+        )
+    )
 on conflict (idx) do update
     set location = excluded.location;
 
@@ -94,18 +102,15 @@ inner join public.stores
     on sold.store_idx = stores.idx;
 
 -- Lost rows, another sum and a policy that hides rows end here: what stands in the tables is what was checked.
-select
-    pipeline.verify_load(
-        %(sales_load)s::bigint, sum(sold.row_count), sum(sold.total), (
-            select sum(monthly_sales.value)
-            from public.monthly_sales
-            where monthly_sales.sale_month = %(sale_month)s::date
-        )
-    )
+select pipeline.verify_load(%(sales_load)s::bigint, sum(row_count), sum(total))
 from sold;
 
+select pipeline.verify_load(%(sales_load)s::bigint, (select sum(row_count) from sold), sum(value))
+from public.monthly_sales
+where sale_month = %(sale_month)s::date;
+
 select
-    pipeline.report(concat(
+    pipeline.notice(concat(
         'monthly_sales of ', %(sale_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(total), 0), ', of ',
         coalesce(sum(row_count), 0), ' sales'
     ))
@@ -114,13 +119,19 @@ from sold;
 -- What the check found in superseded loads is not needed any more.
 delete from pipeline.sales_by_store
 using pipeline.loads
+inner join pipeline.files
+    on loads.file_id = files.file_id
 where
     sales_by_store.load_id = loads.load_id
-    and loads.sale_month = %(sale_month)s::date
-    and loads.outcome = 'superseded';
+    and files.table_name = 'sales'
+    and files.file_month = %(sale_month)s::date
+    and loads.status = 'superseded';
 
-select pipeline.drop_staged(%(sales_load)s::bigint);
+drop view staged_sales, staged_stores;
 
-select pipeline.drop_staged(%(stores_load)s::bigint);
+-- This load's rows are in the table; the list of stores stays until a newer one is published.
+select pipeline.clear_staging(%(sales_load)s::bigint);
+
+select pipeline.clear_staging(%(stores_load)s::bigint);
 
 commit;

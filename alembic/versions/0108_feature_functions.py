@@ -12,8 +12,8 @@ Undo:   drops the functions.
 from alembic import op
 from sql_file import execute_beside
 
-revision = "0008"
-down_revision = "0007"
+revision = "0108"
+down_revision = "0107"
 branch_labels = None
 depends_on = None
 

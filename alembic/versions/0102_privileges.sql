@@ -226,7 +226,7 @@ begin
 
     if ineffective is not null then
         raise exception using message = format(
-            'Revision 0002 was not applied: privileges that it sets have no effect, because another role owns the'
+            'Revision 0102 was not applied: privileges that it sets have no effect, because another role owns the'
             ' object or has granted them, and %s does not have the rights of that role. Run each command as the role in'
             ' parentheses, then run the migration again: %s', current_user, ineffective
         );

@@ -18,7 +18,7 @@ from alembic import op
 from psycopg2.extensions import encrypt_password
 from sql_file import execute_beside
 
-revision = "0001"
+revision = "0101"
 down_revision = None
 branch_labels = None
 depends_on = None

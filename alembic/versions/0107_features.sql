@@ -160,11 +160,13 @@ staleness as (
         count(*) = 3
         and count(newest.built_at) < 3 as is_stale
     from pipeline.loads
+    inner join pipeline.files
+        on loads.file_id = files.file_id
     left join newest
         on loads.load_id in (newest.profiles_load, newest.activity_load, newest.labels_load)
     where
-        loads.outcome = 'published'
-        and loads.table_name in ('customer_profiles', 'customer_activity', 'labels')
+        loads.status = 'published'
+        and files.table_name in ('customer_profiles', 'customer_activity', 'labels')
 )
 
 select built_tables.table_name

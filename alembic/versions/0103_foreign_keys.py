@@ -10,8 +10,8 @@ Undo:   drops it. One that a superuser created for another admin stays, named in
 
 from sql_file import execute_beside
 
-revision = "0014"
-down_revision = "0013"
+revision = "0103"
+down_revision = "0102"
 branch_labels = None
 depends_on = None
 

@@ -13,8 +13,8 @@ Undo:   revokes every privilege again, except on objects that were left as they 
 
 from sql_file import execute_beside
 
-revision = "0002"
-down_revision = "0001"
+revision = "0102"
+down_revision = "0101"
 branch_labels = None
 depends_on = None
 

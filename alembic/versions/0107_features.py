@@ -15,8 +15,8 @@ Undo:   drops the tables. One run of the DAG feature_store fills them again, but
 from alembic import op
 from sql_file import execute_beside
 
-revision = "0007"
-down_revision = "0006"
+revision = "0107"
+down_revision = "0106"
 branch_labels = None
 depends_on = None
 

@@ -9,8 +9,8 @@ Undo:   drops the views.
 from alembic import op
 from sql_file import execute_beside
 
-revision = "0009"
-down_revision = "0008"
+revision = "0110"
+down_revision = "0109"
 branch_labels = None
 depends_on = None
 

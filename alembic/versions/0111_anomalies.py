@@ -1,17 +1,17 @@
 """What a load holds in figures, and how it compares with the loads before it.
 
 Why:    the commonest bad month is a good CSV that is not the month: cut off, a store missing, amounts in another unit.
-        sql/sales/compare_month.sql and sql/customers/compare_customers.sql keep the figures of every load here and hold
-        the odd ones. Readers see the figures in public.data_statistics.
+        sql/sales/compare_month.sql and sql/customers/compare_customers.sql keep the figures of every load here and say what
+        is unusual. Readers see the figures in public.data_statistics.
 Locks:  none that a session could wait for; the tables and views are new.
-Undo:   drops them with the figures of all loads. Odd loads then publish like any other.
+Undo:   drops them with the figures of all loads. Unusual loads then publish like any other.
 """
 
 from alembic import op
 from sql_file import execute_beside
 
-revision = "0011"
-down_revision = "0010"
+revision = "0111"
+down_revision = "0110"
 branch_labels = None
 depends_on = None
 
@@ -22,6 +22,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("drop view public.data_statistics")
-    op.execute("drop view pipeline.questions")
+    op.execute("drop view pipeline.approval_requests")
     op.execute("drop function pipeline.shown")
-    op.execute("drop table pipeline.comparisons, pipeline.statistics")
+    op.execute("drop table pipeline.anomaly_checks, pipeline.column_profiles")

@@ -1,4 +1,4 @@
-create table pipeline.statistics (
+create table pipeline.column_profiles (
     load_id bigint references pipeline.loads,
     column_name text,
     sample_rows bigint not null,
@@ -17,45 +17,45 @@ create table pipeline.statistics (
     primary key (load_id, column_name)
 );
 
-comment on table pipeline.statistics is 'What each load holds, by column.';
-comment on column pipeline.statistics.load_id is 'The load: loads.load_id.';
-comment on column pipeline.statistics.column_name is 'Column of the file.';
-comment on column pipeline.statistics.sample_rows is
+comment on table pipeline.column_profiles is 'What each load holds, by column.';
+comment on column pipeline.column_profiles.load_id is 'The load: loads.load_id.';
+comment on column pipeline.column_profiles.column_name is 'Column of the file.';
+comment on column pipeline.column_profiles.sample_rows is
 'Rows that the figures are of: all of the file up to 50,000, above that a sample of about so many.';
-comment on column pipeline.statistics.missing_values is 'Rows without a value.';
-comment on column pipeline.statistics.distinct_values is 'Different values.';
-comment on column pipeline.statistics.smallest is 'Smallest number.';
-comment on column pipeline.statistics.lower_quartile is 'A quarter of the numbers are no greater.';
-comment on column pipeline.statistics.median is 'Half of the numbers are no greater.';
-comment on column pipeline.statistics.upper_quartile is 'Three quarters of the numbers are no greater.';
-comment on column pipeline.statistics.largest is 'Largest number.';
-comment on column pipeline.statistics.negative_values is 'Rows with a number below 0: in sales.value, refunds.';
-comment on column pipeline.statistics.negative_total is 'Sum of the numbers below 0.';
-comment on column pipeline.statistics.first_day is 'First day.';
-comment on column pipeline.statistics.last_day is 'Last day.';
-comment on column pipeline.statistics.counts is 'Rows of each value, for letters and labels; see pipeline.shown.';
+comment on column pipeline.column_profiles.missing_values is 'Rows without a value.';
+comment on column pipeline.column_profiles.distinct_values is 'Different values.';
+comment on column pipeline.column_profiles.smallest is 'Smallest number.';
+comment on column pipeline.column_profiles.lower_quartile is 'A quarter of the numbers are no greater.';
+comment on column pipeline.column_profiles.median is 'Half of the numbers are no greater.';
+comment on column pipeline.column_profiles.upper_quartile is 'Three quarters of the numbers are no greater.';
+comment on column pipeline.column_profiles.largest is 'Largest number.';
+comment on column pipeline.column_profiles.negative_values is 'Rows with a number below 0: in sales.value, refunds.';
+comment on column pipeline.column_profiles.negative_total is 'Sum of the numbers below 0.';
+comment on column pipeline.column_profiles.first_day is 'First day.';
+comment on column pipeline.column_profiles.last_day is 'Last day.';
+comment on column pipeline.column_profiles.counts is 'Rows of each value, for letters and labels; see pipeline.shown.';
 
-create table pipeline.comparisons (
+create table pipeline.anomaly_checks (
     load_id bigint references pipeline.loads,
     measure text,
     value numeric not null,
     median numeric,
     low numeric,
     high numeric,
-    oddity text,
+    anomaly text,
     primary key (load_id, measure)
 );
 
-comment on table pipeline.comparisons is 'Each measure of a load, and what it was compared with.';
-comment on column pipeline.comparisons.load_id is 'The load: loads.load_id.';
-comment on column pipeline.comparisons.measure is 'What was measured.';
-comment on column pipeline.comparisons.value is 'The value for this load.';
-comment on column pipeline.comparisons.median is 'Median of the loads that it was compared with; null without enough.';
-comment on column pipeline.comparisons.low is 'Smallest value that is not odd.';
-comment on column pipeline.comparisons.high is 'Greatest value that is not odd.';
-comment on column pipeline.comparisons.oddity is 'What is odd, in words; null if nothing is.';
+comment on table pipeline.anomaly_checks is 'Each measure of a load, and what it was compared with.';
+comment on column pipeline.anomaly_checks.load_id is 'The load: loads.load_id.';
+comment on column pipeline.anomaly_checks.measure is 'What was measured.';
+comment on column pipeline.anomaly_checks.value is 'The value for this load.';
+comment on column pipeline.anomaly_checks.median is 'Median of the loads that it was compared with; null without enough.';
+comment on column pipeline.anomaly_checks.low is 'Smallest value that is not unusual.';
+comment on column pipeline.anomaly_checks.high is 'Greatest value that is not unusual.';
+comment on column pipeline.anomaly_checks.anomaly is 'What is unusual, in words; null if nothing is.';
 
-grant select, insert, update, delete on pipeline.statistics, pipeline.comparisons to pipeline;
+grant select, insert, update, delete on pipeline.column_profiles, pipeline.anomaly_checks to pipeline;
 
 -- $1 is the letter.
 create function pipeline.shown(letter text)
@@ -85,32 +85,34 @@ Text of more than 8 characters is not a letter.';
 
 create view public.data_statistics as
 select
-    loads.table_name,
-    loads.sale_month,
-    statistics.column_name,
+    files.table_name,
+    files.file_month as sale_month,
+    column_profiles.column_name,
     loads.published_at,
     loads.row_count,
     loads.total,
-    statistics.sample_rows,
-    statistics.missing_values,
-    statistics.distinct_values,
-    statistics.smallest,
-    statistics.lower_quartile,
-    statistics.median,
-    statistics.upper_quartile,
-    statistics.largest,
-    statistics.negative_values,
-    statistics.negative_total,
-    statistics.first_day,
-    statistics.last_day,
-    statistics.counts,
-    loads.oddities,
+    column_profiles.sample_rows,
+    column_profiles.missing_values,
+    column_profiles.distinct_values,
+    column_profiles.smallest,
+    column_profiles.lower_quartile,
+    column_profiles.median,
+    column_profiles.upper_quartile,
+    column_profiles.largest,
+    column_profiles.negative_values,
+    column_profiles.negative_total,
+    column_profiles.first_day,
+    column_profiles.last_day,
+    column_profiles.counts,
+    loads.anomalies,
     loads.decided_by,
-    loads.outcome = 'published' as is_current
-from pipeline.statistics
+    loads.status = 'published' as is_current
+from pipeline.column_profiles
 inner join pipeline.loads
-    on statistics.load_id = loads.load_id
-where loads.outcome in ('published', 'superseded');
+    on column_profiles.load_id = loads.load_id
+inner join pipeline.files
+    on loads.file_id = files.file_id
+where loads.status in ('published', 'superseded');
 
 comment on view public.data_statistics is
 'Figures of each column of every file that was published, now or before: one row per table, load and column.';
@@ -135,30 +137,30 @@ comment on column public.data_statistics.negative_total is 'Sum of the numbers b
 comment on column public.data_statistics.first_day is 'First day.';
 comment on column public.data_statistics.last_day is 'Last day.';
 comment on column public.data_statistics.counts is 'Rows of each value, for letters and labels.';
-comment on column public.data_statistics.oddities is 'What was odd about the file; null if nothing was.';
+comment on column public.data_statistics.anomalies is 'What was unusual about the file; null if nothing was.';
 comment on column public.data_statistics.decided_by is 'Who published it all the same.';
 
 -- Markdown, as Airflow shows it under Required Actions.
-create view pipeline.questions as
+create view pipeline.approval_requests as
 with rounded as (
     select
-        comparisons.load_id,
-        comparisons.measure,
-        comparisons.oddity,
-        left(trim_scale(round(comparisons.value, places.number))::text, 40) as value,
-        left(trim_scale(round(comparisons.median, places.number))::text, 40) as median,
+        anomaly_checks.load_id,
+        anomaly_checks.measure,
+        anomaly_checks.anomaly,
+        left(trim_scale(round(anomaly_checks.value, places.number))::text, 40) as value,
+        left(trim_scale(round(anomaly_checks.median, places.number))::text, 40) as median,
         left(
             trim_scale(
                 round(
-                    case when comparisons.value < 0 then comparisons.low else greatest(comparisons.low, 0) end,
+                    case when anomaly_checks.value < 0 then anomaly_checks.low else greatest(anomaly_checks.low, 0) end,
                     places.number
                 )
             )::text, 40
         ) as low,
-        left(trim_scale(round(comparisons.high, places.number))::text, 40) as high
-    from pipeline.comparisons
+        left(trim_scale(round(anomaly_checks.high, places.number))::text, 40) as high
+    from pipeline.anomaly_checks
     cross join lateral (
-        values (case when abs(comparisons.value) < 1 then 4 else 2 end)
+        values (case when abs(anomaly_checks.value) < 1 then 4 else 2 end)
     ) as places (number)
 ),
 
@@ -167,10 +169,10 @@ measures as (
         load_id,
         string_agg(
             concat_ws(
-                ' | ', case when oddity is null then '' else '**odd**' end, replace(measure, '_', ' '), value,
+                ' | ', case when anomaly is null then '' else '**unusual**' end, replace(measure, '_', ' '), value,
                 coalesce(median, ''), coalesce(low || ' to ' || high, '')
             ), E'\n'
-            order by oddity is null, measure
+            order by anomaly is null, measure
         ) as listing
     from rounded
     group by load_id
@@ -187,9 +189,9 @@ by_store as (
     from pipeline.loads
     inner join pipeline.loads as published
         on
-            loads.sale_month = published.sale_month
+            loads.file_id = published.file_id
             and loads.load_id <> published.load_id
-            and published.outcome = 'published'
+            and published.status = 'published'
     inner join pipeline.sales_by_store as sold
         on sold.load_id in (loads.load_id, published.load_id)
     group by loads.load_id, sold.store_idx
@@ -225,19 +227,22 @@ stores as (
 
 select
     loads.load_id,
-    loads.outcome,
-    loads.oddities,
-    not exists (
+    loads.status,
+    loads.error,
+    loads.anomalies,
+    loads.decided_by,
+    exists (
         select
-        from pipeline.loads as earlier
+        from pipeline.loads as published
         where
-            earlier.table_name = loads.table_name
-            and earlier.sale_month is not distinct from loads.sale_month
-            and earlier.published_at is not null
-    ) as is_first,
+            published.file_id = loads.file_id
+            and published.status in ('published', 'retired')
+    ) as replaces_rows,
     concat_ws(
         E'\n\n',
-        concat('**', loads.address, '** (load ', loads.load_id, '): ', coalesce(loads.oddities, 'nothing is odd'), '.'),
+        concat(
+            '**', loads.source_url, '** (load ', loads.load_id, '): ', coalesce(loads.anomalies, 'nothing is unusual'), '.'
+        ),
         E'| | measure | this file | median | expected |\n| --- | --- | --- | --- | --- |\n'
         || regexp_replace(measures.listing, '^(.*)$', '| \1 |', 'gn'),
         E'Against what is published, the stores that change most:\n\n'
@@ -250,11 +255,14 @@ inner join measures
 left join stores
     on loads.load_id = stores.load_id;
 
-comment on view pipeline.questions is 'What a person is asked about a load: its measures, and what publishing changes.';
-comment on column pipeline.questions.load_id is 'The load: loads.load_id.';
-comment on column pipeline.questions.outcome is 'State of the load: loads.outcome.';
-comment on column pipeline.questions.oddities is 'What is odd about it.';
-comment on column pipeline.questions.is_first is 'Whether nothing was published of this file before.';
-comment on column pipeline.questions.question is 'The question, in Markdown.';
+comment on view pipeline.approval_requests is
+'What a person is asked about a load: its measures, and what publishing changes.';
+comment on column pipeline.approval_requests.load_id is 'The load: loads.load_id.';
+comment on column pipeline.approval_requests.status is 'State of the load: loads.status.';
+comment on column pipeline.approval_requests.error is 'Why it is rejected or failed: loads.error.';
+comment on column pipeline.approval_requests.decided_by is 'Who has decided already: loads.decided_by.';
+comment on column pipeline.approval_requests.anomalies is 'What is unusual about it.';
+comment on column pipeline.approval_requests.replaces_rows is 'Whether rows of this file are published.';
+comment on column pipeline.approval_requests.question is 'The question, in Markdown.';
 
-grant select on pipeline.questions to pipeline;
+grant select on pipeline.approval_requests to pipeline;

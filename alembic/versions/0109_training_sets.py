@@ -12,8 +12,8 @@ Undo:   drops them with all that was recorded.
 from alembic import op
 from sql_file import execute_beside
 
-revision = "0010"
-down_revision = "0009"
+revision = "0109"
+down_revision = "0108"
 branch_labels = None
 depends_on = None
 

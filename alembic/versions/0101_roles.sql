@@ -19,12 +19,7 @@ begin
         end if;
         execute format(
             'alter role %I inherit %s', name,
-            case
-                when name like '%\_role' then 'nologin'
-                -- The servers of a Citus cluster connect to each other as the role whose rights a statement has.
-                when name = 'pipeline_owner' and to_regclass('pg_catalog.pg_dist_partition') is null then 'nologin'
-                else 'login'
-            end
+            case when name like '%\_role' or name = 'pipeline_owner' then 'nologin' else 'login' end
         );
     end loop;
 
@@ -43,6 +38,20 @@ alter role pipeline set search_path = pg_catalog, pg_temp;
 
 -- A policy on a table is an error, and never fewer rows.
 alter role pipeline set row_security = off;
+
+-- 02/03/2024 is rejected, whatever the server's setting is.
+alter role pipeline set datestyle = 'ISO, YMD';
+
+-- Sized for a month of ten million rows on slow disks. A lock wait may be long, because no reader waits behind it. While
+-- a task requests a file it is idle in its transaction.
+alter role pipeline set statement_timeout = '30min';
+
+alter role pipeline set lock_timeout = '2min';
+
+alter role pipeline set idle_in_transaction_session_timeout = '5min';
+
+-- The server releases the locks of a task that is gone within seconds.
+alter role pipeline set client_connection_check_interval = '5s';
 
 -- One login must not use up the server. Members of a role do not inherit its settings, so each login has its own.
 alter role ds_user connection limit 20;
@@ -71,8 +80,6 @@ begin
             when insufficient_privilege then
                 raise notice '% is not a superuser, so this limit is not set. As a superuser, run: %',
                     current_user, command;
-            when undefined_object then
-                null; -- PostgreSQL 15 has no reserved connections.
         end;
     end loop;
 end
@@ -85,8 +92,7 @@ grant mle_user_role to mle_user;
 -- It sees in pg_stat_activity which loads are running.
 grant pipeline to pipeline_owner;
 
--- ALTER DEFAULT PRIVILEGES FOR ROLE mle_user needs membership, which CREATEROLE alone does not give from PostgreSQL 16
--- on. It also lets admin manage the tables of both.
+-- ALTER DEFAULT PRIVILEGES FOR ROLE mle_user needs membership, which CREATEROLE alone does not give. It also lets admin manage the tables of both.
 do $$
 declare
     name text;

@@ -1,0 +1,113 @@
+create table public.stores (
+    idx integer primary key,
+    location text not null
+);
+
+comment on table public.stores is
+'Every store that a published stores.csv had, with its newest location; stores are never deleted.';
+comment on column public.stores.idx is 'Store.';
+comment on column public.stores.location is 'Where the store is, by the newest stores.csv that has it.';
+
+create table public.sales (
+    idx integer not null,
+    value numeric not null,
+    date date not null,
+    store_idx integer not null
+) partition by range (date);
+
+comment on table public.sales is
+'Daily sales, exactly as in the monthly files. One partition per month: name the dates to read only their months.';
+comment on column public.sales.idx is 'Index of the sale, as in the file.';
+comment on column public.sales.value is 'Amount sold that day, exact; negative for a refund.';
+comment on column public.sales.date is 'Day of the sale.';
+comment on column public.sales.store_idx is 'Store of the sale: stores.idx.';
+
+-- No sale is this old. While sales has a partition on which mle_user has no privileges, mle_user cannot create a row
+-- trigger on it, which would slow a load down by as many calls as there are rows.
+create table partitions.sales_before_all_months
+partition of public.sales for values from (minvalue) to ('0001-01-01');
+
+-- A publication of all tables would otherwise stop deletes.
+alter table partitions.sales_before_all_months replica identity full;
+
+create table public.monthly_sales (
+    store_idx integer not null,
+    location text not null,
+    sale_month date not null check (extract(day from sale_month) = 1),
+    value numeric not null,
+    primary key (sale_month, store_idx)
+) with (vacuum_truncate = off);
+
+comment on table public.monthly_sales is
+'Sum of the sales of each store and month; a store without sales in a month has no row for it. A load deletes and
+inserts the rows of its month, so a foreign key onto this table stops it: refer to stores instead.';
+comment on column public.monthly_sales.store_idx is 'Store: stores.idx.';
+comment on column public.monthly_sales.location is 'Where the store was when the month was last published.';
+comment on column public.monthly_sales.sale_month is 'First day of the month.';
+comment on column public.monthly_sales.value is 'Exact sum of sales.value.';
+
+-- What a file must look like. Without the key: a file may repeat a row, and the check decides.
+create table staging.stores (like public.stores including comments including constraints);
+
+comment on table staging.stores is 'The columns of stores.csv. Each load has a table like it.';
+
+create table staging.sales (like public.sales including comments including constraints);
+
+comment on table staging.sales is 'The columns of sales.csv. Each load has a table like it.';
+
+insert into pipeline.sources (table_name, file_path, date_column, amount_column, group_column, is_cumulative) values
+('stores', 'stores.csv', null, null, null, true),
+('sales', 'sales/YYYY-MM-01/sales.csv', 'date', 'value', 'store_idx', false);
+
+create table pipeline.sales_by_store (
+    load_id bigint not null,
+    store_idx integer not null,
+    row_count bigint not null,
+    min_idx integer not null,
+    max_date date not null,
+    total numeric not null,
+    primary key (load_id, store_idx)
+);
+
+comment on table pipeline.sales_by_store is
+'What each load of a sales file holds, by store; kept until a newer load of the month is published.';
+comment on column pipeline.sales_by_store.load_id is 'The load: loads.load_id.';
+comment on column pipeline.sales_by_store.store_idx is 'Store of the sales.';
+comment on column pipeline.sales_by_store.row_count is 'Number of sales.';
+comment on column pipeline.sales_by_store.min_idx is 'Smallest idx of the sales, to find them in the file.';
+comment on column pipeline.sales_by_store.max_date is 'Latest day of the sales.';
+comment on column pipeline.sales_by_store.total is 'Exact sum of the sales.';
+
+create view pipeline.published_sales_by_store as
+select
+    files.file_month as sale_month,
+    sales_by_store.store_idx,
+    sales_by_store.row_count,
+    sales_by_store.min_idx,
+    sales_by_store.total
+from pipeline.sales_by_store
+inner join pipeline.loads
+    on sales_by_store.load_id = loads.load_id
+inner join pipeline.files
+    on loads.file_id = files.file_id
+where loads.status = 'published';
+
+comment on view pipeline.published_sales_by_store is 'The sums of the published file of each month, by store.';
+comment on column pipeline.published_sales_by_store.sale_month is 'First day of the month.';
+comment on column pipeline.published_sales_by_store.store_idx is 'Store of the sales.';
+comment on column pipeline.published_sales_by_store.row_count is 'Number of sales.';
+comment on column pipeline.published_sales_by_store.min_idx is 'Smallest idx of the sales.';
+comment on column pipeline.published_sales_by_store.total is 'Exact sum of the sales.';
+
+grant select on pipeline.published_sales_by_store to pipeline;
+
+grant select, insert, delete on pipeline.sales_by_store to pipeline;
+
+grant select, insert, delete on public.monthly_sales to pipeline;
+
+grant select, insert, delete on public.sales to pipeline;
+
+grant select, insert, update on public.stores to pipeline;
+
+-- To analyze it.
+grant maintain on public.sales, partitions.sales_before_all_months to pipeline;

@@ -1,0 +1,24 @@
+"""Maintenance: statistics of all months together, and whether the tables still hold what was published.
+
+Why:    autovacuum does not analyze a partitioned table. Rows that were deleted or altered by hand are noticed by nobody,
+        unless the tables are compared with the ledger: sql/maintenance/compare_tables.sql does, with compare_load.
+Locks:  none that a session could wait for; the functions are new. analyze_sales takes SHARE UPDATE EXCLUSIVE on sales
+        for seconds.
+Undo:   drops the functions.
+"""
+
+from alembic import op
+from sql_file import execute_beside
+
+revision = "0112"
+down_revision = "0111"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    execute_beside(__file__)
+
+
+def downgrade() -> None:
+    op.execute("drop function pipeline.analyze_sales, pipeline.compare_load")
