@@ -24,7 +24,7 @@ def run(server: Server) -> Answer:
     write_files(server, clients=1)
     ports = {"OPERATIONAL_DB_PORT": str(free_port(25432)), "AIRFLOW_PORT": str(free_port(28082))}
     # The files are alike, which is odd.
-    settings = {"SALES_FIRST_MONTH": f"{first_days[0]:%Y-%m}", "ODD_MONTHS": "ignore"}
+    settings = {"SALES_FIRST_MONTH": f"{first_days[0]:%Y-%m}", "ON_ANOMALY": "ignore"}
     environment = {**server.environment, **ports, **settings}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         copy_tree(Path(folder))

@@ -71,7 +71,7 @@ def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, A
         "run_id": run_id,
         # The files are alike, which is odd.
         "dag_run": SimpleNamespace(
-            dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, conf={"odd_months": "ignore"}
+            dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, conf={"on_anomaly": "ignore"}
         ),
         "data_interval_start": month,
         "outlet_events": {},

@@ -260,7 +260,7 @@ def plan(month: str) -> None:
         raise UpError(f'MONTH is "{month}", which is no month. Write it as YYYY-MM, for example 2024-02.') from None
     api = wait_for_api(state)
     # Any moment of the month after it; a run has a moment of its own.
-    run = api.trigger(SALES_DAG, f"{after}T{datetime.now(UTC):%H:%M:%S.%f}Z", {"odd_months": "ask"})
+    run = api.trigger(SALES_DAG, f"{after}T{datetime.now(UTC):%H:%M:%S.%f}Z", {"on_anomaly": "ask"})
     while not (questions := api.questions(SALES_DAG, run)):
         raise_failures(api, {SALES_DAG: [found for found in api.runs(SALES_DAG) if found["dag_run_id"] == run]})
         time.sleep(0.5)

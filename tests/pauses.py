@@ -50,7 +50,7 @@ language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
     state constant text := case
-        when new.outcome <> 'loading' then new.outcome
+        when new.status <> 'loading' then new.status
         when new.requested_at is null then 'begun'
         else 'requested'
     end;
@@ -65,7 +65,7 @@ create trigger pause after insert or update on pipeline.loads
 for each row execute function pauses.wait_of_load();
 
 create constraint trigger pause_before_commit after update on pipeline.loads deferrable initially deferred
-for each row when (new.outcome = 'published') execute function pauses.wait('before commit');
+for each row when (new.status = 'published') execute function pauses.wait('before commit');
 
 do $$
 declare

@@ -115,7 +115,7 @@ def started(
         (folder / "dags" / name).write_text(f"# fmt: off\n# ruff: noqa\n# mypy: ignore-errors\n{text}")
     lend_packages(folder)
     environment = {
-        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "ODD_MONTHS"))},
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "ON_ANOMALY"))},
         "OPERATIONAL_DB_PORT": str(free_port()),
         "AIRFLOW_PORT": str(free_port()),
         **settings,
@@ -233,7 +233,7 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
             "NOTIFY_EMAIL": "operator@here",
             "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
             "SALES_DEADLINE_HOURS": "0.005",
-            "ODD_MONTHS": "ignore",  # months are replaced by much larger and smaller ones
+            "ON_ANOMALY": "ignore",  # months are replaced by much larger and smaller ones
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
         }
         with started(folder, settings, {"report.py": documented_dag(), "looking.py": LOOKING_DAG}) as running:

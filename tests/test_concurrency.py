@@ -228,7 +228,7 @@ def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_fi
     assert (found, differences) == ({(3 * ROWS, 3)}, set())
     assert months_of(database) == [(month, loads.count(month), ROWS) for month in MONTHS]
     newest = database.run("""
-        select distinct on (sale_month) outcome from pipeline.loads where table_name = 'sales'
+        select distinct on (sale_month) status from pipeline.loads where table_name = 'sales'
         order by sale_month, requested_at desc
     """)
     assert newest == [("published",)] * 3
@@ -249,7 +249,7 @@ def test_staged_rows_are_left_to_a_session_that_is_about_to_read_them(database: 
         with reader.transaction():
             # Locks the view and not yet its table, as a query does at first.
             reader.execute("comment on view staged_sales is ''")
-            discard = pool.submit(database.run, f"select pipeline.discard_staged({load})", "pipeline")
+            discard = pool.submit(database.run, f"select pipeline.clear_staging({load})", "pipeline")
             discard.result(timeout=WAIT_SECONDS)
             assert reader.execute("select count(*) from staged_sales").fetchall() == [(ROWS,)]
 
@@ -272,8 +272,8 @@ def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
         assert months_of(database) in [[(FEBRUARY, version, ROWS)] for version in (2, 3)]
         assert_tables_agree(database)
     assert months_of(database) == [(FEBRUARY, 3, ROWS)]
-    outcomes = database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id")
-    assert outcomes == [("superseded",), ("superseded",), ("published",)]
+    statuses = database.run("select status from pipeline.loads where table_name = 'sales' order by load_id")
+    assert statuses == [("superseded",), ("superseded",), ("published",)]
 
 
 @pytest.mark.parametrize("later_publishes_first", [False, True])
@@ -298,8 +298,8 @@ def test_of_two_runs_that_publish_one_month_at_once_the_second_waits_for_the_fir
         all_results([publishes_first, publishes_second])
     assert months_of(database) == [(FEBRUARY, 3, ROWS)]
     assert_tables_agree(database)
-    outcomes = database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id")
-    assert outcomes == [("superseded",), ("superseded",), ("published",)]
+    statuses = database.run("select status from pipeline.loads where table_name = 'sales' order by load_id")
+    assert statuses == [("superseded",), ("superseded",), ("published",)]
 
 
 @contextmanager
@@ -433,7 +433,7 @@ def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
         for task in run.tasks:
             with holder.transaction():
                 holder.execute("select pipeline.lock_file('sales', %s)", [FEBRUARY])
-                holder.execute("lock table pipeline.sales_by_store, pipeline.comparisons in share mode")
+                holder.execute("lock table pipeline.sales_by_store, pipeline.anomaly_checks in share mode")
                 holder.execute("select pipeline.lock_file('stores', null)")
                 with pytest.raises(psycopg.errors.LockNotAvailable):
                     run.run(task)
@@ -865,7 +865,7 @@ def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, fi
         all_results([rebuild, load])
     [(version,)] = database.run("select distinct attr_a from feature_store")
     [(published,)] = database.run("""
-        select outcome from pipeline.feature_store_builds inner join pipeline.loads on profiles_load = load_id
+        select status from pipeline.feature_store_builds inner join pipeline.loads on profiles_load = load_id
     """)
     assert (version, published) in [(1, "superseded"), (2, "published")]
 

@@ -35,7 +35,7 @@ PARTITION = "sales_2024_02"
 SALES = f"sales/{MONTH}/sales.csv"
 ROWS = 500
 
-# Where a load of a month can be cut off, and the outcome of its newest load of sales then. A load that had not
+# Where a load of a month can be cut off, and the status of its newest load of sales then. A load that had not
 # begun leaves none, and the ledger shows the load before it.
 POINTS = {
     "load begun": "published",
@@ -82,7 +82,7 @@ def version_of(database: Database, rows: int = ROWS) -> int:
 def newest_load(database: Database) -> tuple[str, str | None]:
     """Outcome and problem of the newest load of sales."""
     [row] = database.run("""
-        select outcome, problem from pipeline.loads where table_name = 'sales' order by load_id desc limit 1
+        select status, problem from pipeline.loads where table_name = 'sales' order by load_id desc limit 1
     """)
     return row[0], row[1]
 
@@ -119,7 +119,7 @@ def assert_all_is_as_if_nothing_had_been_cut_off(database: Database, version: in
     assert version_of(database, rows) == version
     assert newest_load(database) == ("published", None)
     assert status(database) == ("loaded", None)
-    assert database.run("select count(*) from pipeline.loads where outcome = 'loading'") == [(0,)]
+    assert database.run("select count(*) from pipeline.loads where status = 'loading'") == [(0,)]
     assert staged_tables(database) == []
     wait_until_nothing_is_left(database)
 
@@ -137,8 +137,8 @@ def drop_superseded(database: Database, *expected: str) -> None:
     """What is left of superseded loads, by their tables in staging: the next load or the maintenance drops it."""
     left = staged_tables(database)
     assert sorted(left) == sorted(expected)
-    outcomes = "select distinct outcome from pipeline.loads where to_regclass(staged_table) is not null"
-    assert database.run(outcomes) == [("superseded",)]
+    statuses = "select distinct status from pipeline.loads where to_regclass(staged_table) is not null"
+    assert database.run(statuses) == [("superseded",)]
     Run(database, MAINTENANCE).run("discard_orphans")
     assert staged_tables(database) == []
 
@@ -196,10 +196,10 @@ def test_a_connection_that_drops_leaves_the_old_month_and_the_retry_works(
             load.result(timeout=WAIT_SECONDS)
         wait_until_nothing_is_left(database)
     assert version_of(database) == 1
-    outcome, problem = newest_load(database)
-    assert outcome == POINTS[point]
-    assert status(database) == (STATES[outcome], problem)
-    if outcome == "failed":
+    status, problem = newest_load(database)
+    assert status == POINTS[point]
+    assert status(database) == (STATES[status], problem)
+    if status == "failed":
         assert "terminating connection due to administrator command" in str(problem)
     attempts.go_on()
     assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
@@ -237,8 +237,8 @@ def test_a_month_that_a_new_run_loads_supersedes_what_was_cut_off(database: Data
     load_month(database, MONTH)
     drop_superseded(database, "sales_1", "stores_2")
     assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
-    outcomes = database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id")
-    assert outcomes == [("superseded",), ("published",)]
+    statuses = database.run("select status from pipeline.loads where table_name = 'sales' order by load_id")
+    assert statuses == [("superseded",), ("published",)]
 
 
 def test_a_first_load_that_is_cut_off_while_it_begins_leaves_no_trace(database: Database, files: Files) -> None:
@@ -272,8 +272,8 @@ def test_a_connection_that_drops_during_the_copy_leaves_the_old_month(
         with pytest.raises(psycopg.OperationalError):
             load.result(timeout=WAIT_SECONDS)
         assert version_of(database) == 1
-        outcome, problem = newest_load(database)
-        assert (outcome, status(database)) == ("failed", ("failed", problem))
+        status, problem = newest_load(database)
+        assert (status, status(database)) == ("failed", ("failed", problem))
         attempts.go_on()
         assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
 
@@ -324,7 +324,7 @@ def test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_wor
     assert status(database) == (("failed", KILLED) if task == "stage_sales" else ("loading", None))
     attempts.go_on()
     assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
-    killed = database.run(f"select outcome from pipeline.loads where problem = '{KILLED}'")
+    killed = database.run(f"select status from pipeline.loads where problem = '{KILLED}'")
     assert killed == ([("failed",)] if task == "stage_sales" else [])
 
 

@@ -283,14 +283,14 @@ def has_end_of_copy(text: str) -> bool:
 @pytest.mark.slow
 def test_what_is_loaded_is_what_the_csv_module_reads(database: Database) -> None:
     chance = random.Random(SEED)  # noqa: S311 - no secret
-    outcomes = Outcomes()
+    statuses = Outcomes()
     with connect(database) as connection:
         connection.execute("select pipeline.begin_load('customer_profiles', null, 'fuzz', 'fuzz')")
         for number in range(FUZZED_FILES):
             text = make_text(chance)
             expected = read_by_csv(text)
             found = load(connection, text, chance)
-            outcomes.add(found)
+            statuses.add(found)
             if isinstance(found, str):
                 # A blank line between rows, which the csv module leaves out, is a row that is too short.
                 blank = re.search(r"(?:^\ufeff?|[\r\n])[\r\n]+[^\r\n]", text.replace("\r\n", "\n"))
@@ -299,7 +299,7 @@ def test_what_is_loaded_is_what_the_csv_module_reads(database: Database) -> None
                 assert expected is not None, (number, text)
                 assert not has_end_of_copy(text)
                 assert sorted(found) == sorted(expected), (number, text)
-    outcomes.require()
+    statuses.require()
 
 
 class Outcomes:
@@ -514,7 +514,7 @@ def make_value(chance: random.Random, column: str) -> str:
 
 def test_values_are_loaded_as_python_reads_them_or_rejected(database: Database) -> None:
     chance = random.Random(SEED)  # noqa: S311 - no secret
-    outcomes = Outcomes()
+    statuses = Outcomes()
     declared = ", ".join(f"{name} {type_name}" for name, (type_name, _) in READERS.items())
     database.run(f"create table staging.every_type ({declared})")
     database.run("grant select, insert, truncate on staging.every_type to pipeline")
@@ -525,7 +525,7 @@ def test_values_are_loaded_as_python_reads_them_or_rejected(database: Database) 
             rows = [{name: make_value(chance, name) for name in columns} for _ in range(chance.randrange(1, 4))]
             text = write_csv(columns, rows, chance.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]))
             found = load(connection, text, chance, ("staging.every_type", ", ".join(READERS)))
-            outcomes.add(found)
+            statuses.add(found)
             expected = [[READERS[name][1](row[name]) for name in READERS] for row in rows]
             wrong = [
                 (line, name)
@@ -544,4 +544,4 @@ def test_values_are_loaded_as_python_reads_them_or_rejected(database: Database) 
                     ["" if not row[name] else value for name, value in zip(READERS, values, strict=True)]
                     for row, values in zip(rows, expected, strict=True)
                 ], (number, text)
-    outcomes.require()
+    statuses.require()

@@ -362,7 +362,7 @@ def test_what_was_known_at_each_moment_equals_the_replayed_list_of_loads(databas
             superseded += len(before - after)
             moment = known_now(database)
             assert database.run(
-                f"select max(published_at) = '{moment}' from pipeline.loads where outcome = 'published'"
+                f"select max(published_at) = '{moment}' from pipeline.loads where status = 'published'"
             ) == [(True,)]
             # The difference alone was written.
             assert database.run(f"select count(*) from feature_history where known_from = '{moment}'") == [
@@ -414,7 +414,7 @@ def test_moments_grow_from_build_to_build_whichever_file_was_published_first(dat
     # As if the load had been published before the first build began, and committed after it.
     database.run("""
         update pipeline.loads set published_at = (select known_at from pipeline.feature_store_builds)
-        where outcome = 'published'
+        where status = 'published'
     """)
     then = known_now(database)
     build_feature_store(database)

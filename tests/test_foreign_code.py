@@ -206,8 +206,8 @@ def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(
     load_month(database, MONTH)
     with database.connect("mle_user") as connection:
         connection.execute(EVIL)
-        connection.execute("create table public.outcomes (who name, what text)")
-        connection.execute("grant all on public.outcomes to public")
+        connection.execute("create table public.statuses (who name, what text)")
+        connection.execute("grant all on public.statuses to public")
         connection.execute(f"""
             create function public.attack() returns trigger language plpgsql as $attack$
             declare
@@ -219,10 +219,10 @@ def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(
                     execute 'insert into ' || (select staged_table from pipeline.loads where load_id = load)
                         || ' select 1';
                     perform pipeline.stage_load(load, null, null, 1, 'x', 1);
-                    insert into public.outcomes values (current_user, 'done');
+                    insert into public.statuses values (current_user, 'done');
                 exception
                     when others then
-                        insert into public.outcomes values (current_user, sqlstate);
+                        insert into public.statuses values (current_user, sqlstate);
                 end;
                 return null;
             end
@@ -231,7 +231,7 @@ def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(
         connection.execute("create trigger attack after insert on monthly_sales execute function public.attack()")
     files.write(f"sales/{MONTH}/sales.csv", f"idx,value,date,store_idx\n1,2,{MONTH},1\n")
     load_month(database, MONTH)
-    assert database.run("select who, what from public.outcomes") in (
+    assert database.run("select who, what from public.statuses") in (
         [("pipeline", CheckViolation.sqlstate)],
         [("pipeline", InsufficientPrivilege.sqlstate)],
         [("pipeline", "428C9")],  # load_id is generated
@@ -288,7 +288,7 @@ def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Da
     with database.connect("mle_user") as connection:
         connection.execute(
             CALLS_AS_PIPELINE.format(
-                statement="perform pipeline.discard_staged(number) from generate_series(-1, 100) as number"
+                statement="perform pipeline.clear_staging(number) from generate_series(-1, 100) as number"
             )
         )
     before = database.run(tables)

@@ -268,7 +268,7 @@ def test_no_server_takes_the_memory_of_a_load(
     loaded = loader(database)
     if error is None:
         assert loaded.error is None
-        assert database.run("select outcome, row_count from pipeline.loads") == [("staged", 1)]
+        assert database.run("select status, row_count from pipeline.loads") == [("staged", 1)]
     else:
         assert loaded.error is not None
         assert_matches(error, loaded.error)

@@ -47,11 +47,11 @@ def test_letters_of_a_file_are_shown_without_markup(database: Database, files: F
     run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
     run.run("compare_customers")
     load = run.loads["stage_customer_profiles"]
-    [(question, oddities, outcome)] = database.run(
-        f"select question, oddities, outcome from pipeline.questions where load_id = {load}"
+    [(question, anomalies, status)] = database.run(
+        f"select question, anomalies, status from pipeline.approval_requests where load_id = {load}"
     )
-    assert outcome == "held"
-    for text in (question, oddities):
+    assert status == "held"
+    for text in (question, anomalies):
         for hostile, shown in HOSTILE.items():
             if hostile != shown:
                 assert hostile not in text
@@ -62,12 +62,12 @@ def test_letters_of_a_file_are_shown_without_markup(database: Database, files: F
     table = [line for line in question.splitlines() if line.startswith("|")]
     assert all(line.count("|") == 6 for line in table)
     assert len([line for line in table if "share of attr b" in line]) == 1 + len(set(HOSTILE.values()))
-    assert "\n" not in oddities
+    assert "\n" not in anomalies
 
     database.run(f"select pipeline.decide_load({load}, true, 'a person')")
     run.run("publish_customers")
     [(counts,)] = database.run(f"""
-        select counts from pipeline.statistics where load_id = {load} and column_name = 'attr_b'
+        select counts from pipeline.column_profiles where load_id = {load} and column_name = 'attr_b'
     """)
     assert set(counts) == set(HOSTILE.values())
     # The table itself has the file's text.

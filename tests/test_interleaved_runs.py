@@ -76,7 +76,7 @@ class Load:
     Attributes:
         run: name of the run.
         month: for sales, the month.
-        outcome: as in the ledger.
+        status: as in the ledger.
         is_alive: whether its session is connected.
         requested: place in the order of the requests.
         rows: the file: for sales, store and value; for stores, store and location.
@@ -85,7 +85,7 @@ class Load:
 
     run: str
     month: str | None
-    outcome: str = "loading"
+    status: str = "loading"
     is_alive: bool = True
     requested: int = 0
     rows: Rows = field(default_factory=list)
@@ -105,7 +105,7 @@ class Model:
         return [load for load in self.loads.values() if load.month == month]
 
     def published(self, month: str | None) -> Load | None:
-        return next((load for load in self.of_file(month) if load.outcome == "published"), None)
+        return next((load for load in self.of_file(month) if load.status == "published"), None)
 
     def alive(self) -> int:
         """How many downloads are under way."""
@@ -114,22 +114,22 @@ class Model:
     def is_needed(self, load: Load) -> bool:
         """Whether a load of the same run can still be published."""
         return any(
-            other.run == load.run and other.outcome in ("loading", "waiting", "staged", "checked")
+            other.run == load.run and other.status in ("loading", "waiting", "staged", "checked")
             for other in self.loads.values()
         )
 
     def begin(self, number: int, run: str, month: str | None, requested: int) -> None:
         for load in self.of_file(month):
-            if load.outcome == "loading" and not load.is_alive:
-                load.outcome = "failed"
-            elif load.outcome in ("staged", "checked") and load.run == run:
-                load.outcome = "superseded"
+            if load.status == "loading" and not load.is_alive:
+                load.status = "failed"
+            elif load.status in ("staged", "checked") and load.run == run:
+                load.status = "superseded"
                 load.has_table = False
         for load in self.loads.values():
             if (
-                load.outcome in ("waiting", "failed", "published")
-                or (load.outcome == "superseded" and not self.is_needed(load))
-                or (load.outcome == "rejected" and load.month == month)
+                load.status in ("waiting", "failed", "published")
+                or (load.status == "superseded" and not self.is_needed(load))
+                or (load.status == "rejected" and load.month == month)
             ):
                 load.has_table = False
         self.loads[number] = Load(run, month, requested=requested)
@@ -137,14 +137,14 @@ class Model:
     def stage(self, load: Load, rows: Rows) -> None:
         published = self.published(load.month)
         load.rows, load.is_alive = rows, False
-        load.outcome = "superseded" if published and published.requested > load.requested else "staged"
+        load.status = "superseded" if published and published.requested > load.requested else "staged"
 
     def open_staged(self, sales: Load, stores: Load) -> None:
         """Only a later load of the month makes a run pointless; without its list of stores it must start again."""
         if not sales.has_table:
-            raise Skipped if sales.outcome == "superseded" else Rejected
+            raise Skipped if sales.status == "superseded" else Rejected
         if not stores.has_table:
-            raise Rejected if stores.outcome != "superseded" or self.is_needed(stores) else Skipped
+            raise Rejected if stores.status != "superseded" or self.is_needed(stores) else Skipped
 
     def check(self, sales: Load, stores: Load) -> None:
         self.open_staged(sales, stores)
@@ -154,22 +154,22 @@ class Model:
             id(stores): not stores.rows or len(set(stores.rows)) > len(dict(stores.rows)),
         }
         for load in (sales, stores):
-            if load.outcome in ("staged", "checked", "rejected"):
-                load.outcome = "rejected" if has_problem[id(load)] else "checked"
-        if "rejected" in (sales.outcome, stores.outcome):
+            if load.status in ("staged", "checked", "rejected"):
+                load.status = "rejected" if has_problem[id(load)] else "checked"
+        if "rejected" in (sales.status, stores.status):
             raise Rejected
 
     def publish(self, month: str, sales: Load, stores: Load) -> None:
         published = self.published(month)
-        if sales.outcome in ("published", "superseded"):
+        if sales.status in ("published", "superseded"):
             raise Skipped
-        if sales.outcome == "checked" and published and published.requested > sales.requested:
+        if sales.status == "checked" and published and published.requested > sales.requested:
             raise Skipped
         self.publish_load(sales)
         newest = self.published(None)
         is_newest = False
-        is_late = stores.outcome == "checked" and newest is not None and newest.requested > stores.requested
-        if stores.outcome not in ("published", "superseded") and not is_late:
+        is_late = stores.status == "checked" and newest is not None and newest.requested > stores.requested
+        if stores.status not in ("published", "superseded") and not is_late:
             self.publish_load(stores)
             is_newest = True
         self.open_staged(sales, stores)
@@ -184,12 +184,12 @@ class Model:
         sales.has_table = stores.has_table = False
 
     def publish_load(self, load: Load) -> None:
-        if load.outcome != "checked":
+        if load.status != "checked":
             raise Rejected
         for other in self.of_file(load.month):
-            if other.outcome in ("staged", "checked", "published") and other.requested < load.requested:
-                other.outcome = "superseded"
-        load.outcome = "published"
+            if other.status in ("staged", "checked", "published") and other.requested < load.requested:
+                other.status = "superseded"
+        load.status = "published"
 
     def month_status(self) -> dict[str, tuple[str, int | None]]:
         """State, and the rows that are loaded, of each month that was attempted."""
@@ -201,15 +201,15 @@ class Model:
                 other for key, other in self.loads.items() if other.run == load.run and key > number and not other.month
             ]
             attempts = [load, *later[-1:]]
-            outcomes = [attempt.outcome for attempt in attempts]
-            if "rejected" in outcomes or "failed" in outcomes:
-                state = "rejected" if "rejected" in outcomes else "failed"
-            elif load.outcome == "waiting":
+            statuses = [attempt.status for attempt in attempts]
+            if "rejected" in statuses or "failed" in statuses:
+                state = "rejected" if "rejected" in statuses else "failed"
+            elif load.status == "waiting":
                 state = "waiting"
-            elif load.outcome in ("published", "superseded"):
+            elif load.status in ("published", "superseded"):
                 state = "loaded"
             else:
-                is_dead = any(each.outcome == "loading" and not each.is_alive for each in attempts)
+                is_dead = any(each.status == "loading" and not each.is_alive for each in attempts)
                 state = "failed" if is_dead else "loading"
             newest = self.published(load.month)
             found[load.month] = (state, len(newest.rows) if newest else None)
@@ -301,13 +301,13 @@ class Machine(RuleBasedStateMachine):
         download.run.loads[download.task] = number
         return download.run if len(download.run.loads) == len(HEADERS) else multiple()
 
-    @rule(download=consumes(downloads), outcome=st.sampled_from(["waiting", "rejected", "failed"]))
-    def stop(self, download: Download, outcome: str) -> None:
+    @rule(download=consumes(downloads), status=st.sampled_from(["waiting", "rejected", "failed"]))
+    def stop(self, download: Download, status: str) -> None:
         number, load = download.load.number, self.model.loads[download.load.number]
-        until = "infinity" if outcome == "waiting" else None
+        until = "infinity" if status == "waiting" else None
         with download.connection as connection:
-            connection.execute("select pipeline.stop_load(%s, %s, 'a reason', %s)", [number, outcome, until])
-        load.outcome, load.is_alive, load.has_table = outcome, False, False
+            connection.execute("select pipeline.stop_load(%s, %s, 'a reason', %s)", [number, status, until])
+        load.status, load.is_alive, load.has_table = status, False, False
 
     @rule(download=consumes(downloads))
     def kill(self, download: Download) -> None:
@@ -332,7 +332,7 @@ class Machine(RuleBasedStateMachine):
         """Run a task where the model says whether it is rejected or skipped; whether it was neither."""
         before = deepcopy(self.model)
         loads = [self.model.loads[run.loads[name]] for name in ("stage_sales", "stage_stores")]
-        was = "/".join(load.outcome + ("" if load.has_table else " without rows") for load in loads)
+        was = "/".join(load.status + ("" if load.has_table else " without rows") for load in loads)
         expected = "accepted"
         try:
             if task == "check_month":
@@ -359,8 +359,8 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_ledger_equals_the_model(self) -> None:
         loads = self.model.loads
-        assert dict(self.read("select load_id, outcome from pipeline.loads")) == {
-            number: load.outcome for number, load in loads.items()
+        assert dict(self.read("select load_id, status from pipeline.loads")) == {
+            number: load.status for number, load in loads.items()
         }
         staged = "select relname from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '_[0-9]+$'"
         assert {name for (name,) in self.read(staged)} == {
@@ -403,7 +403,7 @@ def test_the_ledger_equals_the_model_whatever_the_order_of_the_tasks(cluster: Cl
     )
     for what, times in sorted(world.found.items()):
         print(f"{times:4} {what}")
-    outcomes = " ".join(world.found)
+    statuses = " ".join(world.found)
     for what in (
         "superseded without rows",
         "rejected",
@@ -411,7 +411,7 @@ def test_the_ledger_equals_the_model_whatever_the_order_of_the_tasks(cluster: Cl
         ": skipped",
         "published",
     ):
-        assert what in outcomes, "the search is too short"
+        assert what in statuses, "the search is too short"
 
 
 def orders(steps: int) -> Iterator[tuple[str, ...]]:
@@ -544,7 +544,7 @@ def test_of_two_loads_of_customers_one_set_stands_whatever_the_order_of_their_ta
             if task == "check_customers":
                 loads = ", ".join(map(str, runs[name].loads.values()))
                 [(superseded,)] = database.run(f"""
-                    select count(*) from pipeline.loads where load_id in ({loads}) and outcome = 'superseded'
+                    select count(*) from pipeline.loads where load_id in ({loads}) and status = 'superseded'
                 """)
                 if superseded:
                     skipped.add(name)

@@ -52,7 +52,7 @@ def test_a_load_leaves_one_row_that_says_what_was_loaded(database: Database, feb
         cursor = connection.execute("select * from pipeline.loads where table_name = 'sales'")
         names = [column.name for column in cursor.description or []]
         [row] = [dict(zip(names, values, strict=True)) for values in cursor.fetchall()]
-    moments = [row.pop(name) for name in ("began_at", "requested_at", "published_at", "changed_at")]
+    moments = [row.pop(name) for name in ("started_at", "requested_at", "published_at", "updated_at")]
     assert [before, *moments] == sorted([before, *moments])
     assert before - timedelta(minutes=1) <= row.pop("last_modified") <= datetime.now(UTC)
     assert row.pop("dag_run").startswith("sales_load_and_aggregation ")
@@ -68,11 +68,11 @@ def test_a_load_leaves_one_row_that_says_what_was_loaded(database: Database, feb
         "bytes": len(TWO_SALES),
         "sha256": sha256(TWO_SALES),
         "row_count": 2,
-        "last_date": date(2024, 2, 27),
+        "max_date": date(2024, 2, 27),
         "total": Decimal("10.30"),
-        "outcome": "published",
+        "status": "published",
         "problem": None,
-        "oddities": None,
+        "anomalies": None,
         "decided_by": None,
         "decided_at": None,
     }
@@ -86,7 +86,7 @@ def test_the_attempt_is_in_the_ledger_before_the_file_is_requested_and_its_sessi
     def look(handler: MisbehavingHandler) -> None:
         seen.append(
             database.run("""
-                select outcome, requested_at is not null, pipeline.is_running(load_id) from pipeline.loads
+                select status, requested_at is not null, pipeline.is_running(load_id) from pipeline.loads
             """)
         )
         BucketHandler.do_GET(handler)
@@ -98,7 +98,7 @@ def test_the_attempt_is_in_the_ledger_before_the_file_is_requested_and_its_sessi
         Run(database, SALES_DAG, MONTH).run("stage_sales")
     # The time of the request is committed when the server has begun to answer.
     assert seen == [[("loading", False, True)]]
-    assert database.run("select outcome, requested_at is not null from pipeline.loads") == [("staged", True)]
+    assert database.run("select status, requested_at is not null from pipeline.loads") == [("staged", True)]
 
 
 def test_staged_is_recorded_in_the_transaction_of_the_rows(database: Database, february: Files) -> None:
@@ -109,8 +109,8 @@ def test_staged_is_recorded_in_the_transaction_of_the_rows(database: Database, f
     )
 
 
-def outcomes(database: Database) -> dict[int, str]:
-    return dict(database.run("select load_id, outcome from pipeline.loads"))
+def statuses(database: Database) -> dict[int, str]:
+    return dict(database.run("select load_id, status from pipeline.loads"))
 
 
 def staged(database: Database) -> set[str]:
@@ -128,10 +128,10 @@ def test_a_load_goes_from_outcome_to_outcome(database: Database, february: Files
         ("publish_month", {1: "published", 2: "published"}, set[str]()),
     ):
         run.run(task)
-        assert outcomes(database) == expected
+        assert statuses(database) == expected
         assert staged(database) == tables
     load_month(database, MONTH)
-    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    assert statuses(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
     assert staged(database) == set()
 
 
@@ -139,22 +139,22 @@ def test_a_rejected_file_stays_staged_until_the_file_is_loaded_again(database: D
     february.write("stores.csv", "idx,location\n2,Faro\n")
     with pytest.raises(psycopg.errors.CheckViolation, match=r"staging\.sales_1"):
         load_month(database, MONTH)
-    assert outcomes(database) == {1: "rejected", 2: "checked"}
+    assert statuses(database) == {1: "rejected", 2: "checked"}
     assert database.run("select count(*) from stores") == [(0,)]
     assert staged(database) == {"sales_1", "stores_2"}
     february.write("stores.csv", "idx,location\n1,Porto\n")
     load_month(database, MONTH)
-    assert outcomes(database) == {1: "rejected", 2: "superseded", 3: "published", 4: "published"}
+    assert statuses(database) == {1: "rejected", 2: "superseded", 3: "published", 4: "published"}
     # The store list of the first run is superseded now; the next load drops it.
     load_month(database, MONTH)
     assert staged(database) == set()
 
 
 @pytest.mark.parametrize(
-    ("content", "outcome"), [(None, "waiting"), ("no,header\n", "rejected")], ids=["waiting", "rejected"]
+    ("content", "status"), [(None, "waiting"), ("no,header\n", "rejected")], ids=["waiting", "rejected"]
 )
 def test_an_attempt_that_stages_nothing_leaves_its_reason_and_no_table(
-    content: str | None, outcome: str, database: Database, february: Files
+    content: str | None, status: str, database: Database, february: Files
 ) -> None:
     now = datetime.now(UTC)
     month = f"{now:%Y-%m}-01"
@@ -162,8 +162,8 @@ def test_an_attempt_that_stages_nothing_leaves_its_reason_and_no_table(
         february.write(f"sales/{month}/sales.csv", content)
     with pytest.raises((FileNotYetAvailable, FileRejected)) as error:
         Run(database, SALES_DAG, month).run("stage_sales")
-    assert database.run("select outcome, problem from pipeline.loads") == [(outcome, str(error.value))]
-    assert database.run("select waits_until > now() from pipeline.loads") == [(True if outcome == "waiting" else None,)]
+    assert database.run("select status, problem from pipeline.loads") == [(status, str(error.value))]
+    assert database.run("select waits_until > now() from pipeline.loads") == [(True if status == "waiting" else None,)]
     assert staged(database) == set()
 
 
@@ -173,11 +173,11 @@ def test_a_killed_attempt_is_failed_and_its_table_goes_with_the_next_load(databa
         loading.execute(begin)
         load_month(database, MONTH)
         # A load that still runs is left alone.
-        assert outcomes(database)[1] == "loading"
+        assert statuses(database)[1] == "loading"
         assert staged(database) == {"sales_1"}
     wait_until(lambda: database.run("select pipeline.is_running(1)") == [(False,)])
     load_month(database, MONTH)
-    assert database.run("select outcome, problem from pipeline.loads where load_id = 1") == [
+    assert database.run("select status, problem from pipeline.loads where load_id = 1") == [
         ("failed", "The process that loaded the file was killed.")
     ]
     assert staged(database) == set()
@@ -194,7 +194,7 @@ def test_a_run_that_starts_again_supersedes_what_it_staged_before(database: Data
     run = Run(database, SALES_DAG, MONTH)
     run.run("stage_sales", "stage_stores")
     run.run()
-    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    assert statuses(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
     assert staged(database) == set()
 
 
@@ -211,11 +211,11 @@ def test_of_two_loads_the_one_that_requested_the_file_later_is_published(databas
     older.run("stage_sales", "stage_stores")
     february.write(SALES, ONE_SALE)
     newer.run()
-    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    assert statuses(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
     older.run("check_month", "compare_month", "publish_month")
     assert database.run("select count(*) from sales") == [(1,)]
     assert database.run("select value from monthly_sales") == [(5,)]
-    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    assert statuses(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
 
 
 def test_a_load_that_is_staged_after_a_later_request_was_published_is_superseded_at_once(
@@ -226,9 +226,9 @@ def test_a_load_that_is_staged_after_a_later_request_was_published_is_superseded
     february.write(SALES, ONE_SALE)
     older = Run(database, SALES_DAG, MONTH)
     older.run("stage_sales", "stage_stores")
-    assert outcomes(database) == {1: "published", 2: "published", 3: "superseded", 4: "superseded"}
+    assert statuses(database) == {1: "published", 2: "published", 3: "superseded", 4: "superseded"}
     older.run("check_month", "compare_month", "publish_month")
-    assert outcomes(database) == {1: "published", 2: "published", 3: "superseded", 4: "superseded"}
+    assert statuses(database) == {1: "published", 2: "published", 3: "superseded", 4: "superseded"}
     assert database.run("select value from monthly_sales") == [(Decimal("10.30"),)]
     write_customer_files(february)
     load_customers(database)  # drops the rows that nobody publishes
@@ -260,7 +260,7 @@ def test_a_new_attempt_of_an_earlier_run_that_is_rejected_does_not_supersede_a_l
     with pytest.raises(FileRejected):
         earlier.run("stage_customer_profiles")
     later.run("check_customers", "compare_customers", "publish_customers")
-    assert outcomes(database) == {
+    assert statuses(database) == {
         **dict.fromkeys((1, 2, 3), "superseded"),
         **dict.fromkeys((4, 5, 6), "published"),
         7: "rejected",
@@ -284,7 +284,7 @@ def test_a_month_keeps_the_stores_of_its_run_until_it_is_published(database: Dat
     load_month(database, MONTH)
     load_month(database, "2024-03-01")
     # A newer stores.csv without store 2 is published; the rows of the older one are needed still.
-    assert outcomes(database)[2] == "superseded"
+    assert statuses(database)[2] == "superseded"
     assert staged(database) == {"sales_1", "stores_2"}
     slow.run("check_month", "publish_month")
     assert database.run("select store_idx, location, value from monthly_sales where sale_month = '2024-01-01'") == [
@@ -299,7 +299,7 @@ def test_a_session_that_reads_superseded_rows_does_not_stop_later_loads(database
     slow = Run(database, SALES_DAG, MONTH)
     slow.run("stage_sales", "stage_stores")
     load_month(database, MONTH)
-    assert outcomes(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
+    assert statuses(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
     with database.connect("pipeline") as checking:
         checking.execute("select pipeline.open_staged(2, 'staged_stores')")
         load_month(database, "2024-01-01")
@@ -315,7 +315,7 @@ def test_each_file_has_at_most_one_published_load(database: Database, february: 
     load_month(database, MONTH)
     with pytest.raises(psycopg.errors.UniqueViolation):
         database.run("""
-            insert into pipeline.loads (table_name, sale_month, address, dag_run, outcome)
+            insert into pipeline.loads (table_name, sale_month, address, dag_run, status)
             values ('sales', '2024-02-01', 'x', 'x', 'published')
         """)
 

@@ -127,7 +127,7 @@ def test_a_load_that_was_not_published_for_30_days_is_discarded_and_stays_in_the
     for run in runs:
         run.run("stage_sales", "stage_stores", "check_month")
     abandoned = tuple(runs[0].loads.values())
-    database.run(f"update pipeline.loads set changed_at = now() - interval '31 days' where load_id in {abandoned}")
+    database.run(f"update pipeline.loads set updated_at = now() - interval '31 days' where load_id in {abandoned}")
     loads = database.run("select count(*) from pipeline.loads")
     staged = "select relname from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '_[0-9]+$'"
     assert len(database.run(staged)) == 4
@@ -135,7 +135,7 @@ def test_a_load_that_was_not_published_for_30_days_is_discarded_and_stays_in_the
     Run(database, MAINTENANCE).run("discard_orphans", "analyze_sales")
     assert database.run("select count(*) from pipeline.loads") == loads
     assert set(
-        database.run(f"select outcome, problem ~ '30 days' from pipeline.loads where load_id in {abandoned}")
+        database.run(f"select status, problem ~ '30 days' from pipeline.loads where load_id in {abandoned}")
     ) == {("failed", True)}
     kept = {f"{table}_{load}" for table, load in zip(("sales", "stores"), runs[1].loads.values(), strict=True)}
     assert {name for (name,) in database.run(staged)} == kept
@@ -166,7 +166,7 @@ def test_a_load_whose_session_is_connected_is_not_an_orphan(database: Database, 
     with connect(database) as loading:
         loading.execute("select pipeline.begin_load('stores', null, 'https://here', 'a run')")
         Run(database, MAINTENANCE).run("discard_orphans")
-        assert database.run("select outcome from pipeline.loads order by load_id desc limit 1") == [("loading",)]
+        assert database.run("select status from pipeline.loads order by load_id desc limit 1") == [("loading",)]
 
 
 def test_old_log_files_are_deleted_with_the_folders_that_they_leave_empty(tmp_path: Path) -> None:

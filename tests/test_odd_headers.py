@@ -194,7 +194,7 @@ def test_the_error_of_the_database_is_kept_without_control_characters(database: 
         begin raise exception using message = E'a\\x1b[31mb\\nc' || repeat('x', 100000); end $$
     """)
     database.run(
-        "create trigger fail before update on pipeline.loads for each row when (new.outcome = 'staged') "
+        "create trigger fail before update on pipeline.loads for each row when (new.status = 'staged') "
         "execute function pipeline.fail()"
     )
     with pytest.raises(psycopg.errors.RaiseException):

@@ -85,8 +85,8 @@ def load(database: Database, month: date, rows: list[Sale], *tasks: str) -> Run:
     return run
 
 
-def oddities(database: Database, run: Run) -> str | None:
-    [(found,)] = database.run(f"select oddities from pipeline.loads where load_id = {run.loads['stage_sales']}")
+def anomalies(database: Database, run: Run) -> str | None:
+    [(found,)] = database.run(f"select anomalies from pipeline.loads where load_id = {run.loads['stage_sales']}")
     return None if found is None else str(found)
 
 
@@ -97,7 +97,7 @@ def three_years(cluster: Cluster, template: Database) -> Iterator[tuple[Database
     months = {month: sales_of(chance, month, 1) for month in MONTHS}
     for month in MONTHS[:-1]:
         run = load(database, month, months[month], "check_month", "compare_month")
-        assert oddities(database, run) is None
+        assert anomalies(database, run) is None
         run.run("publish_month")
     yield database, months
     drop_database(database)
@@ -145,7 +145,7 @@ def test_an_odd_month_is_held_with_the_reason_that_names_it(
     database, months = three_years
     change, reason = FAULTS[fault]
     run = load(database, LAST, change(months), "check_month", "compare_month")
-    assert reason in (oddities(database, run) or "")
+    assert reason in (anomalies(database, run) or "")
     with pytest.raises(psycopg.errors.CheckViolation, match="is held: "):
         run.run("publish_month")
 
@@ -157,19 +157,19 @@ def test_a_reload_that_changes_a_published_month_by_more_than_a_few_percent_is_h
     month = MONTHS[-2]
     rows = months[month]
     fewer, too_few = rows[: len(rows) * 96 // 100], rows[: len(rows) * 94 // 100]
-    assert oddities(database, load(database, month, fewer, "check_month", "compare_month")) is None
-    found = oddities(database, load(database, month, too_few, "check_month", "compare_month"))
+    assert anomalies(database, load(database, month, fewer, "check_month", "compare_month")) is None
+    found = anomalies(database, load(database, month, too_few, "check_month", "compare_month"))
     assert f"rows {len(rows)} -> {len(too_few)} against what is published" in (found or "")
 
 
-def compare(connection: psycopg.Connection[Any], month: date, rows: list[Sale], outcome: str) -> str | None:
+def compare(connection: psycopg.Connection[Any], month: date, rows: list[Sale], status: str) -> str | None:
     """Compare a month as compare_month does, with figures that are written here instead of read from staged rows.
 
     Args:
         connection: one of admin, in a transaction, with a temporary table staged_sales_sample.
         month: the month.
         rows: its sales.
-        outcome: that of the load afterwards.
+        status: that of the load afterwards.
 
     Returns:
         What is odd.
@@ -181,18 +181,18 @@ def compare(connection: psycopg.Connection[Any], month: date, rows: list[Sale], 
     days = {day for _, _, day, _ in rows}
     refunds = sum(value < 0 for _, value, _, _ in rows)
     [(number,)] = connection.execute(
-        "insert into pipeline.loads (table_name, sale_month, address, dag_run, outcome, row_count, last_date, total)"
+        "insert into pipeline.loads (table_name, sale_month, address, dag_run, status, row_count, max_date, total)"
         " values ('sales', %s, '', '', 'checked', %s, %s, %s) returning load_id",
         [month, len(rows), max(days, default=None), sum(totals)],
     ).fetchall()
     connection.execute(
-        "insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, total)"
+        "insert into pipeline.sales_by_store (load_id, store_idx, row_count, min_idx, max_date, total)"
         " select %s, store, sales, 0, %s, total"
         " from unnest(%s::int[], %s::int[], %s::numeric[]) as sold (store, sales, total)",
         [number, month, list(stores), [len(values) for values in stores.values()], totals],
     )
     connection.execute(
-        "insert into pipeline.statistics"
+        "insert into pipeline.column_profiles"
         " (load_id, column_name, sample_rows, missing_values, distinct_values, negative_values)"
         " values (%(load)s, 'value', %(rows)s, 0, 0, %(refunds)s), (%(load)s, 'date', %(rows)s, 0, %(days)s, null)",
         {"load": number, "rows": len(rows), "refunds": refunds, "days": len(days)},
@@ -201,16 +201,16 @@ def compare(connection: psycopg.Connection[Any], month: date, rows: list[Sale], 
     connection.execute("insert into staged_sales_sample select unnest(%s::date[])", [list(days)])
     for statement in verdict():
         connection.execute(statement, {"sale_month": month, "sales_load": number})
-    [(found,)] = connection.execute("select oddities from pipeline.loads where load_id = %s", [number]).fetchall()
-    connection.execute("update pipeline.loads set outcome = %s where load_id = %s", [outcome, number])
+    [(found,)] = connection.execute("select anomalies from pipeline.loads where load_id = %s", [number]).fetchall()
+    connection.execute("update pipeline.loads set status = %s where load_id = %s", [status, number])
     return None if found is None else str(found)
 
 
 @cache
 def verdict() -> list[str]:
-    """The statements of compare_month after those that read the staged rows into pipeline.statistics."""
+    """The statements of compare_month after those that read the staged rows into pipeline.column_profiles."""
     statements = DbApiHook.split_sql_string(str(dag(SALES).get_task("compare_month").sql))
-    first = next(n for n, text in enumerate(statements) if text.startswith("insert into pipeline.comparisons"))
+    first = next(n for n, text in enumerate(statements) if text.startswith("insert into pipeline.anomaly_checks"))
     return statements[first:]
 
 

@@ -294,11 +294,11 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
     wait_for(lambda: [post for post in system.posted if (post["event"], post["run"]) == ("failed", rejected)])
     assert [post for post in system.posted if (post["event"], post["run"]) == ("held", rejected)]
 
-    approved = trigger(odd_months="hold")
+    approved = trigger(on_anomaly="hold")
     assert answer(approved, "Approve") == "success"
     assert ledger(of_month) == [(500,)]
     assert ledger(
-        "select distinct decided_by, oddities from data_statistics where is_current and decided_by = 'airflow'"
+        "select distinct decided_by, anomalies from data_statistics where is_current and decided_by = 'airflow'"
     ) == [("airflow", "rows 1000 -> 500 against what is published; " + TOTAL)]
 
     file.write_text(good)

@@ -41,9 +41,9 @@ Sale = tuple[int, Decimal, date, int]
 # Where a session is terminated: the condition of a trigger, by the table and the operations that fire it.
 MONTH_FAULTS = {
     "before the request": ("pipeline.loads", "update", "new.requested_at is distinct from old.requested_at"),
-    "when staged": ("pipeline.loads", "update", "new.outcome = 'staged'"),
-    "when checked": ("pipeline.loads", "update", "new.outcome = 'checked'"),
-    "when published": ("pipeline.loads", "update", "new.outcome = 'published'"),
+    "when staged": ("pipeline.loads", "update", "new.status = 'staged'"),
+    "when checked": ("pipeline.loads", "update", "new.status = 'checked'"),
+    "when published": ("pipeline.loads", "update", "new.status = 'published'"),
     "before the stores change": ("public.stores", "insert or update or delete", "true"),
     "before a sale is deleted": ("public.sales", "delete", "true"),
     "before a sale is inserted": ("public.sales", "insert", "true"),
@@ -283,9 +283,9 @@ class Machine(RuleBasedStateMachine):
     def clear_the_last_task_of_an_earlier_run(self, data: st.DataObject) -> None:
         """Nothing changes: the run's loads are published already, or superseded, and the task reports nothing."""
         run = data.draw(st.sampled_from(self.runs))
-        before = self.found("select load_id, outcome, changed_at from pipeline.loads order by 1")
+        before = self.found("select load_id, status, updated_at from pipeline.loads order by 1")
         assert run.run("publish_month") == []
-        assert self.found("select load_id, outcome, changed_at from pipeline.loads order by 1") == before
+        assert self.found("select load_id, status, updated_at from pipeline.loads order by 1") == before
 
     @rule(files=st.none() | customers)
     def load_customers(self, files: tuple[dict[int, Any], list[Any], dict[int, int]] | None) -> None:
@@ -430,7 +430,7 @@ class Machine(RuleBasedStateMachine):
             for month, sales in model.sales.items()
         }
         version = self.found(
-            "select sale_month, sha256 from pipeline.loads where sale_month is not null and outcome = 'published'"
+            "select sale_month, sha256 from pipeline.loads where sale_month is not null and status = 'published'"
         )
         for month, found in version:
             if model.sales[str(month)] == self.sales[str(month)]:

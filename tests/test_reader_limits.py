@@ -125,7 +125,7 @@ def test_a_session_that_is_named_after_a_dead_load_does_not_make_it_look_alive(l
         assert database.run(f"select pipeline.is_running({load})") == [(True,)]
     with psycopg.connect(database.url(login), application_name=f"load {load}"):
         database.run(begin, "pipeline")
-        assert database.run(f"select outcome from pipeline.loads where load_id = {load}") == [("failed",)]
+        assert database.run(f"select status from pipeline.loads where load_id = {load}") == [("failed",)]
 
 
 def test_an_upgrade_does_not_wait_for_an_advisory_lock_of_others(migrated: Database) -> None:

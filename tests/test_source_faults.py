@@ -64,7 +64,7 @@ def test_transient_faults_are_retried_by_airflow_until_the_month_is_complete(
     faulty.answers[FAULTY_PATH] = list(faults)
     assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=3) == "success"
     assert total(database) == TOTAL
-    assert database.run("select outcome from pipeline.loads where table_name = 'sales' order by load_id") == [
+    assert database.run("select status from pipeline.loads where table_name = 'sales' order by load_id") == [
         *[("failed",)] * 3,
         ("published",),
     ]
@@ -111,10 +111,10 @@ def test_a_permanent_fault_fails_at_once_with_the_address_and_the_reason(
     assert FAULTY_PATH in log
     assert "hidden" not in log
     assert total(database) == TOTAL
-    [(outcome, problem)] = database.run(
-        "select outcome, problem from pipeline.loads where table_name = 'sales' order by load_id desc limit 1"
+    [(status, problem)] = database.run(
+        "select status, problem from pipeline.loads where table_name = 'sales' order by load_id desc limit 1"
     )
-    assert outcome == "rejected"
+    assert status == "rejected"
     assert reason in problem
 
 
@@ -319,8 +319,8 @@ def test_a_source_that_trickles_is_given_up_at_the_task_s_time_limit_and_recorde
     monkeypatch.setitem(settings.TASK_DEFAULTS, "execution_timeout", timedelta(seconds=3))
     faulty.answers[FAULTY_PATH] = [trickle]
     assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "failed"
-    [(outcome, problem)] = database.run("select outcome, problem from pipeline.loads")
-    assert outcome == "failed"
+    [(status, problem)] = database.run("select status, problem from pipeline.loads")
+    assert status == "failed"
     assert f"{FAULTY_PATH}: the file was not complete when the task's time limit was reached" in problem
 
 
@@ -531,7 +531,7 @@ def test_a_failed_download_leaves_no_transaction_behind(database: Database, faul
     with pytest.raises(SourceUnavailable):
         stage_file(database, FAULTY_PATH, "sales", FAULTY_MONTH)
     wait_until_nothing_is_left(database)
-    assert database.run("select outcome from pipeline.loads order by load_id desc limit 1") == [("failed",)]
+    assert database.run("select status from pipeline.loads order by load_id desc limit 1") == [("failed",)]
     assert database.run("select to_regclass(staged_table) from pipeline.loads order by load_id desc limit 1") == [
         (None,)
     ]

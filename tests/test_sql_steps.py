@@ -43,7 +43,7 @@ README = SQL / "README.md"
 
 # As check_month.sql keeps them.
 KEEP_SALES = """
-    insert into pipeline.sales_by_store (load_id, store_idx, row_count, first_sale, last_date, total)
+    insert into pipeline.sales_by_store (load_id, store_idx, row_count, min_idx, max_date, total)
     select {load}, store_idx, count(*), min(idx), max(date), sum(value) from {staged} group by store_idx
 """
 # As the publish files do.
@@ -150,8 +150,8 @@ class Case:
         with connect(database) as pipeline:
             for number, load in enumerate(loads, 1):
                 create_load(pipeline, number, **load)
-            outcomes = pipeline.execute("select outcome from pipeline.loads order by load_id").fetchall()
-        assert [outcome for (outcome,) in outcomes] == [load["outcome"] for load in loads]
+            statuses = pipeline.execute("select status from pipeline.loads order by load_id").fetchall()
+        assert [status for (status,) in statuses] == [load["status"] for load in loads]
         with database.connect() as admin:
             for table, text in given.items():
                 copy_in(admin, table, text)
@@ -173,7 +173,7 @@ def create_load(
     pipeline: psycopg.Connection[Any],
     number: int,
     file: str,
-    outcome: str,
+    status: str,
     rows: str = "",
     month: object = None,
     problem: str | None = None,
@@ -181,13 +181,13 @@ def create_load(
     sha256: str | None = None,
     run: str | None = None,
 ) -> None:
-    """Create a load in the ledger, and take it to its outcome as the workflows do.
+    """Create a load in the ledger, and take it to its status as the workflows do.
 
     Args:
         pipeline: a connection as the tasks open it.
         number: the number that the load must have.
         file: the table that the file is for.
-        outcome: how far the load has come. A superseded load is checked here; a later load supersedes it.
+        status: how far the load has come. A superseded load is checked here; a later load supersedes it.
         rows: the file, as CSV.
         month: for sales, the first day of the month.
         problem: why the load is waiting, rejected or failed.
@@ -203,10 +203,10 @@ def create_load(
     pipeline.execute("select pipeline.request_file(%s::bigint)", [load])
     if requested_at is not None:
         pipeline.execute("update pipeline.loads set requested_at = %s where load_id = %s", [requested_at, load])
-    if outcome == "loading":
+    if status == "loading":
         return
     if not rows:
-        pipeline.execute("select pipeline.stop_load(%s::bigint, %s, %s)", [load, outcome, problem])
+        pipeline.execute("select pipeline.stop_load(%s::bigint, %s, %s)", [load, status, problem])
         return
 
     copy_in(pipeline, staged, rows)
@@ -215,7 +215,7 @@ def create_load(
         "select pipeline.stage_load(%s::bigint, null, null, %s::bigint, %s, %s::bigint)",
         [load, len(rows.encode()), version, rows.count("\n") - 1],
     )
-    if outcome == "staged":
+    if status == "staged":
         return
     total = None
     source = sql.Identifier(*staged.split("."))
@@ -223,12 +223,12 @@ def create_load(
         pipeline.execute(sql.SQL(KEEP_SALES).format(load=load, staged=source))
         [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(value), 0) from {}").format(source)).fetchall()
     pipeline.execute("select pipeline.check_load(%s::bigint, %s, null, %s::numeric)", [load, problem, total])
-    if outcome == "published":
+    if status == "published":
         with pipeline.transaction():
             pipeline.execute("select pipeline.publish_load(%s::bigint)", [load])
             publish = sql.SQL(PUBLISH.get(file, PUBLISH_OTHERS))
             pipeline.execute(publish.format(file=sql.Identifier(file), staged=source, month=sql.Literal(str(month))))
-            pipeline.execute("select pipeline.discard_staged(%s::bigint)", [load])
+            pipeline.execute("select pipeline.clear_staging(%s::bigint)", [load])
 
 
 def address_of(file: str, month: object = None) -> str:

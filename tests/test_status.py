@@ -131,7 +131,7 @@ def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command
     exit_status, line, printed = status(database, month[:7], month[:7])
     assert (exit_status, line[month[:7]][0]) == (0, "waiting")
     assert "the server answers 404" in printed
-    database.run(f"update pipeline.loads set waits_until = '{now:%Y-%m-%d}' where outcome = 'waiting'")
+    database.run(f"update pipeline.loads set waits_until = '{now:%Y-%m-%d}' where status = 'waiting'")
     exit_status, line, _ = status(database, month[:7], month[:7])
     assert (exit_status, line[month[:7]][0]) == (1, "failed")
 

@@ -121,11 +121,11 @@ def load_customers(system: FaultySystem) -> str:
 
     if end_of(api, run, DAG) == "failed":
         assert api.session.delete(f"{runs}/{run}").ok  # `make up` would speak of it
-    [(outcome, problem), *_] = rows(
+    [(status, problem), *_] = rows(
         system,
-        "select outcome, problem from pipeline.loads where table_name = 'customer_profiles' order by load_id desc",
+        "select status, problem from pipeline.loads where table_name = 'customer_profiles' order by load_id desc",
     )
-    return str(problem or outcome)
+    return str(problem or status)
 
 
 def rows(system: FaultySystem, query: str) -> list[tuple[Any, ...]]:

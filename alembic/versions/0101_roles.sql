@@ -42,8 +42,8 @@ alter role pipeline set row_security = off;
 -- 02/03/2024 is rejected, whatever the server's setting is.
 alter role pipeline set datestyle = 'ISO, YMD';
 
--- Sized for a month of ten million rows on slow disks. A lock wait may be long, because no reader waits behind it. While
--- a task requests a file it is idle in its transaction.
+-- Sized for a month of ten million rows on slow disks. A lock wait may be long, because no reader waits behind it.
+-- While a task requests a file it is idle in its transaction.
 alter role pipeline set statement_timeout = '30min';
 
 alter role pipeline set lock_timeout = '2min';
@@ -92,7 +92,8 @@ grant mle_user_role to mle_user;
 -- It sees in pg_stat_activity which loads are running.
 grant pipeline to pipeline_owner;
 
--- ALTER DEFAULT PRIVILEGES FOR ROLE mle_user needs membership, which CREATEROLE alone does not give. It also lets admin manage the tables of both.
+-- ALTER DEFAULT PRIVILEGES FOR ROLE mle_user needs membership, which CREATEROLE alone does not give. It also lets admin
+-- manage the tables of both.
 do $$
 declare
     name text;

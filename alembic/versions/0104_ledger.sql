@@ -278,7 +278,10 @@ begin atomic
     )
 
     update pipeline.loads
-    set status = 'failed', error = dead.reason || ' Clear the run to load the file again.', updated_at = clock_timestamp()
+    set
+        status = 'failed',
+        error = dead.reason || ' Clear the run to load the file again.',
+        updated_at = clock_timestamp()
     from dead
     where loads.load_id = dead.load_id;
 end;
@@ -541,6 +544,7 @@ end;
 comment on function pipeline.stop_load(bigint, text, text, timestamptz) is
 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
+-- $5 is decided_by_load.
 create function pipeline.check_load(
     load bigint, error text, max_date date default null, total numeric default null, decided_by_load bigint default null
 )
@@ -571,7 +575,7 @@ begin atomic
             (
                 select deciding.request_number
                 from pipeline.loads as deciding
-                where deciding.load_id = check_load.decided_by_load
+                where deciding.load_id = $5
             ), loads.request_number
         ),
         max_date = check_load.max_date,

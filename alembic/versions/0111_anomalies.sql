@@ -50,7 +50,8 @@ comment on table pipeline.anomaly_checks is 'Each measure of a load, and what it
 comment on column pipeline.anomaly_checks.load_id is 'The load: loads.load_id.';
 comment on column pipeline.anomaly_checks.measure is 'What was measured.';
 comment on column pipeline.anomaly_checks.value is 'The value for this load.';
-comment on column pipeline.anomaly_checks.median is 'Median of the loads that it was compared with; null without enough.';
+comment on column pipeline.anomaly_checks.median is
+'Median of the loads that it was compared with; null without enough.';
 comment on column pipeline.anomaly_checks.low is 'Smallest value that is not unusual.';
 comment on column pipeline.anomaly_checks.high is 'Greatest value that is not unusual.';
 comment on column pipeline.anomaly_checks.anomaly is 'What is unusual, in words; null if nothing is.';
@@ -231,17 +232,16 @@ select
     loads.error,
     loads.anomalies,
     loads.decided_by,
-    exists (
-        select
+    loads.file_id in (
+        select published.file_id
         from pipeline.loads as published
-        where
-            published.file_id = loads.file_id
-            and published.status in ('published', 'retired')
+        where published.status in ('published', 'retired')
     ) as replaces_rows,
     concat_ws(
         E'\n\n',
         concat(
-            '**', loads.source_url, '** (load ', loads.load_id, '): ', coalesce(loads.anomalies, 'nothing is unusual'), '.'
+            '**', loads.source_url, '** (load ', loads.load_id, '): ',
+            coalesce(loads.anomalies, 'nothing is unusual'), '.'
         ),
         E'| | measure | this file | median | expected |\n| --- | --- | --- | --- | --- |\n'
         || regexp_replace(measures.listing, '^(.*)$', '| \1 |', 'gn'),

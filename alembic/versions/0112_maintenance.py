@@ -1,7 +1,7 @@
 """Maintenance: statistics of all months together, and whether the tables still hold what was published.
 
-Why:    autovacuum does not analyze a partitioned table. Rows that were deleted or altered by hand are noticed by nobody,
-        unless the tables are compared with the ledger: sql/maintenance/compare_tables.sql does, with compare_load.
+Why:    autovacuum does not analyze a partitioned table. Rows that were deleted or altered by hand are noticed by
+        nobody, unless the tables are compared with the ledger, as sql/maintenance/compare_tables.sql does.
 Locks:  none that a session could wait for; the functions are new. analyze_sales takes SHARE UPDATE EXCLUSIVE on sales
         for seconds.
 Undo:   drops the functions.

@@ -122,7 +122,7 @@ def stage(
     log.info("%s bytes, SHA-256 %s, ETag %s", f"{download.bytes:,}", download.sha256.hexdigest(), download.etag)
     if rows == 0:
         log.warning("%s has a header and no rows: it is loaded as empty.", download.address)
-    return load
+    return int(load)
 
 
 def stop_load(hook: PostgresHook, load: int, error: Exception) -> None:

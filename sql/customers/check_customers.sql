@@ -2,8 +2,8 @@
 --
 -- Reads       the staged rows of :profiles_load, :activity_load and :labels_load
 -- Writes      pipeline.loads: the verdicts, and that the request for the profiles decides for all three
--- Idempotent  Yes. The same rows get the same verdict. One transaction; pipeline.require_checked raises the verdict in a
---             second one, so that the ledger keeps it.
+-- Idempotent  Yes. The same rows get the same verdict. One transaction; pipeline.require_checked raises the verdict in
+--             a second one, so that the ledger keeps it.
 
 select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles');
 

@@ -1,4 +1,4 @@
--- Compares checked customer files with those that are published. What is unusual is recorded; the next task decides what happens to it.
+-- Compares checked customer files with those that are published, and records what is unusual.
 --
 -- Reads       the staged rows of :profiles_load, :activity_load and :labels_load (samples, if there are many), and the
 --             figures of the published loads
@@ -238,8 +238,18 @@ insert into pipeline.anomaly_checks (load_id, measure, value)
 with covered as (
     select
         count(*) as row_count,
-        count(*) filter (where idx in (select idx from staged_activity)) as with_activity,
-        count(*) filter (where idx in (select idx from staged_labels)) as with_label
+        count(*) filter (
+            where idx in (
+                select staged_activity.idx
+                from staged_activity
+            )
+        ) as with_activity,
+        count(*) filter (
+            where idx in (
+                select staged_labels.idx
+                from staged_labels
+            )
+        ) as with_label
     from staged_profiles_sample
 )
 
@@ -256,8 +266,8 @@ cross join
     ) as measures (measure, row_count)
 where covered.row_count > 0;
 
--- Fewer than 100 rows are not compared. The thresholds: a file with 5 %% fewer rows or twice as many is unusual, and so is
--- a share that moves by 5 of 100, or by more than chance where there are few rows.
+-- Fewer than 100 rows are not compared. The thresholds: a file with 5 %% fewer rows or twice as many is unusual, and so
+-- is a share that moves by 5 of 100, or by more than chance where there are few rows.
 with mine as (
     select
         loads.load_id,

@@ -58,9 +58,9 @@ select
     concat(
         count(*), ' published files were compared with the tables; ', count(difference), ' differ',
         ': ' || string_agg(
-            concat_ws(' ', files.table_name, to_char(files.file_month, 'YYYY-MM')) || ': ' || files.difference, ' '
-            order by files.table_name, files.file_month
+            concat_ws(' ', table_name, to_char(file_month, 'YYYY-MM')) || ': ' || difference, ' '
+            order by table_name, file_month
         )
     ) as report
 from pipeline.files
-where files.compared_at is not null;
+where compared_at is not null;

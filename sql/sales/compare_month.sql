@@ -1,4 +1,4 @@
--- Compares a checked month with the months that are loaded. What is unusual is recorded; the next task decides what happens to it.
+-- Compares a checked month with the months that are published, and records what is unusual.
 --
 -- Reads       the staged rows of :sales_load (a sample, if there are many), what the check found in it and in the
 --             published months, and the measures of the published months
@@ -125,9 +125,9 @@ where
     months.is_this
     and measures.value is not null;
 
--- The thresholds. Differences between least_below and least_above are never unusual: a quarter less or a third more is sold
--- now and then, and shops close for three days. Where no other year is loaded, the season is not known: a December may
--- sell twice as much, while a month that sells half as much is unusual in any season.
+-- The thresholds. Differences between least_below and least_above are never unusual: a quarter less or a third more is
+-- sold now and then, and shops close for three days. Where no other year is loaded, the season is not known: a December
+-- may sell twice as much, while a month that sells half as much is unusual in any season.
 with limits (measure, is_ratio, least_below, least_above, unknown_below, unknown_above) as (
     values
     ('rows', true, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
@@ -384,7 +384,7 @@ from measures
 where (
     select count(*)
     from months
-    where not is_this
+    where not months.is_this
 ) >= 6;
 
 -- The month against other files. Small changes are corrections: up to 5 %%, or 20 rows.
@@ -445,7 +445,7 @@ measures (measure, value, low, high, anomaly) as (
         and (
             select count(*)
             from months
-            where not is_this
+            where not months.is_this
         ) >= 6
         and not exists (
             select

@@ -105,9 +105,9 @@ inner join public.stores
 select pipeline.verify_load(%(sales_load)s::bigint, sum(row_count), sum(total))
 from sold;
 
-select pipeline.verify_load(%(sales_load)s::bigint, (select sum(row_count) from sold), sum(value))
+select pipeline.verify_load(%(sales_load)s::bigint, (select sum(sold.row_count) from sold), sum(monthly_sales.value))
 from public.monthly_sales
-where sale_month = %(sale_month)s::date;
+where monthly_sales.sale_month = %(sale_month)s::date;
 
 select
     pipeline.notice(concat(

@@ -109,7 +109,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
             "SOURCE_BASE_URL": bucket.url,
             "SOURCE_CA_FILE": str(bucket.ca_file),
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
-            "ODD_MONTHS": "ignore",  # a month is replaced by a much larger one
+            "ON_ANOMALY": "ignore",  # a month is replaced by a much larger one
             "AIRFLOW__CELERY__BROKER_URL": address,
         }
         # `make up` ends when the workers have loaded everything.
