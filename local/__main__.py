@@ -260,7 +260,7 @@ def plan(month: str) -> None:
         raise UpError(f'MONTH is "{month}", which is no month. Write it as YYYY-MM, for example 2024-02.') from None
     api = wait_for_api(state)
     # Any moment of the month after it; a run has a moment of its own.
-    run = api.trigger(SALES_DAG, f"{after}T{datetime.now(UTC):%H:%M:%S.%f}Z", {"on_anomaly": "ask"})
+    run = api.trigger(SALES_DAG, f"{after}T{datetime.now(UTC):%H:%M:%S.%f}Z", {"preview": True})
     while not (questions := api.questions(SALES_DAG, run)):
         raise_failures(api, {SALES_DAG: [found for found in api.runs(SALES_DAG) if found["dag_run_id"] == run]})
         time.sleep(0.5)
@@ -543,12 +543,11 @@ def wait_for_workflows(state: State) -> None:
         ]
         if status.complete and len(active) <= list(status.month_states.values()).count("waiting"):
             return
-        held = list(status.month_states.values()).count("held")
-        # A month that is published without a decision is held for a moment too.
-        if held and len(active) <= held and all(api.questions(dag, run) for dag, run in active):
+        pending = list(status.month_states.values()).count("pending_approval")
+        if pending and len(active) <= pending and all(api.questions(dag, run) for dag, run in active):
             print_status(status)
             raise UpError(
-                "everything is loaded but an odd month, which waits for a person who publishes or rejects it: "
+                "everything is loaded but an unusual month, which waits for a person who publishes or rejects it: "
                 f"{ui_url(state)}/required_actions"
             )
         if months := passed_over(runs[SALES_DAG], status):

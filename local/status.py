@@ -16,29 +16,29 @@ import psycopg
 
 from local import SAFE_PATH
 
-TABLES = "select table_name, state, row_count, up_to, loaded_at, file_version from public.data_freshness"
+TABLES = "select table_name, status, row_count, up_to, loaded_at, file_version from public.data_freshness"
 
 # Months that were attempted although they are not expected are shown too.
 MONTHS = """
     select
         sale_month,
-        coalesce(state, 'missing'),
+        coalesce(status, 'missing'),
         row_count,
         total,
         loaded_at,
         file_version,
         newest_attempt_at,
-        problem
+        coalesce(error, anomalies)
     from unnest(%s::date[]) as expected (sale_month)
     full join public.month_status using (sale_month)
     order by sale_month
 """
 
-# A late file is waited for within its week; see pipeline.loads.waits_until. An archived month was taken out on purpose.
-GOOD_STATES = {"loaded", "archived", "waiting"}
+# A late file is waited for within its week; see pipeline.loads.wait_until. A retired month was taken out on purpose.
+GOOD_STATES = {"loaded", "retired", "waiting"}
 
 VERSION_LETTERS = 12
-PROBLEM_LETTERS = 160
+NOTE_LETTERS = 160
 
 LOOK_SECONDS = 10
 
@@ -95,20 +95,20 @@ def read_status(address: str, expected: Sequence[date]) -> Status:
 
 def print_status(status: Status) -> None:
     """Print the tables and then the months."""
-    print(f"{'table':<18} {'state':<8} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
+    print(f"{'table':<18} {'status':<8} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
     for table, state, rows, up_to, loaded_at, version in status.tables:
         line = f"{table:<18} {state:<8} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
 
-    print(f"\n{'month':<8} {'state':<8} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
-    for month, state, rows, total, loaded_at, version, attempted_at, problem in status.months:
-        line = f"{month:%Y-%m}  {state:<8} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
+    print(f"\n{'month':<8} {'status':<16} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
+    for month, state, rows, total, loaded_at, version, attempted_at, note in status.months:
+        line = f"{month:%Y-%m}  {state:<16} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
-        if state == "loaded" and problem:
-            print(f"         {_shortened(f'odd: {problem}')}")
+        if state == "loaded" and note:
+            print(f"         {_shortened(f'unusual: {note}')}")
         elif state not in ("loaded", "missing"):
-            note = _shortened(f"{state} since {_moment(attempted_at)}{f': {problem}' if problem else ''}")
-            print(f"         {note}{'; the version above is still loaded' if version else ''}")
+            why = _shortened(f"{state} since {_moment(attempted_at)}{f': {note}' if note else ''}")
+            print(f"         {why}{'; the version above is still loaded' if version else ''}")
 
     states = Counter(status.month_states.values())
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
@@ -150,7 +150,7 @@ def _number(value: Any) -> str:
 
 def _shortened(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= PROBLEM_LETTERS else text[:PROBLEM_LETTERS] + "…"
+    return text if len(text) <= NOTE_LETTERS else text[:NOTE_LETTERS] + "…"
 
 
 def _moment(value: Any) -> str:

@@ -35,7 +35,7 @@ from conftest import ROOT, Database
 from psycopg import sql
 from steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, SQL, build_feature_store, connect, dag, run_sql
 
-from company_data.loads import PUBLISHED_ALREADY, SUPERSEDED
+from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator
 from company_data.settings import CONNECTION_OPTIONS
 
 CASES = ROOT / "tests" / "cases"
@@ -45,6 +45,21 @@ README = SQL / "README.md"
 KEEP_SALES = """
     insert into pipeline.sales_by_store (load_id, store_idx, row_count, min_idx, max_date, total)
     select {load}, store_idx, count(*), min(idx), max(date), sum(value) from {staged} group by store_idx
+"""
+# As the check files do.
+CHECK = """
+    select pipeline.check_load(
+        %s::bigint, %s, null, %s::numeric, (
+            select deciding.load_id
+            from pipeline.loads
+            join pipeline.files using (file_id)
+            join pipeline.sources using (table_name)
+            join pipeline.files as deciding_files on deciding_files.table_name = sources.published_with
+            join pipeline.loads as deciding
+                on deciding.file_id = deciding_files.file_id and deciding.run_id = loads.run_id
+            where loads.load_id = %s
+        )
+    )
 """
 # As the publish files do.
 PUBLISH = {
@@ -102,6 +117,11 @@ class Case:
     def autocommit(self) -> bool:
         """Whether the task of the file commits each statement by itself."""
         return bool(sql_tasks()[self.file.read_text()].autocommit)
+
+    @property
+    def checks(self) -> bool:
+        """Whether the task of the file raises the verdict after it."""
+        return isinstance(sql_tasks()[self.file.read_text()], CheckOperator)
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -176,8 +196,8 @@ def create_load(
     status: str,
     rows: str = "",
     month: object = None,
-    problem: str | None = None,
-    requested_at: object = None,
+    error: str | None = None,
+    request: int | None = None,
     sha256: str | None = None,
     run: str | None = None,
 ) -> None:
@@ -190,25 +210,26 @@ def create_load(
         status: how far the load has come. A superseded load is checked here; a later load supersedes it.
         rows: the file, as CSV.
         month: for sales, the first day of the month.
-        problem: why the load is waiting, rejected or failed.
-        requested_at: when the file was requested, if not now.
+        error: why the load is waiting, rejected or failed.
+        request: the number of the request, if not the next one.
         sha256: the version of the file, if not the SHA-256 of its rows.
         run: the run of the DAG, if not one of this load alone.
     """
-    [(load, staged)] = pipeline.execute(
-        "select load_id, staged_table from pipeline.begin_load(%s, %s::date, %s, %s)",
+    [(load,)] = pipeline.execute(
+        "select pipeline.begin_load(%s, %s::date, %s, 'case', %s)",
         [file, month and str(month), address_of(file, month), run or f"case {number}"],
     ).fetchall()
     assert load == number
     pipeline.execute("select pipeline.request_file(%s::bigint)", [load])
-    if requested_at is not None:
-        pipeline.execute("update pipeline.loads set requested_at = %s where load_id = %s", [requested_at, load])
+    if request is not None:
+        pipeline.execute("update pipeline.loads set request_number = %s where load_id = %s", [request, load])
     if status == "loading":
         return
     if not rows:
-        pipeline.execute("select pipeline.stop_load(%s::bigint, %s, %s)", [load, status, problem])
+        pipeline.execute("select pipeline.stop_load(%s::bigint, %s, %s)", [load, status, error])
         return
 
+    [(staged,)] = pipeline.execute("select pipeline.create_staged(%s::bigint)", [load]).fetchall()
     copy_in(pipeline, staged, rows)
     version = sha256 or hashlib.sha256(rows.encode()).hexdigest()
     pipeline.execute(
@@ -222,7 +243,9 @@ def create_load(
     if file == "sales":
         pipeline.execute(sql.SQL(KEEP_SALES).format(load=load, staged=source))
         [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(value), 0) from {}").format(source)).fetchall()
-    pipeline.execute("select pipeline.check_load(%s::bigint, %s, null, %s::numeric)", [load, problem, total])
+    if file == "labels":
+        [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(label), 0) from {}").format(source)).fetchall()
+    pipeline.execute(CHECK, [load, error, total, load])
     if status == "published":
         with pipeline.transaction():
             pipeline.execute("select pipeline.publish_load(%s::bigint)", [load])
@@ -319,6 +342,8 @@ def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
             pipeline.add_notice_handler(lambda notice, to=reported: to.append(str(notice.message_primary)))  # type: ignore[misc]
             try:
                 run_sql(pipeline, text, case.parameters, case.autocommit, answer)
+                if case.checks:
+                    pipeline.execute(REQUIRE_CHECKED, {"loads": [int(load) for load in case.parameters.values()]})
             except psycopg.Error as error:
                 failed = error.sqlstate, error.diag.message_primary
         assert failed == failure
@@ -394,7 +419,21 @@ def psql_line(database: Database, case: Case) -> str:
     }.items():
         assert line.count(example) == 1
         line = line.replace(example, mine)
+    if case.checks:
+        # "... and raise the verdict", says the paragraph below it.
+        line = f"{line.rstrip()} &&\n{verdict_line(database, case)}"
     return str(line)
+
+
+def verdict_line(database: Database, case: Case) -> str:
+    """The second line of sql/README.md, in the same way."""
+    [line] = re.findall(r"```sh\n(psql .*?require_checked.*?)```", README.read_text(), re.DOTALL)
+    loads = ", ".join(case.parameters.values())
+    return (
+        str(line)
+        .replace("postgresql://pipeline:pipeline-laptop@localhost:5432/companydata", database.url("pipeline"))
+        .replace("(1, 2)", f"({loads})")
+    )
 
 
 def parameters_of(text: str) -> list[str]:

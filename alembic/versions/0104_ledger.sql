@@ -718,8 +718,8 @@ begin
 
     if previous.sha256 <> this.sha256 then
         perform pipeline.notice(concat(
-            this.source_url, ' has changed since load ', previous.load_id, ' of ', previous.requested_at,
-            ': rows ', previous.row_count, ' -> ', this.row_count, ', total ' || previous.total || ' -> ' || this.total,
+            this.source_url, ' has changed since load ', previous.load_id, ': rows ', previous.row_count, ' -> ',
+            this.row_count, ', total ' || previous.total || ' -> ' || this.total,
             ', SHA-256 ', previous.sha256, ' -> ', this.sha256
         ));
     end if;
