@@ -394,7 +394,8 @@ def test_case_by_the_line_of_the_readme_in_psql(database: Database, case: Case) 
             text=True,
             check=False,
         )
-        assert done.returncode == (3 if failure else 0), done.stderr
+        # psql ends with 3 for an error in a file, and with 1 for the verdict.
+        assert done.returncode in ((1, 3) if failure else (0,)), done.stderr
         assert re.findall("ERROR:  (.*)", done.stderr) == ([failure[1]] if failure else [])
         reports = [] if failure and failure[0] == PUBLISHED_ALREADY else case.reports
         assert re.findall("NOTICE:  (.*)", done.stderr) == reports

@@ -12,7 +12,7 @@
 --     staged            rejected           check_load         the check found one; its rows stay, to be looked at
 --     checked           rejected           check_load         checked again
 --     rejected          checked            check_load         checked again, for example with a corrected stores.csv
---     rejected          superseded         check_load         checked again, when a later request is published
+--     staged, rejected  superseded         check_load         a later request is published already
 --     pending_approval  checked, rejected  check_load         checked again
 --     checked           pending_approval   request_approval   the file is unusual, and a person decides
 --     pending_approval  checked, rejected  decide_load        a person approves or rejects it
@@ -544,50 +544,44 @@ end;
 comment on function pipeline.stop_load(bigint, text, text, timestamptz) is
 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
--- $5 is decided_by_load.
 create function pipeline.check_load(
     load bigint, error text, max_date date default null, total numeric default null, decided_by_load bigint default null
 )
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    number constant bigint := coalesce(
+        (select request_number from pipeline.loads where load_id = decided_by_load), this.request_number
+    );
+begin
     update pipeline.loads
     set
         status = case
             when check_load.error is not null then 'rejected'
-            when loads.status = 'rejected' and exists (
+            when exists (
                 select
                 from pipeline.loads as later
-                where
-                    later.file_id = loads.file_id
-                    and later.status = 'published'
-                    and later.request_number > loads.request_number
+                where later.file_id = this.file_id and later.status = 'published' and later.request_number > number
             ) then 'superseded'
             else 'checked'
         end,
-        error = check_load.error || ' (the rows are in ' || loads.staged_table || ' until the file is loaded again)',
+        error = check_load.error || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
         anomalies = null,
         decided_by = null,
         decided_at = null,
         decide_until = null,
-        request_number = coalesce(
-            (
-                select deciding.request_number
-                from pipeline.loads as deciding
-                where deciding.load_id = $5
-            ), loads.request_number
-        ),
+        request_number = number,
         max_date = check_load.max_date,
         total = check_load.total,
         updated_at = clock_timestamp()
     where
-        loads.load_id = check_load.load
-        and (
-            loads.status in ('staged', 'checked', 'pending_approval')
-            or (loads.status = 'rejected' and loads.decided_by is null)
-        );
-end;
+        load_id = load
+        and (status in ('staged', 'checked', 'pending_approval') or (status = 'rejected' and decided_by is null));
+end
+$$;
 
 comment on function pipeline.check_load(bigint, text, date, numeric, bigint) is
 'Records the verdict of a check: without an error the load is checked, with one it is rejected. A load that is published
@@ -789,7 +783,7 @@ comment on function pipeline.open_staged(bigint, text, integer) is
 drops. A load whose columns differ from those of its source in staging now is rejected, and so is one that a person has
 rejected. SQLSTATE PL001 says that the load is superseded and its rows are dropped.';
 
-create function pipeline.verify_load(load bigint, row_count numeric, total numeric default null)
+create function pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -802,16 +796,16 @@ begin
         or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
     then
         perform pipeline.reject(concat(
-            this.source_url, ': the load that was checked has ', this.row_count, ' rows', ', total ' || this.total,
-            ', and after publishing there are ', coalesce(verify_load.row_count, 0), ' rows', ', total '
-            || verify_load.total, '. Nothing was published. A trigger or a policy on the table changes or hides rows:'
-            ' pg_trigger and pg_policy show them. When it is corrected, clear this run.'
+            this.source_url, ': ', verify_load.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
+            ', total ' || verify_load.total, ' after publishing, and the load that was checked has ', this.row_count,
+            ' rows', ', total ' || this.total, '. Nothing was published. A trigger or a policy on the table changes or',
+            ' hides rows: pg_trigger and pg_policy show them. When it is corrected, clear this run.'
         ));
     end if;
 end
 $$;
 
-comment on function pipeline.verify_load(bigint, numeric, numeric) is
+comment on function pipeline.verify_load(bigint, text, numeric, numeric) is
 'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. The total of
 a source that has no amounts is null.';
 

@@ -102,10 +102,13 @@ inner join public.stores
     on sold.store_idx = stores.idx;
 
 -- Lost rows, another sum and a policy that hides rows end here: what stands in the tables is what was checked.
-select pipeline.verify_load(%(sales_load)s::bigint, sum(row_count), sum(total))
+select pipeline.verify_load(%(sales_load)s::bigint, 'sales', sum(row_count), sum(total))
 from sold;
 
-select pipeline.verify_load(%(sales_load)s::bigint, (select sum(sold.row_count) from sold), sum(monthly_sales.value))
+select
+    pipeline.verify_load(
+        %(sales_load)s::bigint, 'monthly_sales', (select sum(sold.row_count) from sold), sum(monthly_sales.value)
+    )
 from public.monthly_sales
 where monthly_sales.sale_month = %(sale_month)s::date;
 
