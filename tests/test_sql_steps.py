@@ -251,7 +251,8 @@ def create_load(
             pipeline.execute("select pipeline.publish_load(%s::bigint)", [load])
             publish = sql.SQL(PUBLISH.get(file, PUBLISH_OTHERS))
             pipeline.execute(publish.format(file=sql.Identifier(file), staged=source, month=sql.Literal(str(month))))
-            pipeline.execute("select pipeline.clear_staging(%s::bigint)", [load])
+            if file != "stores":
+                pipeline.execute("select pipeline.drop_staged(%s::bigint)", [load])
 
 
 def address_of(file: str, month: object = None) -> str:

@@ -60,10 +60,10 @@ from public.labels;
 
 drop view staged_profiles, staged_activity, staged_labels;
 
-select pipeline.clear_staging(%(profiles_load)s::bigint);
+select pipeline.drop_staged(%(profiles_load)s::bigint);
 
-select pipeline.clear_staging(%(activity_load)s::bigint);
+select pipeline.drop_staged(%(activity_load)s::bigint);
 
-select pipeline.clear_staging(%(labels_load)s::bigint);
+select pipeline.drop_staged(%(labels_load)s::bigint);
 
 commit;

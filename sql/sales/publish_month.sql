@@ -119,22 +119,9 @@ select
     ))
 from sold;
 
--- What the check found in superseded loads is not needed any more.
-delete from pipeline.sales_by_store
-using pipeline.loads
-inner join pipeline.files
-    on loads.file_id = files.file_id
-where
-    sales_by_store.load_id = loads.load_id
-    and files.table_name = 'sales'
-    and files.file_month = %(sale_month)s::date
-    and loads.status = 'superseded';
-
 drop view staged_sales, staged_stores;
 
--- This load's rows are in the table; the list of stores stays until a newer one is published.
-select pipeline.clear_staging(%(sales_load)s::bigint);
-
-select pipeline.clear_staging(%(stores_load)s::bigint);
+-- The list of stores stays staged until a newer one is published, to be compared with the table.
+select pipeline.drop_staged(%(sales_load)s::bigint);
 
 commit;
