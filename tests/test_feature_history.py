@@ -521,6 +521,7 @@ def test_it_does_not_bypass_the_privileges_on_the_tables(database: Database) -> 
         with pytest.raises(InsufficientPrivilege, match="permission denied for table feature_history"):
             as_of(database, "current_date", "stranger")
     finally:
+        database.run("drop owned by stranger")
         database.run("drop role stranger")
 
 

@@ -18,13 +18,12 @@ lock table public.customer_profiles, public.customer_activity, public.labels in 
 lock table public.feature_history, public.feature_store in share row exclusive mode;
 
 -- The planner may know no statistics of tables that were just published. To sort the clients costs less than to hash
--- them, because all joins then merge.
+-- them, because all joins then merge; several processes that aggregate a few rows of each client cost more than one.
 set local enable_nestloop = off;
 
 set local enable_hashagg = off;
 
--- A hash of a million clients fits, and rows stay in the order in which indexes are filled fastest.
-set local work_mem = '64MB';
+set local max_parallel_workers_per_gather = 0;
 
 -- A history that was emptied by hand is built again.
 delete from pipeline.client_hashes

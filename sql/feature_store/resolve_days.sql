@@ -54,8 +54,6 @@ where
     next_from is null
     or next_from > valid_from;
 
-analyze resolved;
-
 -- The rule: on a day, the rows that have begun are candidates. One that has not ended wins, or else the one that ended
 -- last; of several the one that began last; the attributes decide between equal dates, so that every run chooses the
 -- same row. A row has ended on valid_to. Between two rows that begin, only the end of a row can change the choice.

@@ -48,10 +48,13 @@ from resolved
 where not exists (
     select
     from public.feature_history as kept
+    inner join clients
+        on kept.idx = clients.idx
     where
         kept.idx = resolved.idx
         and kept.valid_from = resolved.valid_from
         and kept.known_to is null
+        and clients.is_changed
 );
 
 delete from public.feature_history
