@@ -74,9 +74,7 @@ class Run:
             if isinstance(task, SQLExecuteQueryOperator):
                 with connect(self.database) as connection:
                     try:
-                        self.reports = run_sql(
-                            connection, task.sql, self.parameters(name), one_by_one=task.autocommit
-                        )
+                        self.reports = run_sql(connection, task.sql, self.parameters(name), one_by_one=task.autocommit)
                     except psycopg.Error as error:
                         # As LoadOperator: the task is skipped, or has succeeded before.
                         if error.sqlstate not in (SUPERSEDED, PUBLISHED_ALREADY):

@@ -186,7 +186,7 @@ def feature_store_max_loss() -> str:
         ValueError: FEATURE_STORE_MAX_LOSS is not a whole number from 0 to 100.
     """
     value = os.environ.get("FEATURE_STORE_MAX_LOSS") or DEFAULT_FEATURE_STORE_MAX_LOSS
-    if not (value.isascii() and value.isdecimal() and len(value) <= 3 and int(value) <= 100):  # noqa: PLR2004
+    if not (value.isascii() and value.isdecimal() and len(value) <= 3 and int(value) <= 100):
         raise ValueError(
             f'FEATURE_STORE_MAX_LOSS is "{value}", which is not a whole number of percent from 0 to 100. Write it as '
             f"{DEFAULT_FEATURE_STORE_MAX_LOSS}, or unset it for that number."
