@@ -122,7 +122,7 @@ def test_each_function_has_a_fixed_path_or_names_what_was_found_when_it_was_made
         """).fetchall()
     # These qualify every name. The first runs the query of its caller, who expects the tables of public; the others
     # become part of it, which a path of their own would prevent.
-    assert sorted(name for name, _ in found) == [
+    assert sorted(str(name) for name, _ in found) == [
         "pipeline.measure_training_set(text,timestamp with time zone)",
         "public.feature_store_as_of(date,timestamp with time zone)",
         "public.feature_store_at(integer[],date[],timestamp with time zone)",

@@ -148,7 +148,7 @@ published as (
 select
     published.*,
     exists (
-        select
+        select rejected.problem
         from pipeline.rejected_builds as rejected
         where
             (rejected.profiles_load, rejected.activity_load, rejected.labels_load)
