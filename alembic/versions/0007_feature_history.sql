@@ -147,14 +147,13 @@ published as (
 
 select
     published.*,
-    exists (
-        select rejected.problem
-        from pipeline.rejected_builds as rejected
-        where
-            (rejected.profiles_load, rejected.activity_load, rejected.labels_load)
-            = (published.profiles_load, published.activity_load, published.labels_load)
-    ) as is_rejected
-from published;
+    rejected.problem is not null as is_rejected
+from published
+left join pipeline.rejected_builds as rejected
+    on
+        published.profiles_load = rejected.profiles_load
+        and published.activity_load = rejected.activity_load
+        and published.labels_load = rejected.labels_load;
 
 comment on view pipeline.feature_sources is 'The published loads of the customer files, in one row.';
 comment on column pipeline.feature_sources.profiles_load is 'Load of customer_profiles.';
