@@ -3,7 +3,12 @@
 -- Reads       the temporary table clients, customer_activity
 -- Writes      the temporary table resolved: the rows of these clients, as feature_history should show them
 -- Idempotent  Yes. It writes nothing that stays; see find_changed_clients.sql.
---
+
+-- If many clients have changed, to sort their activities costs less than to find each of them in a hash table, although
+-- the planner chooses the hash.
+select set_config('enable_hashjoin', (10 * count(*) filter (where is_changed) < count(*))::text, true)
+from clients;
+
 -- The rule stands in the second statement. The first one finds the rows for which it comes to the same as the order of
 -- valid_from: no other row begins on that day, and all earlier rows have ended, and not after it. Such a row is the
 -- latest until the next one begins, whether it has ended or not.
@@ -53,6 +58,8 @@ from in_order
 where
     next_from is null
     or next_from > valid_from;
+
+set local enable_hashjoin = on;
 
 -- The rule: on a day, the rows that have begun are candidates. One that has not ended wins, or else the one that ended
 -- last; of several the one that began last; the attributes decide between equal dates, so that every run chooses the
