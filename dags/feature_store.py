@@ -7,24 +7,26 @@ when they were known; and `feature_store`: the last row of each client.
 was lost, for example because this DAG was paused, the daily run finds that the tables are stale. Trigger it to rebuild
 the tables from the customer tables as they are. Only clients that have changed are written.
 
-#### `look_for_changes`
+#### `check_staleness`
 
-Compares the loads that the tables were built from with those that are published: `sql/feature_store/look_for_changes.sql`.
-If they are the same, both tasks are skipped, except in a run that was triggered by hand.
+Compares the loads that the tables were built from with those that are published: `sql/feature_store/check_staleness.sql`.
+If they are the same, or if the rebuild from them was rejected, both tasks are skipped, except in a run that was
+triggered by hand.
 
 - **When it fails**, the database cannot be reached, or the schema lacks a migration.
 - **Look** at its log.
 - **Then** fix the cause, and clear the run.
 
-#### `replace_feature_store`
+#### `refresh_feature_store`
 
-Compares the tables with what they should be and writes the difference:
-`sql/feature_store/replace_feature_store.sql`. Its log says how many clients were left out, and why.
+Compares the tables with what they should be and writes the difference, in one transaction:
+`find_changed_clients.sql`, `resolve_days.sql` and `write_difference.sql` in `sql/feature_store/`. Its log says how many
+clients were left out, and why.
 
-- **When it fails**, a lock timed out, or another table refers to a client that is no longer in the files. The tables
-  stay as they were.
+- **When it fails**, a lock timed out, another table refers to a client that is no longer in the files, or the files
+  would remove more clients than `FEATURE_STORE_MAX_LOSS` allows. The tables stay as they were.
 - **Look** at its log.
-- **Then** fix the cause, and clear the run.
+- **Then** fix the cause, and clear the run. Customer files that are corrected and loaded again start a new run.
 """
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
@@ -33,7 +35,7 @@ from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 from company_data.docs import explain_tasks
 from company_data.handlers import skip_unless_true
 from company_data.notifier import LoadNotifier
-from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, feature_history_keep_days
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, feature_history_keep_for, feature_store_max_loss
 
 with DAG(
     dag_id="feature_store",
@@ -49,20 +51,28 @@ with DAG(
     default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
     tags=["customer", "features"],
 ) as dag:
-    look_for_changes = SQLExecuteQueryOperator(
-        task_id="look_for_changes",
-        sql="feature_store/look_for_changes.sql",
+    check_staleness = SQLExecuteQueryOperator(
+        task_id="check_staleness",
+        sql="feature_store/check_staleness.sql",
         parameters={"run_type": "{{ dag_run.run_type.value }}"},
         handler=skip_unless_true,
         requires_result_fetch=True,
     )
-    replace_feature_store = SQLExecuteQueryOperator(
-        task_id="replace_feature_store",
-        sql="feature_store/replace_feature_store.sql",
-        parameters={"keep_days": feature_history_keep_days()},
+    refresh_feature_store = SQLExecuteQueryOperator(
+        task_id="refresh_feature_store",
+        # A list takes no parameters, so the settings are set for the transaction.
+        sql=[
+            f"set local pipeline.keep_for = '{feature_history_keep_for()}'",
+            f"set local pipeline.max_loss = '{feature_store_max_loss()}'",
+            "feature_store/find_changed_clients.sql",
+            "feature_store/resolve_days.sql",
+            "feature_store/write_difference.sql",
+            "commit",
+            "feature_store/require_build.sql",
+        ],
         outlets=[Asset("feature_history"), Asset("feature_store")],
     )
 
-    look_for_changes >> replace_feature_store
+    check_staleness >> refresh_feature_store
 
 explain_tasks(dag)

@@ -31,6 +31,8 @@ os.environ |= {
     "SALES_FIRST_MONTH": "2023-11",
     # Each file of a few rows would be odd beside the one before it, and DAG.test waits for a person for ever.
     "ON_ANOMALY": "ignore",
+    # Of a few clients, any that goes would be too many.
+    "FEATURE_STORE_MAX_LOSS": "100",
     # The tests' own servers are on this machine.
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
 }

@@ -75,7 +75,7 @@ begin
     foreach place in array array[
         'public.stores', 'public.sales', 'public.monthly_sales', 'public.customer_profiles',
         'public.customer_activity', 'public.labels', 'public.feature_history', 'public.feature_store',
-        'staging.clients', 'staging.feature_history', 'pipeline.client_hashes', 'pipeline.sales_by_store',
+        'pipeline.client_hashes', 'pipeline.sales_by_store', 'pipeline.rejected_builds',
         'pipeline.feature_store_builds'
     ] loop
         foreach event in array array{events} loop

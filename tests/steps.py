@@ -74,9 +74,7 @@ class Run:
             if isinstance(task, SQLExecuteQueryOperator):
                 with connect(self.database) as connection:
                     try:
-                        self.reports = run_sql(
-                            connection, str(task.sql), self.parameters(name), one_by_one=task.autocommit
-                        )
+                        self.reports = run_sql(connection, task.sql, self.parameters(name), one_by_one=task.autocommit)
                     except psycopg.Error as error:
                         # As LoadOperator: the task is skipped, or has succeeded before.
                         if error.sqlstate not in (SUPERSEDED, PUBLISHED_ALREADY):
@@ -129,7 +127,7 @@ def task_of(value: XComArg) -> str:
 
 def run_sql(
     connection: psycopg.Connection[Any],
-    text: str,
+    text: str | list[str],
     parameters: dict[str, object],
     one_by_one: bool = False,
     answer: list[tuple[Any, ...]] | None = None,
@@ -138,13 +136,19 @@ def run_sql(
 
     Args:
         connection: a connection as the tasks open it.
-        text: the statements.
+        text: the statements, or a list of texts, which may commit before their end.
         parameters: their parameters.
         one_by_one: whether each statement is a transaction.
         answer: takes the rows that the last statement returns.
     """
     reports: list[str] = []
     connection.add_notice_handler(lambda notice: reports.append(str(notice.message_primary)))
+    if isinstance(text, list):
+        connection.autocommit = False
+        with connection:
+            for each in text:
+                connection.execute(each.encode())
+        return reports
     with nullcontext() if one_by_one else connection.transaction():
         for statement in DbApiHook.split_sql_string(text):
             cursor = connection.execute(statement, parameters)
@@ -170,9 +174,20 @@ def load_customers(database: Database) -> list[str]:
     return Run(database, CUSTOMERS).run()
 
 
-def build_feature_store(database: Database) -> list[str]:
-    """The task of feature_store; returns its reports."""
-    return Run(database, FEATURES).run()
+def build_feature_store(database: Database, **settings: str) -> list[str]:
+    """The tasks of feature_store in a run that was triggered by hand; returns the reports of the last.
+
+    Args:
+        database: the database to work on.
+        settings: replace settings of the transaction: keep_for, max_loss.
+    """
+    run = Run(database, FEATURES)
+    if not settings:
+        return run.run()
+    replaced = [f"set local pipeline.{name} = '{value}'" for name, value in settings.items()]
+    *given, find, resolve, write, commit, require = run.dag.get_task("refresh_feature_store").sql
+    with connect(database) as connection:
+        return run_sql(connection, [*given, *replaced, find, resolve, write, commit, require], {})
 
 
 def csv_text(header: str, rows: Sequence[Sequence[object]]) -> str:

@@ -856,7 +856,7 @@ def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, fi
     write_customers(files, 1)
     load_customers(database)
     write_customers(files, 2)
-    with pausing(database, "insert pipeline.feature_store_builds") as pause, ThreadPoolExecutor(2) as pool:
+    with pausing(database, "delete pipeline.rejected_builds") as pause, ThreadPoolExecutor(2) as pool:
         rebuild = pool.submit(build_feature_store, database)
         holder = pause.wait(rebuild)
         load = pool.submit(load_customers, database)

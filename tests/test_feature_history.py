@@ -11,11 +11,9 @@ from typing import Any
 import pytest
 from conftest import Database, Files, Rows
 from psycopg.errors import InsufficientPrivilege
-from steps import CUSTOMERS, SQL, Run, build_feature_store, csv_text, load_customers
+from steps import CUSTOMERS, Run, build_feature_store, csv_text, load_customers
 
-from company_data.settings import feature_history_keep_days
-
-FEATURE_STORE_SQL = (SQL / "feature_store" / "replace_feature_store.sql").read_text()
+from company_data.settings import feature_history_keep_for, feature_store_max_loss
 
 # A failure prints the seed. RANDOM_SEED sets another one.
 SEED = int(os.environ.get("RANDOM_SEED", "20240204"))
@@ -441,25 +439,37 @@ def test_superseded_rows_are_kept_or_deleted_after_the_days_of_the_setting(
     """)
     build_feature_store(clients)
     assert clients.run(kept) == [(1,), (2,), (3,)]
-    statement = [text for text in FEATURE_STORE_SQL.split(";") if "delete from public.feature_history" in text]
     for days, expected in (("11", [(1,), (2,), (3,)]), ("9", [(2,), (3,)])):
-        with clients.connect("pipeline") as pipeline:
-            pipeline.execute(statement[0], {"keep_days": days})
+        build_feature_store(clients, keep_for=f"{days} days")
         assert clients.run(kept) == expected
+    assert clients.run("select max(kept_from) < now() from pipeline.feature_store_builds") == [(True,)]
 
 
-@pytest.mark.parametrize(("value", "days"), [(None, ""), ("", ""), ("730", "730")])
-def test_the_setting_of_the_retention(monkeypatch: pytest.MonkeyPatch, value: str | None, days: str) -> None:
+@pytest.mark.parametrize(("value", "kept"), [(None, "infinity"), ("", "infinity"), ("730", "730 days")])
+def test_the_setting_of_the_retention(monkeypatch: pytest.MonkeyPatch, value: str | None, kept: str) -> None:
     if value is not None:
         monkeypatch.setenv("FEATURE_HISTORY_KEEP_DAYS", value)
-    assert feature_history_keep_days() == days
+    assert feature_history_keep_for() == kept
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "a year", "9" * 9])
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "a year", "9" * 9, "\u0663"])
 def test_a_wrong_setting_of_the_retention_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("FEATURE_HISTORY_KEEP_DAYS", value)
     with pytest.raises(ValueError, match="FEATURE_HISTORY_KEEP_DAYS is"):
-        feature_history_keep_days()
+        feature_history_keep_for()
+
+
+@pytest.mark.parametrize(("value", "percent"), [("", "20"), ("0", "0"), ("100", "100")])
+def test_the_setting_of_the_greatest_loss(monkeypatch: pytest.MonkeyPatch, value: str, percent: str) -> None:
+    monkeypatch.setenv("FEATURE_STORE_MAX_LOSS", value)
+    assert feature_store_max_loss() == percent
+
+
+@pytest.mark.parametrize("value", ["-1", "101", "20%", "0.2", "1000", "\u0663"])
+def test_a_wrong_setting_of_the_greatest_loss_is_an_error(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("FEATURE_STORE_MAX_LOSS", value)
+    with pytest.raises(ValueError, match="FEATURE_STORE_MAX_LOSS is"):
+        feature_store_max_loss()
 
 
 @pytest.mark.parametrize("table", ["feature_history", "feature_store"])
@@ -505,9 +515,13 @@ def test_every_user_who_reads_the_tables_can_call_it(database: Database, user: s
 def test_it_does_not_bypass_the_privileges_on_the_tables(database: Database) -> None:
     database.run("create role stranger login password 'stranger'")
     try:
-        with pytest.raises(InsufficientPrivilege, match="permission denied for table"):
+        with pytest.raises(InsufficientPrivilege, match="permission denied for view feature_rows"):
+            as_of(database, "current_date", "stranger")
+        database.run("grant select on feature_rows to stranger")
+        with pytest.raises(InsufficientPrivilege, match="permission denied for table feature_history"):
             as_of(database, "current_date", "stranger")
     finally:
+        database.run("drop owned by stranger")
         database.run("drop role stranger")
 
 

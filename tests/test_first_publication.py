@@ -11,13 +11,11 @@ from steps import (
     CUSTOMERS,
     FEATURES,
     SALES,
-    SQL,
     Run,
     build_feature_store,
     connect,
     load_customers,
     load_month,
-    run_sql,
 )
 
 pytestmark = pytest.mark.slow
@@ -26,6 +24,8 @@ OTHER_TABLES = ["customer_profiles", "customer_activity", "labels", "stores", "s
 FEATURE_TABLES = ["feature_history", "feature_store"]
 TABLES = [*OTHER_TABLES, *FEATURE_TABLES]
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
+# Up to its commit.
+*REBUILD, _, _ = steps.dag(FEATURES).get_task("refresh_feature_store").sql
 
 
 @pytest.fixture(autouse=True)
@@ -179,13 +179,13 @@ def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_tab
     database: Database, bucket: Files, user: str, table: str
 ) -> None:
     load_customers(database)
-    build = (SQL / "feature_store" / "replace_feature_store.sql").read_text()
     query = f"select count(*) from {table}"
     with connect(database) as building, database.connect(user) as reader, ThreadPoolExecutor(1) as pool:
         with building.transaction():
             with pytest.raises(InsufficientPrivilege):
                 reader.execute(query)
-            run_sql(building, build, {"keep_days": ""})
+            for text in REBUILD:
+                building.execute(text.encode())
             found = pool.submit(lambda: reader.execute(query).fetchall())
             waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
             with database.connect() as admin:
@@ -196,10 +196,10 @@ def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_tab
 
 def test_a_reader_that_waits_for_a_build_that_fails_is_denied(database: Database, bucket: Files) -> None:
     load_customers(database)
-    build = (SQL / "feature_store" / "replace_feature_store.sql").read_text()
     with connect(database) as building, database.connect("ds_user") as reader, ThreadPoolExecutor(1) as pool:
         with building.transaction(force_rollback=True):
-            run_sql(building, build, {"keep_days": ""})
+            for text in REBUILD:
+                building.execute(text.encode())
             found = pool.submit(lambda: reader.execute("select count(*) from feature_store").fetchall())
             waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
             with database.connect() as admin:

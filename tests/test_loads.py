@@ -450,7 +450,7 @@ def test_every_session_of_a_task_has_its_limits_and_its_name(
     assert tasks == {
         *(f"{SALES_DAG}.{task}" for task in Run(database, SALES_DAG, MONTH).tasks if not task.startswith("stage_")),
         *(f"{CUSTOMERS}.{task}" for task in Run(database, CUSTOMERS).tasks if not task.startswith("stage_")),
-        "feature_store.replace_feature_store",
+        "feature_store.refresh_feature_store",
         # A staging task names its session when the ledger has given it a number.
         *(f"load {number}" for number in range(1, 6)),
         "",

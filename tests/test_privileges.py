@@ -107,15 +107,14 @@ def test_mle_user_creates_tables_sequences_functions_and_views_in_public(databas
     [
         "select * from migrations.alembic_version",
         "delete from migrations.alembic_version",
-        "select * from staging.clients",
-        "truncate staging.clients",
+        "select * from staging.labels",
+        "truncate staging.labels",
         "create table staging.mine (idx int)",
         "select pipeline.begin_load('labels', null, 'x', 'x')",
         "select pipeline.stage_load(1, null, null, 1, 'x', 1)",
         "select pipeline.publish_load(1)",
         "select pipeline.clear_staging(1)",
         "select pipeline.open_feature_store()",
-        "select pipeline.analyze_clients()",
         "delete from partitions.sales_before_all_months",
         "create table partitions.mine (idx int)",
         "select * from pipeline.loads",
@@ -130,7 +129,7 @@ def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: 
 def test_public_holds_the_tables_and_the_views_of_their_state_and_nothing_else(database: Database) -> None:
     found = database.run("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind <> 'i'")
     assert sorted(name for (name,) in found) == sorted(
-        [*TABLES, "data_freshness", "data_statistics", "month_status", "training_sets"]
+        [*TABLES, "data_freshness", "data_statistics", "feature_rows", "month_status", "training_sets"]
     )
 
 
@@ -151,7 +150,7 @@ def test_data_freshness_shows_every_table(database: Database, user: str) -> None
         "alter role pipeline createrole",
         "alter default privileges for role admin grant select on tables to public",
         "alter table public.sales add column extra int",
-        "alter table staging.clients add column extra int",
+        "alter table staging.labels add column extra int",
         "drop table public.labels",
         "update public.sales set value = 1",
         "truncate public.sales",

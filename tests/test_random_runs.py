@@ -58,8 +58,8 @@ CUSTOMER_FAULTS = {
 FEATURE_FAULTS = {
     "before a client of the feature history changes": ("public.feature_history", "insert or update", "true"),
     "before a client of the feature store changes": ("public.feature_store", "insert or update or delete", "true"),
-    "before the first client is compared": ("pipeline.feature_store_builds", "insert", "true"),
-    "after the last client is compared": ("pipeline.feature_store_builds", "update", "true"),
+    "before the hash of a client changes": ("pipeline.client_hashes", "insert or delete", "true"),
+    "after the last client is written": ("pipeline.feature_store_builds", "insert", "true"),
 }
 FAULTS = MONTH_FAULTS | CUSTOMER_FAULTS | FEATURE_FAULTS
 

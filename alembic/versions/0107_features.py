@@ -3,11 +3,11 @@
 Why:    a model is trained on pairs of a client and a day, and a training set must be the same when it is made again
         after a corrected file. feature_history holds resolved ranges of days that do not overlap, so a pair is found
         by its key. Rows that a correction replaces stay, with the time in which they were known; they have a partition
-        of their own, so that they do not slow down what is known now. A rebuild writes only the difference: it first
-        finds the clients whose source rows have changed, by their hash in pipeline.client_hashes, and collects in
-        unlogged tables of staging, which are filled and emptied within one transaction, how those should look. valid_to
-        and known_to are null and not infinity, which drivers cannot read. An event that starts a rebuild can be lost,
-        so the loads that the tables were built from are compared with those that are published.
+        of their own, so that they do not slow down what is known now. A rebuild writes only the difference: it finds
+        the clients whose source rows have changed by their hash in pipeline.client_hashes. valid_to and known_to are
+        null and not infinity, which drivers cannot read. An event that starts a rebuild can be lost, so the loads that
+        the tables were built from are compared with those that are published; loads whose rebuild was rejected are
+        recorded, so that the daily run does not fail on them again.
 Locks:  none that a session could wait for; the tables are new.
 Undo:   drops the tables. One run of the DAG feature_store fills them again, but superseded rows are lost.
 """
@@ -26,8 +26,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function pipeline.analyze_clients, pipeline.open_feature_store")
-    op.execute("drop view pipeline.stale_tables")
-    op.execute("drop table staging.clients, staging.feature_history")
-    op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds, pipeline.features_opened")
-    op.execute("drop table public.feature_history, public.feature_store")
+    op.execute("drop function pipeline.open_feature_store")
+    op.execute("drop view pipeline.stale_tables, pipeline.feature_sources")
+    op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds, pipeline.rejected_builds")
+    op.execute("drop table pipeline.features_opened, public.feature_history, public.feature_store")

@@ -37,6 +37,10 @@ create table partitions.feature_history_superseded
 partition of public.feature_history default
 with (vacuum_truncate = off);
 
+-- So the planner leaves the partition out for the moment infinity.
+alter table partitions.feature_history_superseded
+add constraint feature_history_superseded_known_to check (known_to is not null and known_to < 'infinity');
+
 create index feature_history_superseded_idx on partitions.feature_history_superseded (idx, valid_from);
 
 create table public.feature_store (
@@ -73,55 +77,9 @@ comment on table pipeline.client_hashes is
 comment on column pipeline.client_hashes.idx is 'Client.';
 comment on column pipeline.client_hashes.source_hash is 'Hash of its profile, its label and all its activity.';
 
-create unlogged table staging.clients (
-    idx integer not null,
-    attr_a integer,
-    attr_b text,
-    label integer,
-    has_profile boolean not null,
-    has_activity boolean not null,
-    source_hash bigint,
-    is_changed boolean not null
-);
-
-comment on table staging.clients is 'Every client that has a profile or is in feature_history.';
-comment on column staging.clients.idx is 'Client.';
-comment on column staging.clients.attr_a is 'customer_profiles.attr_a.';
-comment on column staging.clients.attr_b is 'customer_profiles.attr_b.';
-comment on column staging.clients.label is 'labels.label; null without one.';
-comment on column staging.clients.has_profile is 'Whether there is a profile.';
-comment on column staging.clients.has_activity is 'Whether there is an activity at all.';
-comment on column staging.clients.source_hash is
-'Hash of its rows; null if it lacks a profile, an activity or a label.';
-comment on column staging.clients.is_changed is
-'Whether its rows in feature_history were built from other source rows.';
-
-create unlogged table staging.feature_history (
-    idx integer not null,
-    valid_from date not null,
-    valid_to date,
-    attr_a integer,
-    attr_b text,
-    scd_a double precision,
-    scd_b integer,
-    label integer not null,
-    is_resolved boolean not null
-);
-
-comment on table staging.feature_history is 'The rows of the changed clients, as feature_history should show them.';
-comment on column staging.feature_history.idx is 'Client.';
-comment on column staging.feature_history.valid_from is 'First day.';
-comment on column staging.feature_history.valid_to is 'Day on which the next row begins; null for the last row.';
-comment on column staging.feature_history.attr_a is 'customer_profiles.attr_a.';
-comment on column staging.feature_history.attr_b is 'customer_profiles.attr_b.';
-comment on column staging.feature_history.scd_a is 'customer_activity.scd_a of the latest activity.';
-comment on column staging.feature_history.scd_b is 'customer_activity.scd_b of the latest activity.';
-comment on column staging.feature_history.label is 'labels.label.';
-comment on column staging.feature_history.is_resolved is
-'Whether one activity is the latest on all these days; otherwise the days are still to be divided.';
-
 create table pipeline.feature_store_builds (
-    built_at timestamptz primary key default clock_timestamp(),
+    build_id bigint generated always as identity primary key,
+    built_at timestamptz not null default clock_timestamp(),
     known_at timestamptz not null,
     kept_from timestamptz,
     row_count bigint not null default 0,
@@ -134,6 +92,7 @@ create table pipeline.feature_store_builds (
 create index feature_store_builds_known_at on pipeline.feature_store_builds (known_at);
 
 comment on table pipeline.feature_store_builds is 'Every rebuild of feature_history and feature_store, and its loads.';
+comment on column pipeline.feature_store_builds.build_id is 'The later of two builds has the greater one.';
 comment on column pipeline.feature_store_builds.built_at is 'When.';
 comment on column pipeline.feature_store_builds.known_at is
 'known_from of the rows that it inserted, and known_to of those that it superseded: when the newest of its loads was
@@ -147,18 +106,37 @@ comment on column pipeline.feature_store_builds.profiles_load is 'Load of custom
 comment on column pipeline.feature_store_builds.activity_load is 'Load of customer_activity.';
 comment on column pipeline.feature_store_builds.labels_load is 'Load of labels.';
 
-create view pipeline.stale_tables as
+create table pipeline.rejected_builds (
+    profiles_load bigint references pipeline.loads,
+    activity_load bigint references pipeline.loads,
+    labels_load bigint references pipeline.loads,
+    error text not null
+);
+
+comment on table pipeline.rejected_builds is
+'The newest attempt at a rebuild, if it would have lost too many clients; otherwise no row.';
+comment on column pipeline.rejected_builds.profiles_load is 'Load of customer_profiles.';
+comment on column pipeline.rejected_builds.activity_load is 'Load of customer_activity.';
+comment on column pipeline.rejected_builds.labels_load is 'Load of labels.';
+comment on column pipeline.rejected_builds.error is 'What would be lost, and what to do.';
+
+-- All that the rebuild knows of the ledger.
+create view pipeline.feature_sources as
 with newest as (
     select *
     from pipeline.feature_store_builds
-    order by built_at desc
+    order by build_id desc
     limit 1
 ),
 
-staleness as (
+published as (
     select
-        count(*) = 3
-        and count(newest.built_at) < 3 as is_stale
+        max(loads.load_id) filter (where files.table_name = 'customer_profiles') as profiles_load,
+        max(loads.load_id) filter (where files.table_name = 'customer_activity') as activity_load,
+        max(loads.load_id) filter (where files.table_name = 'labels') as labels_load,
+        max(loads.published_at) as published_at,
+        count(*) = 3 and count(newest.build_id) < 3 as is_stale,
+        coalesce(bool_or(newest.build_id is null and loads.decided_by not like 'nobody%'), false) as is_approved
     from pipeline.loads
     inner join pipeline.files
         on loads.file_id = files.file_id
@@ -169,24 +147,38 @@ staleness as (
         and files.table_name in ('customer_profiles', 'customer_activity', 'labels')
 )
 
+select
+    published.*,
+    rejected.problem is not null as is_rejected
+from published
+left join pipeline.rejected_builds as rejected
+    on
+        published.profiles_load = rejected.profiles_load
+        and published.activity_load = rejected.activity_load
+        and published.labels_load = rejected.labels_load;
+
+comment on view pipeline.feature_sources is 'The published loads of the customer files, in one row.';
+comment on column pipeline.feature_sources.profiles_load is 'Load of customer_profiles.';
+comment on column pipeline.feature_sources.activity_load is 'Load of customer_activity.';
+comment on column pipeline.feature_sources.labels_load is 'Load of labels.';
+comment on column pipeline.feature_sources.published_at is 'When the newest of them was published.';
+comment on column pipeline.feature_sources.is_stale is
+'Whether the newest build used other loads. Before all files have been published, nothing is stale.';
+comment on column pipeline.feature_sources.is_approved is
+'Whether a person approved one of them that the newest build did not use.';
+comment on column pipeline.feature_sources.is_rejected is
+'Whether the newest attempt used them and was rejected, because too many clients would be lost.';
+
+create view pipeline.stale_tables as
 select built_tables.table_name
-from staleness
+from pipeline.feature_sources
 cross join (values ('feature_history'), ('feature_store')) as built_tables (table_name)
-where staleness.is_stale;
+where feature_sources.is_stale;
 
 comment on view pipeline.stale_tables is
 'Tables that were not built from the loads that are published now. A table whose files have never been published is not
 stale.';
 comment on column pipeline.stale_tables.table_name is 'Table in public.';
-
-create function pipeline.analyze_clients()
-returns void
-language sql
-security definer
-set search_path = pg_catalog, pg_temp
-as 'analyze staging.clients';
-
-comment on function pipeline.analyze_clients() is 'Analyzes staging.clients.';
 
 create table pipeline.features_opened (
     opened_at timestamptz not null default clock_timestamp()
@@ -217,21 +209,21 @@ comment on function pipeline.open_feature_store() is
 'Grants the privileges on the features to their readers, once: at the end of the first build that has a row. What a
 person revokes later stays revoked.';
 
-revoke execute on function pipeline.analyze_clients(), pipeline.open_feature_store() from public;
+revoke execute on function pipeline.open_feature_store() from public;
 
-grant execute on function pipeline.analyze_clients(), pipeline.open_feature_store() to pipeline;
+grant execute on function pipeline.open_feature_store() to pipeline;
 
 -- A publication for all tables would otherwise stop the deletes.
 alter table partitions.feature_history_superseded replica identity full;
 
 alter table pipeline.client_hashes replica identity full;
 
-grant select, insert, update, delete on public.feature_history, public.feature_store to pipeline;
+alter table pipeline.rejected_builds replica identity full;
 
-grant select, insert, update, delete on pipeline.client_hashes to pipeline;
+grant select, insert, update, delete
+on public.feature_history, public.feature_store, pipeline.client_hashes, pipeline.rejected_builds
+to pipeline;
 
-grant select, insert, update, delete, truncate on staging.clients, staging.feature_history to pipeline;
+grant select, insert on pipeline.feature_store_builds to pipeline;
 
-grant select, insert, update (built_at, row_count, history_row_count) on pipeline.feature_store_builds to pipeline;
-
-grant select on pipeline.stale_tables to pipeline;
+grant select on pipeline.feature_sources, pipeline.stale_tables to pipeline;

@@ -1,12 +1,11 @@
 """feature_store_as_of and feature_store_at: the feature history on a day, and for pairs of a client and a day.
 
 Why:    a model that is trained on features of today learns from what happened after the day it is asked about. The
-        functions select from feature_history and decide nothing; each has a second form for what was known at a
-        moment. They set no search_path and have no rights of their own: either would keep PostgreSQL from planning
-        them as part of the query that calls them.
-Locks:  none that a session could wait for; the functions are new. From now on a column that they read can change its
-        type only in a migration that drops the functions and creates them again.
-Undo:   drops the functions.
+        functions select from feature_history and decide nothing. They set no search_path and have no rights of their
+        own: either would keep PostgreSQL from planning them as part of the query that calls them.
+Locks:  none that a session could wait for; the functions are new. A column is added to both tables of the features,
+        then to the view feature_rows.
+Undo:   drops the functions and the view.
 """
 
 from alembic import op
@@ -23,6 +22,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function public.feature_store_as_of(date), public.feature_store_as_of(date, timestamptz)")
-    op.execute("drop function public.feature_store_at(integer[], date[])")
-    op.execute("drop function public.feature_store_at(integer[], date[], timestamptz)")
+    op.execute("drop function public.feature_store_as_of, public.feature_store_at")
+    op.execute("drop view public.feature_rows")

@@ -1,66 +1,48 @@
-create function public.feature_store_as_of(day date)
-returns table (
-    idx integer,
-    attr_a integer,
-    attr_b text,
-    scd_a double precision,
-    scd_b integer,
-    label integer
-)
+-- The one list of the feature columns: a view with another column is all that feature_store_as_of needs. With the
+-- rights of its reader, because the features are closed until they are built.
+create view public.feature_rows with (security_invoker = true) as
+select
+    idx,
+    valid_from,
+    valid_to,
+    known_from,
+    known_to,
+    row(idx, attr_a, attr_b, scd_a, scd_b, label)::public.feature_store as features
+from public.feature_history;
+
+comment on view public.feature_rows is
+'The rows of feature_history, each with its features as a row of feature_store. feature_store_as_of and feature_store_at
+read it.';
+comment on column public.feature_rows.idx is 'Client: customer_profiles.idx.';
+comment on column public.feature_rows.valid_from is 'First day on which the row holds.';
+comment on column public.feature_rows.valid_to is
+'Day on which the next row of the client begins; null for the last row.';
+comment on column public.feature_rows.known_from is 'feature_history.known_from';
+comment on column public.feature_rows.known_to is 'feature_history.known_to; null while the row is known.';
+comment on column public.feature_rows.features is 'The row, as feature_store shows the last one.';
+
+-- Texts and not BEGIN ATOMIC, which would keep the columns of today. They are read again in each session, so they
+-- qualify every name, and the operands of each operator have its types.
+create function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
+returns setof public.feature_store
 language sql
 stable
 parallel safe
-begin atomic
-    select
-        history.idx,
-        history.attr_a,
-        history.attr_b,
-        history.scd_a,
-        history.scd_b,
-        history.label
-    from public.feature_history as history
+as $$
+    select (features).*
+    from public.feature_rows
     where
-        history.valid_from <= $1
-        and (history.valid_to > $1 or history.valid_to is null)
-        and history.known_to is null;
-end;
-
-comment on function public.feature_store_as_of(date) is
-'The features of each client on that day, as they are known now. Clients whose first activity began later are left out.
-On a day after all rows of the files it equals feature_store.';
-
-create function public.feature_store_as_of(day date, known_at timestamptz)
-returns table (
-    idx integer,
-    attr_a integer,
-    attr_b text,
-    scd_a double precision,
-    scd_b integer,
-    label integer
-)
-language sql
-stable
-parallel safe
-begin atomic
-    select
-        history.idx,
-        history.attr_a,
-        history.attr_b,
-        history.scd_a,
-        history.scd_b,
-        history.label
-    from public.feature_history as history
-    where
-        history.valid_from <= $1
-        and (history.valid_to > $1 or history.valid_to is null)
-        and history.known_from <= $2
-        and (history.known_to > $2 or history.known_to is null);
-end;
+        valid_from <= $1
+        and (valid_to > $1 or valid_to is null)
+        and known_from <= $2
+        and (known_to > $2 or known_to is null)
+$$;
 
 comment on function public.feature_store_as_of(date, timestamptz) is
-'The features of each client on that day, as they were known at that moment.';
+'The features of each client on that day, as they were known at that moment; without one, as they are known now. Clients
+whose first activity began later are left out. On a day after all rows of the files it equals feature_store.';
 
-create function public.feature_store_at(idx integer[], day date[])
+create function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
 returns table (
     idx integer,
     day date,
@@ -73,14 +55,14 @@ returns table (
 language sql
 stable
 parallel safe
-begin atomic
+as $$
     -- Sorted pairs find their rows next to each other. A join without a limit would hash the whole history.
     with pairs as (
         select
             given.idx,
             given.day,
             given.position
-        from unnest($1, $2) with ordinality as given (idx, day, position)
+        from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) with ordinality as given (idx, day, position)
         order by given.idx
     )
 
@@ -97,70 +79,8 @@ begin atomic
         lateral (
             select
                 begun.valid_to,
-                begun.attr_a,
-                begun.attr_b,
-                begun.scd_a,
-                begun.scd_b,
-                begun.label
-            from public.feature_history as begun
-            where
-                begun.idx = pairs.idx
-                and begun.valid_from <= pairs.day
-                and begun.known_to is null
-            order by begun.valid_from desc
-            limit 1
-        ) as history
-        on pairs.day < history.valid_to or history.valid_to is null
-    order by pairs.position;
-end;
-
-comment on function public.feature_store_at(integer[], date[]) is
-'The features of each pair of a client and a day, as they are known now: one row per pair, in the order of the arrays,
-with nulls if nothing is known of the client on the day.';
-
-create function public.feature_store_at(idx integer[], day date[], known_at timestamptz)
-returns table (
-    idx integer,
-    day date,
-    attr_a integer,
-    attr_b text,
-    scd_a double precision,
-    scd_b integer,
-    label integer
-)
-language sql
-stable
-parallel safe
-begin atomic
-    -- Sorted pairs find their rows next to each other. A join without a limit would hash the whole history.
-    with pairs as (
-        select
-            given.idx,
-            given.day,
-            given.position
-        from unnest($1, $2) with ordinality as given (idx, day, position)
-        order by given.idx
-    )
-
-    select
-        pairs.idx,
-        pairs.day,
-        history.attr_a,
-        history.attr_b,
-        history.scd_a,
-        history.scd_b,
-        history.label
-    from pairs
-    left join
-        lateral (
-            select
-                begun.valid_to,
-                begun.attr_a,
-                begun.attr_b,
-                begun.scd_a,
-                begun.scd_b,
-                begun.label
-            from public.feature_history as begun
+                (begun.features).*
+            from public.feature_rows as begun
             where
                 begun.idx = pairs.idx
                 and begun.valid_from <= pairs.day
@@ -170,16 +90,15 @@ begin atomic
             limit 1
         ) as history
         on pairs.day < history.valid_to or history.valid_to is null
-    order by pairs.position;
-end;
+    order by pairs.position
+$$;
 
 comment on function public.feature_store_at(integer[], date[], timestamptz) is
-'The features of each pair of a client and a day, as they were known at that moment, in the order of the arrays.';
+'The features of each pair of a client and a day, as they were known at that moment; without one, as they are known now:
+one row per pair, in the order of the arrays, with nulls if nothing is known of the client on the day.';
 
 -- mle_user_role has it by the default privileges of the schema.
 grant execute on function
-public.feature_store_as_of(date),
 public.feature_store_as_of(date, timestamptz),
-public.feature_store_at(integer[], date[]),
 public.feature_store_at(integer[], date[], timestamptz)
 to ds_user_role;

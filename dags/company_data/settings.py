@@ -11,6 +11,7 @@ DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaw
 DEFAULT_SOURCE_MAX_BYTES = 10_000_000_000
 DEFAULT_SALES_FIRST_MONTH = "2020-01"
 DEFAULT_SALES_DEADLINE_HOURS = "24"
+DEFAULT_FEATURE_STORE_MAX_LOSS = "20"
 ON_ANOMALY_VALUES = ("protect", "ask", "warn", "ignore")  # the first is the default
 
 # So long a person may take to decide on an unusual file.
@@ -163,17 +164,32 @@ def sales_deadline() -> timedelta:
     return timedelta(hours=hours)
 
 
-def feature_history_keep_days() -> str:
-    """Days for which rows of feature_history are kept after they were superseded, as digits; empty: for ever.
+def feature_history_keep_for() -> str:
+    """How long rows of feature_history are kept after they were superseded, as an interval of PostgreSQL.
 
     Raises:
         ValueError: FEATURE_HISTORY_KEEP_DAYS is not a whole number of days above 0.
     """
     value = os.environ.get("FEATURE_HISTORY_KEEP_DAYS") or ""
-    if value and not (value.isdecimal() and 0 < int(value) < MAX_KEEP_DAYS):
+    if value and not (value.isascii() and value.isdecimal() and 0 < int(value) < MAX_KEEP_DAYS):
         raise ValueError(
             f'FEATURE_HISTORY_KEEP_DAYS is "{value}", which is not a whole number of days above 0. Write it as 730, or '
             "unset it to keep all rows."
+        )
+    return f"{value} days" if value else "infinity"
+
+
+def feature_store_max_loss() -> str:
+    """Clients in percent that a rebuild of the features may lose without a person's approval of the files.
+
+    Raises:
+        ValueError: FEATURE_STORE_MAX_LOSS is not a whole number from 0 to 100.
+    """
+    value = os.environ.get("FEATURE_STORE_MAX_LOSS") or DEFAULT_FEATURE_STORE_MAX_LOSS
+    if not (value.isascii() and value.isdecimal() and len(value) <= 3 and int(value) <= 100):
+        raise ValueError(
+            f'FEATURE_STORE_MAX_LOSS is "{value}", which is not a whole number of percent from 0 to 100. Write it as '
+            f"{DEFAULT_FEATURE_STORE_MAX_LOSS}, or unset it for that number."
         )
     return value
 

@@ -1,0 +1,129 @@
+-- Writes the difference between the tables of the features and what they should be: rows that did not change stay.
+--
+-- Reads       the temporary tables build, clients and resolved
+-- Writes      feature_history and feature_store: the rows that have changed; deletes superseded rows after
+--             FEATURE_HISTORY_KEEP_DAYS; pipeline.client_hashes: the changed clients; pipeline.feature_store_builds
+-- Idempotent  Yes. A second run finds no difference, and adds a row to feature_store_builds.
+
+-- A planner that knows how few clients have changed looks up their rows by the key.
+set local enable_nestloop = on;
+
+-- First the rows that are known no longer, because the key allows one row per day.
+update public.feature_history
+set known_to = (select build.known_at from build)
+from clients
+where
+    feature_history.idx = clients.idx
+    and feature_history.known_to is null
+    and clients.is_changed
+    and not exists (
+        select
+        from resolved
+        where
+            resolved.idx = feature_history.idx
+            and resolved.valid_from = feature_history.valid_from
+            and (
+                resolved.valid_to, resolved.attr_a, resolved.attr_b, resolved.scd_a, resolved.scd_b, resolved.label
+            )
+            is not distinct from (
+                feature_history.valid_to, feature_history.attr_a, feature_history.attr_b,
+                feature_history.scd_a, feature_history.scd_b, feature_history.label
+            )
+    );
+
+insert into public.feature_history (
+    idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label, known_from
+)
+select
+    resolved.idx,
+    resolved.valid_from,
+    resolved.valid_to,
+    resolved.attr_a,
+    resolved.attr_b,
+    resolved.scd_a,
+    resolved.scd_b,
+    resolved.label,
+    (select build.known_at from build) as known_from
+from resolved
+where not exists (
+    select
+    from public.feature_history as kept
+    inner join clients
+        on kept.idx = clients.idx
+    where
+        kept.idx = resolved.idx
+        and kept.valid_from = resolved.valid_from
+        and kept.known_to is null
+        and clients.is_changed
+);
+
+delete from public.feature_history
+where known_to < (select build.kept_from from build);
+
+merge into public.feature_store as kept
+using (
+    select
+        idx,
+        attr_a,
+        attr_b,
+        scd_a,
+        scd_b,
+        label
+    from public.feature_history
+    where
+        known_to is null
+        and valid_to is null
+) as history
+    on kept.idx = history.idx
+when matched
+and (history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label)
+is distinct from (kept.attr_a, kept.attr_b, kept.scd_a, kept.scd_b, kept.label)
+then
+    update
+        set
+            attr_a = history.attr_a,
+            attr_b = history.attr_b,
+            scd_a = history.scd_a,
+            scd_b = history.scd_b,
+            label = history.label
+when not matched
+then
+    insert (idx, attr_a, attr_b, scd_a, scd_b, label)
+    values (history.idx, history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label)
+when not matched by source
+then
+    delete;
+
+delete from pipeline.client_hashes
+using clients
+where
+    client_hashes.idx = clients.idx
+    and clients.is_changed;
+
+insert into pipeline.client_hashes (idx, source_hash)
+select
+    idx,
+    source_hash
+from clients
+where
+    is_changed
+    and source_hash is not null;
+
+insert into pipeline.feature_store_builds (
+    known_at, kept_from, row_count, history_row_count, profiles_load, activity_load, labels_load
+)
+select
+    build.known_at,
+    build.kept_from,
+    (select count(*) from public.feature_store) as row_count,
+    (
+        select count(*)
+        from public.feature_history
+        where feature_history.known_to is null
+    ) as history_row_count,
+    build.profiles_load,
+    build.activity_load,
+    build.labels_load
+from build;
+
+select pipeline.open_feature_store();
