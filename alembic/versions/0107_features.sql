@@ -149,7 +149,7 @@ published as (
 
 select
     published.*,
-    rejected.problem is not null as is_rejected
+    rejected.error is not null as is_rejected
 from published
 left join pipeline.rejected_builds as rejected
     on
