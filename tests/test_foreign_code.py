@@ -181,18 +181,20 @@ EVIL = """
     grant all on public.evil, public."evil; drop" to public;
 """
 AS_PIPELINE = (
-    "perform pipeline.begin_load('evil', null, 'x', 'x')",
-    "perform pipeline.begin_load('evil; drop', null, 'x', 'x')",
-    "perform pipeline.begin_load('pg_class', null, 'x', 'x')",
-    "perform pipeline.begin_load('training_sets', null, 'x', 'x')",
-    "perform pipeline.begin_load(null, null, 'x', 'x')",
-    "perform pipeline.begin_load('Labels', null, 'x', 'x')",
+    "perform pipeline.begin_load('evil', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('evil; drop', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('pg_class', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('training_sets', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load(null, null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('Labels', null, 'x', 'x', 'x')",
     "insert into pipeline.sources values ('evil', 'x', null)",
     "update pipeline.sources set table_name = 'evil' where table_name = 'labels'",
-    "update pipeline.loads set table_name = 'evil'",
+    "update pipeline.files set table_name = 'evil'",
+    "update pipeline.loads set file_id = 1",
     "update pipeline.loads set staged_table = 'public.evil'",
     "execute 'create table staging.evil_1 (like public.evil including all)'",
-    "insert into pipeline.loads (table_name, address, dag_run) values ('evil', 'x', 'x')",
+    "insert into pipeline.files (table_name) values ('evil')",
+    "insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table) values (1, 'x', 'x', 'x', 'evil')",
 )
 
 
@@ -284,7 +286,17 @@ def test_a_trigger_of_mle_user_does_not_open_the_features(
 def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Database, files: Files) -> None:
     write_bucket(files.folder, months_before(FIRES.date(), 1))
     load_month(database, MONTH)
-    tables = "select array_agg(oid::regclass::text order by oid) from pg_class where relkind in ('r', 'p')"
+    # All but those of the two loads, and the stores that are published.
+    tables = """
+        select array_agg(oid::regclass::text order by oid)
+        from pg_class
+        where relkind in ('r', 'p') and not (relnamespace::regnamespace::text = 'staging' and relname ~ '_[0-9]+$')
+    """
+    published_stores = """
+        select count(*)
+        from pipeline.loads join pipeline.files using (file_id)
+        where table_name = 'stores' and status = 'published' and to_regclass(staged_table) is not null
+    """
     with database.connect("mle_user") as connection:
         connection.execute(
             CALLS_AS_PIPELINE.format(
@@ -294,4 +306,5 @@ def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Da
     before = database.run(tables)
     load_month(database, MONTH)
     assert database.run(tables) == before
+    assert database.run(published_stores) == [(1,)]
     assert database.run("select count(*) > 0 from sales") == [(True,)]
