@@ -184,7 +184,7 @@ def test_rows_that_were_changed_by_hand_are_noticed_and_shown_until_the_file_is_
     for statement, (tables, difference) in CHANGES.items():
         [(staged_stores,)] = database.run(staged)
         database.run(statement.format(staged_stores=staged_stores))
-        difference = difference.format(staged_stores=staged_stores)  # noqa: PLW2901
+        difference = difference.format(staged_stores=staged_stores)
         compare.run("compare_tables")
         shown = dict(database.run(changed, "ds_user"))
         month = "2024-01: " if tables == SALES_TABLES else ""
