@@ -134,7 +134,8 @@ def test_rows_survive_a_downgrade_to_each_revision_that_has_their_tables_and_loa
             (select count(*) from public.sales), (select count(*) from public.monthly_sales),
             (select array_agg(idx order by idx) from public.stores), (select count(*) from public.labels)
     """
-    for revision in range(int(head()) - 1, 103, -1):
+    # The second way down runs all that the tables of sales outlast.
+    for revision in (int(head()) - 1, 106, 105, 104):
         for step in (["downgrade", f"{revision:04}"], ["upgrade", "head"]):
             done = database.alembic(*step)
             assert done.returncode == 0, done.stderr

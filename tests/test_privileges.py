@@ -1,8 +1,10 @@
 """What each user may do, tried by logging in over TCP and doing it."""
 
+import re
+
 import psycopg
 import pytest
-from conftest import Database, Files
+from conftest import ROOT, Database, Files
 from psycopg.errors import InsufficientPrivilege
 from steps import load_month
 
@@ -277,6 +279,13 @@ def test_readers_have_their_privileges_by_the_default_privileges_alone(template:
         where pronamespace = 'pipeline'::regnamespace and prosrc ~ '(grant|revoke) .*(ds_user|mle_user)'
     """)
     assert granting == [("open_feature_store",)]
+
+
+def test_the_functions_with_the_rights_of_their_owner_are_those_of_the_page(template: Database) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    [rows] = re.findall(r"\| function \| called by \|.*\n\| ---.*\n((?:\|.*\n)+)", page)
+    found = template.run("select proname from pg_proc where prosecdef and pronamespace = 'pipeline'::regnamespace")
+    assert {name for (name,) in found} - {"analyze_clients"} == set(re.findall(r"^\| `(\w+)`", rows, re.M))
 
 
 def test_functions_with_the_rights_of_their_owner_have_no_rights_on_the_server(database: Database) -> None:
