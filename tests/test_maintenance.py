@@ -186,7 +186,7 @@ def test_rows_that_were_changed_by_hand_are_noticed_and_shown_until_the_file_is_
         database.run(statement.format(staged_stores=staged_stores))
         difference = difference.format(staged_stores=staged_stores)
         compare.run("compare_tables")
-        shown = dict(database.run(changed, "ds_user"))
+        shown: dict[str, str] = dict(database.run(changed, "ds_user"))
         month = "2024-01: " if tables == SALES_TABLES else ""
         assert shown == dict.fromkeys(tables, f"{month}{difference} To repair it, load the file again."), statement
         assert database.run("select difference from pipeline.files where difference is not null") == [(difference,)]

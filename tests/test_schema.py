@@ -100,7 +100,7 @@ def test_publishing_inserts_every_column_of_its_tables(file: Path, template: Dat
 @pytest.mark.parametrize("file", PUBLISH_FILES, ids=lambda file: file.stem)
 def test_no_function_that_publishing_calls_names_a_table_of_public(file: Path, template: Database) -> None:
     """What happens to the tables is in the file."""
-    bodies = dict(
+    bodies: dict[str, str] = dict(
         template.run(
             "select proname, pg_get_functiondef(oid) from pg_proc where pronamespace = 'pipeline'::regnamespace"
         )
