@@ -20,14 +20,15 @@ ALTER ROLE mle_user SET idle_in_transaction_session_timeout TO '1h';
 ALTER ROLE mle_user SET temp_file_limit TO '2GB';
 ALTER ROLE pipeline SET search_path TO 'pg_catalog', 'pg_temp';
 ALTER ROLE pipeline SET row_security TO 'off';
+ALTER ROLE pipeline SET "DateStyle" TO 'ISO, YMD';
+ALTER ROLE pipeline SET statement_timeout TO '30min';
+ALTER ROLE pipeline SET lock_timeout TO '2min';
+ALTER ROLE pipeline SET idle_in_transaction_session_timeout TO '5min';
+ALTER ROLE pipeline SET client_connection_check_interval TO '5s';
 GRANT ds_user_role TO ds_user WITH INHERIT TRUE GRANTED BY admin;
 GRANT mle_user_role TO mle_user WITH INHERIT TRUE GRANTED BY admin;
 GRANT pg_use_reserved_connections TO pipeline WITH INHERIT TRUE GRANTED BY admin;
 GRANT pipeline TO pipeline_owner WITH INHERIT TRUE GRANTED BY admin;
-
-CREATE SCHEMA archive;
-
-COMMENT ON SCHEMA archive IS 'Months that pipeline.archive_month took out of public.sales: one table per month, as the partition was.';
 
 CREATE SCHEMA partitions;
 
@@ -39,7 +40,7 @@ COMMENT ON SCHEMA pipeline IS 'The ledger of loads, and the functions that the S
 
 CREATE SCHEMA staging;
 
-COMMENT ON SCHEMA staging IS 'Files as they were downloaded, before they are published: one table per load.';
+COMMENT ON SCHEMA staging IS 'What the files must look like, and one table per load: its file as it was downloaded, before it is published.';
 
 CREATE FUNCTION pipeline.analyze_clients() RETURNS void
     LANGUAGE sql SECURITY DEFINER
@@ -49,11 +50,11 @@ CREATE FUNCTION pipeline.analyze_clients() RETURNS void
 COMMENT ON FUNCTION pipeline.analyze_clients() IS 'Analyzes staging.clients.';
 
 CREATE FUNCTION pipeline.analyze_sales() RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    -- Each load has analyzed its own partition. Before PostgreSQL 18 all partitions are read again.
+    -- Each load has analyzed its own rows. PostgreSQL 17 reads all partitions again.
     execute 'analyze '
     || case when current_setting('server_version_num')::integer >= 180000 then 'only ' else '' end
     || 'public.sales';
@@ -62,247 +63,124 @@ $$;
 
 COMMENT ON FUNCTION pipeline.analyze_sales() IS 'Renews the statistics of all months of sales together.';
 
-CREATE FUNCTION pipeline.archive_month(month date) RETURNS text
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '3s'
-    AS $$
-declare
-    this pipeline.loads;
-begin
-    perform pipeline.lock_file('sales', month);
-    select * into this
-    from pipeline.loads
-    where table_name = 'sales' and sale_month = month and outcome = 'published';
-    if this.load_id is null then
-        perform pipeline.reject(format(
-            '%s is not a month that is loaded, so nothing was archived. month_status shows the months; a month is'
-            ' named by its first day.', month
-        ));
-    end if;
-
-    -- What an earlier load of the month has left there is superseded.
-    execute format('drop table if exists archive.%I', this.partition_name);
-    execute format('alter table public.sales detach partition partitions.%I', this.partition_name);
-    execute format('alter table partitions.%I set schema archive', this.partition_name);
-    update pipeline.loads set outcome = 'archived', changed_at = clock_timestamp() where load_id = this.load_id;
-    return format('%s rows are in archive.%s', this.row_count, this.partition_name);
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.archive_month(month date) IS 'Takes a month out of public.sales and keeps its rows in schema archive. monthly_sales keeps the sums.';
-
-CREATE TABLE pipeline.loads (
-    load_id bigint NOT NULL,
-    table_name text NOT NULL,
-    sale_month date,
-    address text NOT NULL,
-    dag_run text NOT NULL,
-    outcome text DEFAULT 'loading'::text NOT NULL,
-    problem text,
-    oddities text,
-    decided_by text,
-    decided_at timestamp with time zone,
-    waits_until timestamp with time zone,
-    began_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    requested_at timestamp with time zone,
-    published_at timestamp with time zone,
-    changed_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
-    etag text,
-    last_modified timestamp with time zone,
-    bytes bigint,
-    sha256 text,
-    row_count bigint,
-    last_date date,
-    total numeric,
-    staged_table text GENERATED ALWAYS AS (('staging.'::text || quote_ident(((table_name || '_'::text) || load_id)))) STORED NOT NULL,
-    partition_name text GENERATED ALWAYS AS ((table_name || COALESCE(((('_'::text || lpad((EXTRACT(year FROM sale_month))::text, 4, '0'::text)) || '_'::text) || lpad((EXTRACT(month FROM sale_month))::text, 2, '0'::text)), ''::text))) STORED NOT NULL,
-    CONSTRAINT loads_check CHECK (((table_name = 'sales'::text) = (sale_month IS NOT NULL))),
-    CONSTRAINT loads_outcome_check CHECK ((outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text, 'published'::text, 'archived'::text, 'superseded'::text, 'rejected'::text, 'failed'::text]))),
-    CONSTRAINT loads_sale_month_check CHECK ((EXTRACT(day FROM sale_month) = (1)::numeric))
-);
-
-COMMENT ON TABLE pipeline.loads IS 'Every attempt to load a source file. A file is a table, and for sales a month.';
-
-COMMENT ON COLUMN pipeline.loads.load_id IS 'The load, as its run passes it from step to step.';
-
-COMMENT ON COLUMN pipeline.loads.table_name IS 'Table in public that the file is for.';
-
-COMMENT ON COLUMN pipeline.loads.sale_month IS 'Month of the file; null for files that have none.';
-
-COMMENT ON COLUMN pipeline.loads.address IS 'Where the file was read, without credentials.';
-
-COMMENT ON COLUMN pipeline.loads.dag_run IS 'DAG and run that loaded the file.';
-
-COMMENT ON COLUMN pipeline.loads.outcome IS 'State of the load; see the life of a load in 0004_loads.sql.';
-
-COMMENT ON COLUMN pipeline.loads.problem IS 'Why the load is waiting, held, rejected or failed.';
-
-COMMENT ON COLUMN pipeline.loads.oddities IS 'What is odd about the file, compared with those that were loaded before; null if nothing is.';
-
-COMMENT ON COLUMN pipeline.loads.decided_by IS 'Who published or rejected the odd file: a person, or the setting by which nobody was asked.';
-
-COMMENT ON COLUMN pipeline.loads.decided_at IS 'When.';
-
-COMMENT ON COLUMN pipeline.loads.waits_until IS 'Until when a late file is waited for; null unless it is waiting.';
-
-COMMENT ON COLUMN pipeline.loads.began_at IS 'When the attempt began.';
-
-COMMENT ON COLUMN pipeline.loads.requested_at IS 'When the file was requested. Of two loads of a file, the later request decides which one is published.';
-
-COMMENT ON COLUMN pipeline.loads.published_at IS 'When the rows were published; stays when they are superseded.';
-
-COMMENT ON COLUMN pipeline.loads.changed_at IS 'When the load came to its present outcome.';
-
-COMMENT ON COLUMN pipeline.loads.etag IS 'ETag that the server sent.';
-
-COMMENT ON COLUMN pipeline.loads.last_modified IS 'Last-Modified that the server sent.';
-
-COMMENT ON COLUMN pipeline.loads.bytes IS 'Length of the CSV text.';
-
-COMMENT ON COLUMN pipeline.loads.sha256 IS 'SHA-256 of the CSV text: the version of the file.';
-
-COMMENT ON COLUMN pipeline.loads.row_count IS 'Rows in the file, its header not counted.';
-
-COMMENT ON COLUMN pipeline.loads.last_date IS 'Latest day in the file; null where it has no days.';
-
-COMMENT ON COLUMN pipeline.loads.total IS 'Sum of the sales of the file; null for other files.';
-
-COMMENT ON COLUMN pipeline.loads.staged_table IS 'Table that holds the rows until they are published.';
-
-COMMENT ON COLUMN pipeline.loads.partition_name IS 'Partition, in schema partitions, that the rows are published into.';
-
-CREATE FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) RETURNS pipeline.loads
+CREATE FUNCTION pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text) RETURNS bigint
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
+    SET "DateStyle" TO 'ISO, YMD'
     AS $$
 declare
-    this pipeline.loads;
-    before bigint;
-    month_rule text := '';
+    this_file bigint;
+    this_load constant bigint := nextval(pg_get_serial_sequence('pipeline.loads', 'load_id'));
+    next_month constant date := file_month + interval '1 month';
+    partition_name constant text := begin_load.table_name || to_char(file_month, '_YYYY_MM');
 begin
     -- A table of others would bring what is on it, such as the function of an index, into the owner's rights.
-    if not exists (select from pipeline.sources where sources.table_name = begin_load.table_name) then
+    if not exists (
+        select from pipeline.sources
+        where sources.table_name = begin_load.table_name and sources.is_monthly = (file_month is not null)
+    ) then
         perform pipeline.reject(format(
-            '"%s" is not in pipeline.sources, so no file of it is loaded. A migration adds it.', begin_load.table_name
+            'pipeline.sources has no source "%s" %s, so no file of it is loaded. A migration adds it.',
+            begin_load.table_name, case when file_month is null then 'with one file' else 'with a file per month' end
         ));
     end if;
-    perform pipeline.lock_file(begin_load.table_name, begin_load.sale_month);
 
+    insert into pipeline.files (table_name, file_month)
+    values (begin_load.table_name, begin_load.file_month)
+    on conflict do nothing;
+    select file_id into this_file
+    from pipeline.files
+    where files.table_name = begin_load.table_name and files.file_month is not distinct from begin_load.file_month
+    for no key update;
+
+    perform pipeline.fail_dead_loads(this_file);
+    -- A run that begins again does not publish what it staged before.
     update pipeline.loads
-    set outcome = 'failed', problem = 'The process that loaded the file was killed.', changed_at = clock_timestamp()
+    set status = 'superseded', updated_at = clock_timestamp()
     where
-        loads.table_name = begin_load.table_name
-        and loads.sale_month is not distinct from begin_load.sale_month
-        and loads.outcome = 'loading'
-        and not pipeline.is_running(loads.load_id);
-
-    -- A run that starts again does not publish what it staged before.
-    for before in
-        update pipeline.loads
-        set outcome = 'superseded', changed_at = clock_timestamp()
-        where
-            loads.table_name = begin_load.table_name
-            and loads.sale_month is not distinct from begin_load.sale_month
-            and loads.dag_run = begin_load.dag_run
-            and loads.outcome in ('staged', 'checked', 'held')
-        returning load_id
-    loop
-        perform pipeline.discard_staged(before);
-    end loop;
-
-    perform pipeline.discard_staged(loads.load_id)
-    from pg_class
-    inner join pipeline.loads
-        on pg_class.relname = loads.table_name || '_' || loads.load_id
-    where
-        pg_class.relnamespace = 'staging'::regnamespace
-        and (
-            loads.outcome in ('waiting', 'failed', 'published')
-            or (loads.outcome = 'superseded' and not pipeline.is_needed(loads.load_id))
-            or (
-                loads.outcome = 'rejected'
-                and loads.table_name = begin_load.table_name
-                and loads.sale_month is not distinct from begin_load.sale_month
-            )
-        );
-
-    insert into pipeline.loads (table_name, sale_month, address, dag_run)
-    values (begin_load.table_name, begin_load.sale_month, begin_load.address, begin_load.dag_run)
-    returning * into this;
-
-    if this.sale_month is not null then
-        month_rule := format(
-            ', constraint "the date is in the month of the file" check (date >= %L and date < %L)',
-            this.sale_month, (this.sale_month + interval '1 month')::date
-        );
-        -- Created and then attached, which lets readers of sales pass; CREATE TABLE ... PARTITION OF would not.
-        if to_regclass('partitions.' || this.partition_name) is null then
-            execute format(
-                'create table partitions.%I (like public.sales including all) with (vacuum_truncate = off)',
-                this.partition_name
-            );
-            execute format('alter table partitions.%I replica identity full', this.partition_name);
-            execute format(
-                'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
-                this.partition_name, this.sale_month, (this.sale_month + interval '1 month')::date
-            );
-        end if;
-    end if;
-    execute format(
-        'create table %s (like staging.%I including all%s)', this.staged_table, this.table_name, month_rule
+        loads.file_id = this_file
+        and loads.dag_id = begin_load.dag_id
+        and loads.run_id = begin_load.run_id
+        and loads.status in ('staged', 'checked', 'pending_approval');
+    insert into pipeline.loads (load_id, file_id, dag_id, run_id, source_url, staged_table)
+    overriding system value
+    values (
+        this_load, this_file, begin_load.dag_id, begin_load.run_id, begin_load.source_url,
+        format('staging.%I', begin_load.table_name || '_' || this_load)
     );
-    -- A publication of all tables needs it for the truncation of an attempt.
-    execute format('alter table %s replica identity full', this.staged_table);
-    execute format('grant select, insert, truncate on %s to pipeline', this.staged_table);
+    perform pipeline.clear_staging();
 
-    perform set_config('application_name', 'load ' || this.load_id, false);
-    return this;
+    -- Created and then attached, which lets readers pass; CREATE TABLE ... PARTITION OF would not.
+    if file_month is not null and not exists (
+        select
+        from pg_inherits
+        inner join pg_class
+            on pg_inherits.inhrelid = pg_class.oid
+        where
+            pg_inherits.inhparent = format('public.%I', begin_load.table_name)::regclass
+            and pg_get_expr(pg_class.relpartbound, pg_class.oid)
+            = format('FOR VALUES FROM (%L) TO (%L)', file_month, next_month)
+    ) then
+        execute format(
+            'create table partitions.%I (like public.%I including all) with (vacuum_truncate = off)',
+            partition_name, begin_load.table_name
+        );
+        -- A publication of all tables would otherwise stop the deletes.
+        execute format('alter table partitions.%I replica identity full', partition_name);
+        execute format(
+            'alter table public.%I attach partition partitions.%I for values from (%L) to (%L)',
+            begin_load.table_name, partition_name, file_month, next_month
+        );
+        execute format('grant maintain on partitions.%I to pipeline', partition_name);
+    end if;
+
+    perform set_config('application_name', 'load ' || this_load, false);
+    return this_load;
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) IS 'Records that an attempt begins, creates its staged table, and removes what earlier attempts left.';
+COMMENT ON FUNCTION pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text) IS 'Records that an attempt begins, adds the partition of its month, and removes what earlier attempts left.';
 
-CREATE FUNCTION pipeline.check_load(load bigint, problem text, last_date date, total numeric) RETURNS void
+CREATE FUNCTION pipeline.check_load(load bigint, error text, max_date date DEFAULT NULL::date, total numeric DEFAULT NULL::numeric, decided_by_load bigint DEFAULT NULL::bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    number constant bigint := coalesce(
+        (select request_number from pipeline.loads where load_id = decided_by_load), this.request_number
+    );
 begin
     update pipeline.loads
     set
-        outcome = case when check_load.problem is null then 'checked' else 'rejected' end,
-        problem = check_load.problem || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
-        oddities = null,
+        status = case
+            when check_load.error is not null then 'rejected'
+            when exists (
+                select
+                from pipeline.loads as later
+                where later.file_id = this.file_id and later.status = 'published' and later.request_number > number
+            ) then 'superseded'
+            else 'checked'
+        end,
+        error = check_load.error || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
+        anomalies = null,
         decided_by = null,
         decided_at = null,
-        last_date = check_load.last_date,
+        decide_until = null,
+        request_number = number,
+        max_date = check_load.max_date,
         total = check_load.total,
-        changed_at = clock_timestamp()
-    where load_id = load and outcome in ('staged', 'checked', 'held', 'rejected');
+        updated_at = clock_timestamp()
+    where
+        load_id = load
+        and (status in ('staged', 'checked', 'pending_approval') or (status = 'rejected' and decided_by is null));
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.check_load(load bigint, problem text, last_date date, total numeric) IS 'Records the verdict of a check: without a problem the load is checked, with one it is rejected.';
+COMMENT ON FUNCTION pipeline.check_load(load bigint, error text, max_date date, total numeric, decided_by_load bigint) IS 'Records the verdict of a check: without an error the load is checked, with one it is rejected. A load that is published
+with another takes the number of its request.';
 
-CREATE FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) RETURNS void
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- UPDATE pipeline.loads SET outcome =
-         CASE
-             WHEN decide_load.is_approved THEN 'checked'::text
-             ELSE 'rejected'::text
-         END, problem =
-         CASE
-             WHEN (NOT decide_load.is_approved) THEN concat('Rejected by ', decide_load.decided_by, ': ', loads.oddities)
-             ELSE NULL::text
-         END, decided_by = decide_load.decided_by, decided_at = clock_timestamp(), changed_at = clock_timestamp()
-   WHERE ((loads.load_id = decide_load.load) AND (loads.outcome = 'held'::text));
-END;
-
-COMMENT ON FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) IS 'Records the decision on a held load: it can be published, or it is rejected.';
-
-CREATE FUNCTION pipeline.discard_staged(load bigint) RETURNS void
+CREATE FUNCTION pipeline.drop_staged(load bigint) RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET lock_timeout TO '300ms'
@@ -316,39 +194,290 @@ begin
     end if;
 exception
     when lock_not_available or undefined_table or dependent_objects_still_exist then
-        null; -- A session reads the table, has a view of it, or drops it. The next load tries again.
+        null; -- A session reads the table, or has a view of it. The next load tries again.
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.discard_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; begin_load drops what was left.';
+COMMENT ON FUNCTION pipeline.drop_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; clear_staging drops what was left.';
 
-CREATE FUNCTION pipeline.drop_staged(load bigint) RETURNS void
+CREATE TABLE pipeline.files (
+    file_id bigint NOT NULL,
+    table_name text NOT NULL,
+    file_month date,
+    compared_at timestamp with time zone,
+    difference text,
+    CONSTRAINT files_file_month_check CHECK ((EXTRACT(day FROM file_month) = (1)::numeric))
+);
+
+COMMENT ON TABLE pipeline.files IS 'Every file that was ever loaded or attempted. Who locks its row for no key update decides which load is published.';
+
+COMMENT ON COLUMN pipeline.files.file_id IS 'The file.';
+
+COMMENT ON COLUMN pipeline.files.table_name IS 'Its source: sources.table_name.';
+
+COMMENT ON COLUMN pipeline.files.file_month IS 'First day of its month; null for a source with one file.';
+
+COMMENT ON COLUMN pipeline.files.compared_at IS 'When the maintenance last compared the rows in public with the published load; null since a newer publication.';
+
+COMMENT ON COLUMN pipeline.files.difference IS 'What it found changed; null if nothing.';
+
+CREATE TABLE pipeline.loads (
+    load_id bigint NOT NULL,
+    file_id bigint NOT NULL,
+    dag_id text NOT NULL,
+    run_id text NOT NULL,
+    source_url text NOT NULL,
+    status text DEFAULT 'loading'::text NOT NULL,
+    error text,
+    anomalies text,
+    decided_by text,
+    decided_at timestamp with time zone,
+    decide_until timestamp with time zone,
+    wait_until timestamp with time zone,
+    request_number bigint,
+    started_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    requested_at timestamp with time zone,
+    published_at timestamp with time zone,
+    updated_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
+    etag text,
+    last_modified timestamp with time zone,
+    bytes bigint,
+    sha256 text,
+    row_count bigint,
+    max_date date,
+    total numeric,
+    staged_table text NOT NULL,
+    CONSTRAINT loads_status_check CHECK ((status = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'pending_approval'::text, 'published'::text, 'superseded'::text, 'rejected'::text, 'failed'::text, 'retired'::text])))
+);
+
+COMMENT ON TABLE pipeline.loads IS 'Every attempt to load a file.';
+
+COMMENT ON COLUMN pipeline.loads.load_id IS 'The load, as its run passes it from step to step.';
+
+COMMENT ON COLUMN pipeline.loads.file_id IS 'The file: files.file_id.';
+
+COMMENT ON COLUMN pipeline.loads.dag_id IS 'DAG that loads the file.';
+
+COMMENT ON COLUMN pipeline.loads.run_id IS 'Its run.';
+
+COMMENT ON COLUMN pipeline.loads.source_url IS 'Where the file was read, without credentials.';
+
+COMMENT ON COLUMN pipeline.loads.status IS 'State of the load; see the life of a load in 0104_ledger.sql.';
+
+COMMENT ON COLUMN pipeline.loads.error IS 'Why the load is waiting, rejected or failed.';
+
+COMMENT ON COLUMN pipeline.loads.anomalies IS 'What is unusual about the file, compared with those that were loaded before; null if nothing is.';
+
+COMMENT ON COLUMN pipeline.loads.decided_by IS 'Who published or rejected the unusual file: a person, or the setting by which nobody was asked.';
+
+COMMENT ON COLUMN pipeline.loads.decided_at IS 'When.';
+
+COMMENT ON COLUMN pipeline.loads.decide_until IS 'Until when a person may decide; the load is failed after that.';
+
+COMMENT ON COLUMN pipeline.loads.wait_until IS 'Until when a late file is waited for; null unless it is waiting.';
+
+COMMENT ON COLUMN pipeline.loads.request_number IS 'Number of the request, drawn while the file is locked: of two loads of a file, the one with the greater number is
+published. Files that are published together have one number.';
+
+COMMENT ON COLUMN pipeline.loads.started_at IS 'When the attempt began.';
+
+COMMENT ON COLUMN pipeline.loads.requested_at IS 'When the file was requested.';
+
+COMMENT ON COLUMN pipeline.loads.published_at IS 'When the rows were published; stays when they are superseded.';
+
+COMMENT ON COLUMN pipeline.loads.updated_at IS 'When the load came to its present status.';
+
+COMMENT ON COLUMN pipeline.loads.etag IS 'ETag that the server sent.';
+
+COMMENT ON COLUMN pipeline.loads.last_modified IS 'Last-Modified that the server sent.';
+
+COMMENT ON COLUMN pipeline.loads.bytes IS 'Length of the CSV text.';
+
+COMMENT ON COLUMN pipeline.loads.sha256 IS 'SHA-256 of the CSV text: the version of the file.';
+
+COMMENT ON COLUMN pipeline.loads.row_count IS 'Rows in the file, its header not counted.';
+
+COMMENT ON COLUMN pipeline.loads.max_date IS 'Latest day in the file; null where it has no days.';
+
+COMMENT ON COLUMN pipeline.loads.total IS 'Sum of sources.amount_column over the file; null where there is none.';
+
+COMMENT ON COLUMN pipeline.loads.staged_table IS 'Table that holds the rows until they are published.';
+
+CREATE TABLE pipeline.sources (
+    table_name text NOT NULL,
+    file_path text NOT NULL,
+    date_column text,
+    amount_column text,
+    group_column text,
+    published_with text,
+    is_cumulative boolean DEFAULT false NOT NULL,
+    is_monthly boolean GENERATED ALWAYS AS ((file_path ~~ '%YYYY-MM-01%'::text)) STORED NOT NULL
+);
+
+COMMENT ON TABLE pipeline.sources IS 'The kinds of files, each with the table that it fills. The migration that creates the table inserts the row.';
+
+COMMENT ON COLUMN pipeline.sources.table_name IS 'Table in public; the one of that name in staging states what a file must look like.';
+
+COMMENT ON COLUMN pipeline.sources.file_path IS 'Path of the file below SOURCE_BASE_URL.';
+
+COMMENT ON COLUMN pipeline.sources.date_column IS 'Column with the day of a row; for monthly files a day of the month.';
+
+COMMENT ON COLUMN pipeline.sources.amount_column IS 'Column whose sum is compared; null: only rows are counted.';
+
+COMMENT ON COLUMN pipeline.sources.group_column IS 'Column by which a month is summed up.';
+
+COMMENT ON COLUMN pipeline.sources.published_with IS 'Source whose request decides which run is published, for files that belong together: sources.table_name.';
+
+COMMENT ON COLUMN pipeline.sources.is_cumulative IS 'Whether a load adds and changes rows and never deletes any; then an older file may still add rows.';
+
+COMMENT ON COLUMN pipeline.sources.is_monthly IS 'Whether there is one file per month.';
+
+CREATE FUNCTION pipeline.clear_staging() RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ SELECT pipeline.drop_staged(loads.load_id) AS drop_staged
+    FROM (((pg_class
+      JOIN pipeline.loads ON ((format('staging.%I'::text, pg_class.relname) = loads.staged_table)))
+      JOIN pipeline.files ON ((loads.file_id = files.file_id)))
+      JOIN pipeline.sources ON ((files.table_name = sources.table_name)))
+   WHERE ((pg_class.relnamespace = ('staging'::regnamespace)::oid) AND ((loads.status = 'failed'::text) OR ((loads.status = 'published'::text) AND (NOT sources.is_cumulative)) OR ((loads.status = 'rejected'::text) AND (EXISTS ( SELECT
+            FROM pipeline.loads later
+           WHERE ((later.file_id = loads.file_id) AND (later.load_id > loads.load_id))))) OR ((loads.status = 'superseded'::text) AND (NOT (EXISTS ( SELECT
+            FROM pipeline.loads of_run
+           WHERE (sources.is_cumulative AND (of_run.dag_id = loads.dag_id) AND (of_run.run_id = loads.run_id) AND (of_run.status = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'pending_approval'::text])))))))));
+END;
+
+COMMENT ON FUNCTION pipeline.clear_staging() IS 'Drops the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again,
+and those of a cumulative source while they are the published ones.';
+
+CREATE FUNCTION pipeline.compare_load(load bigint) RETURNS text
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
+    AS $_$
 declare
-    of_session regclass;
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    this_file constant pipeline.files := (select files from pipeline.files where file_id = this.file_id);
+    source constant pipeline.sources := (select sources from pipeline.sources where table_name = this_file.table_name);
+    found_rows bigint;
+    found_total numeric;
 begin
-    for of_session in
-        select distinct pg_rewrite.ev_class::regclass
-        from pg_depend
-        inner join pg_rewrite
-            on
-                pg_depend.objid = pg_rewrite.oid
-                and pg_depend.classid = 'pg_rewrite'::regclass
-        inner join pg_class
-            on pg_rewrite.ev_class = pg_class.oid
-        where
-            pg_depend.refobjid = to_regclass((select staged_table from pipeline.loads where load_id = load))
-            and pg_class.relnamespace = pg_my_temp_schema()
-    loop
-        execute format('drop view %s', of_session);
-    end loop;
-    perform pipeline.discard_staged(load);
+    if source.is_cumulative and to_regclass(this.staged_table) is null then
+        return format('%s is gone, with which the table would be compared.', this.staged_table);
+    elsif source.is_cumulative then
+        execute format(
+            'select count(*) from (table %s except table public.%I) as missing', this.staged_table, source.table_name
+        ) into found_rows;
+        return case
+            when found_rows > 0 then format('%s rows of the published file are missing or were changed.', found_rows)
+        end;
+    end if;
+    execute format(
+        'select count(*), %s from public.%I where %s',
+        coalesce('coalesce(sum(' || quote_ident(source.amount_column) || '), 0)', 'null'),
+        source.table_name,
+        case
+            when source.is_monthly then format(
+                '%1$I >= %2$L and %1$I < %3$L', source.date_column, this_file.file_month,
+                (this_file.file_month + interval '1 month')::date
+            )
+            else 'true'
+        end
+    ) into found_rows, found_total;
+    if found_rows <> this.row_count or found_total <> this.total then
+        return concat(
+            'The table has ', found_rows, ' rows', ', total ' || found_total, ', and the published file has ',
+            this.row_count, ' rows', ', total ' || this.total, '.'
+        );
+    end if;
+    return null;
 end
-$$;
+$_$;
 
-COMMENT ON FUNCTION pipeline.drop_staged(load bigint) IS 'Drops the staged table of a load, with the views of this session on it.';
+COMMENT ON FUNCTION pipeline.compare_load(load bigint) IS 'Compares the rows in public with the published load that they are of: their number and total, or for a cumulative
+source each row. Null if nothing was changed.';
+
+CREATE FUNCTION pipeline.create_staged(load bigint) RETURNS text
+    LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    this_file constant pipeline.files := (select files from pipeline.files where file_id = this.file_id);
+    month_rule text := '';
+begin
+    if this_file.file_month is not null then
+        select format(
+            ', constraint "the date is in the month of the file" check (%1$I >= %2$L and %1$I < %3$L)',
+            date_column, this_file.file_month, (this_file.file_month + interval '1 month')::date
+        ) into month_rule
+        from pipeline.sources
+        where table_name = this_file.table_name;
+    end if;
+    execute format(
+        'create table %s (like staging.%I including all%s)', this.staged_table, this_file.table_name, month_rule
+    );
+    execute format('grant select, insert, maintain on %s to pipeline', this.staged_table);
+    return this.staged_table;
+end
+$_$;
+
+COMMENT ON FUNCTION pipeline.create_staged(load bigint) IS 'Creates the table that the file of a load is copied into, in the transaction of the COPY: like the one of its source in
+staging, and for a month with a constraint on its days.';
+
+CREATE FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) RETURNS text
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ UPDATE pipeline.loads SET status =
+         CASE
+             WHEN (loads.status <> 'pending_approval'::text) THEN loads.status
+             WHEN ((decide_load.is_approved IS NULL) OR (loads.decide_until < now())) THEN 'failed'::text
+             WHEN decide_load.is_approved THEN 'checked'::text
+             ELSE 'rejected'::text
+         END, error =
+         CASE
+             WHEN (loads.status <> 'pending_approval'::text) THEN loads.error
+             WHEN ((decide_load.is_approved IS NULL) OR (loads.decide_until < now())) THEN concat('Nobody decided until ', loads.decide_until, '. Clear the run to load the file again.')
+             WHEN (NOT decide_load.is_approved) THEN concat('Rejected by ', decide_load.decided_by, ': ', loads.anomalies, '. It stays rejected; to stage the file anew, clear the whole run.')
+             ELSE NULL::text
+         END, decided_by = decide_load.decided_by, decided_at = clock_timestamp(), updated_at = clock_timestamp()
+   WHERE ((loads.load_id = decide_load.load) AND (loads.status = ANY (ARRAY['checked'::text, 'pending_approval'::text, 'superseded'::text])))
+   RETURNING loads.status;
+END;
+
+COMMENT ON FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) IS 'Records who decided on an unusual load, and returns its status: checked if it may be published, rejected, or failed if
+the answer came too late or, with null, if there was none. A load that is superseded meanwhile stays so.';
+
+CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN (EXISTS (SELECT FROM pg_stat_activity WHERE ((pg_stat_activity.datname = current_database()) AND (pg_stat_activity.application_name = ('load '::text || is_running.load)) AND pg_has_role(pg_stat_activity.usesysid, 'pipeline'::name, 'member'::text))));
+
+COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
+a session, so only those of the pipeline count.';
+
+CREATE FUNCTION pipeline.fail_dead_loads(file bigint DEFAULT NULL::bigint) RETURNS void
+    LANGUAGE sql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    BEGIN ATOMIC
+ WITH dead AS (
+          SELECT loads_1.load_id,
+                 CASE
+                     WHEN (loads_1.status = 'loading'::text) THEN 'The process that loaded the file was killed.'::text
+                     WHEN (loads_1.status = 'pending_approval'::text) THEN concat('Nobody decided until ', loads_1.decide_until, '.')
+                     ELSE 'The run did not publish the rows in 30 days.'::text
+                 END AS reason
+            FROM pipeline.loads loads_1
+           WHERE (((fail_dead_loads.file IS NULL) OR (loads_1.file_id = fail_dead_loads.file)) AND (((loads_1.status = 'loading'::text) AND (NOT pipeline.is_running(loads_1.load_id))) OR ((loads_1.status = 'pending_approval'::text) AND (loads_1.decide_until < now())) OR ((loads_1.status = ANY (ARRAY['staged'::text, 'checked'::text])) AND (loads_1.updated_at < (now() - '30 days'::interval)))))
+          FOR NO KEY UPDATE OF loads_1 SKIP LOCKED
+         )
+  UPDATE pipeline.loads SET status = 'failed'::text, error = (dead.reason || ' Clear the run to load the file again.'::text), updated_at = clock_timestamp()
+    FROM dead
+   WHERE (loads.load_id = dead.load_id);
+END;
+
+COMMENT ON FUNCTION pipeline.fail_dead_loads(file bigint) IS 'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten.';
 
 CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
     LANGUAGE sql STABLE
@@ -356,112 +485,6 @@ CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
     RETURN (SELECT concat('A trigger failed, so nothing was published: ', string_agg(format('%I on %s, which calls %s() of %s'::text, pg_trigger.tgname, (pg_trigger.tgrelid)::regclass, (pg_proc.oid)::regproc, (pg_proc.proowner)::regrole), '; '::text ORDER BY ((pg_trigger.tgrelid)::regclass)::text, pg_trigger.tgname), '. The owner of the function can correct it, and the owner of the table can drop the trigger. Then clear', ' the run.') AS concat FROM (pg_trigger JOIN pg_proc ON ((pg_trigger.tgfoid = pg_proc.oid))) WHERE ((NOT pg_trigger.tgisinternal) AND ((strpos(failed_trigger.context, format('function %I() '::text, pg_proc.proname)) > 0) OR (strpos(failed_trigger.context, format('function %s() '::text, (pg_proc.oid)::regproc)) > 0))) HAVING (count(*) > 0));
 
 COMMENT ON FUNCTION pipeline.failed_trigger(context text) IS 'Whose trigger an error is of, found by the functions that its context names; null if it is of none.';
-
-CREATE TABLE pipeline.training_sets (
-    set_name text NOT NULL,
-    query text NOT NULL,
-    known_at timestamp with time zone NOT NULL,
-    loads bigint[] NOT NULL,
-    row_count bigint NOT NULL,
-    set_hash text NOT NULL,
-    made_by text DEFAULT SESSION_USER NOT NULL,
-    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
-);
-
-COMMENT ON TABLE pipeline.training_sets IS 'Every training set that was recorded; readers see it in public.';
-
-COMMENT ON COLUMN pipeline.training_sets.set_name IS 'Its name.';
-
-COMMENT ON COLUMN pipeline.training_sets.query IS 'Query that makes it; $1 is known_at.';
-
-COMMENT ON COLUMN pipeline.training_sets.known_at IS 'Moment whose knowledge it uses.';
-
-COMMENT ON COLUMN pipeline.training_sets.loads IS 'Loads of the profiles, the activity and the labels known then.';
-
-COMMENT ON COLUMN pipeline.training_sets.row_count IS 'Its rows.';
-
-COMMENT ON COLUMN pipeline.training_sets.set_hash IS 'SHA-256 over its rows, in whatever order.';
-
-COMMENT ON COLUMN pipeline.training_sets.made_by IS 'Login.';
-
-COMMENT ON COLUMN pipeline.training_sets.made_at IS 'When it was recorded.';
-
-CREATE FUNCTION pipeline.find_training_set(name text) RETURNS pipeline.training_sets
-    LANGUAGE plpgsql STABLE SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-declare
-    found_set pipeline.training_sets;
-begin
-    select * into found_set from pipeline.training_sets as recorded where set_name = find_training_set.name;
-    if found_set.set_name is null then
-        perform pipeline.reject(format('There is no training set "%s". training_sets lists all.', name));
-    elsif found_set.made_by <> session_user then
-        perform pipeline.reject(format(
-            'The training set "%s" was made by %s, and its query is run with the rights of its caller. Log in as %s, or'
-            ' read the query in training_sets and make it under another name.',
-            found_set.set_name, found_set.made_by, found_set.made_by
-        ));
-    end if;
-    return found_set;
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.find_training_set(name text) IS 'A training set that this login made.';
-
-CREATE FUNCTION pipeline.hold_load(load bigint, oddities text) RETURNS void
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- UPDATE pipeline.loads SET outcome =
-         CASE
-             WHEN (hold_load.oddities IS NULL) THEN 'checked'::text
-             ELSE 'held'::text
-         END, oddities = hold_load.oddities, problem = hold_load.oddities, decided_by = NULL::text, decided_at = NULL::timestamp with time zone, changed_at = clock_timestamp()
-   WHERE ((loads.load_id = hold_load.load) AND ((loads.outcome = ANY (ARRAY['checked'::text, 'held'::text])) OR ((loads.outcome = 'rejected'::text) AND (loads.oddities IS NOT NULL))));
-END;
-
-COMMENT ON FUNCTION pipeline.hold_load(load bigint, oddities text) IS 'Holds a checked load that is odd until decide_load is called; without oddities it stays checked.';
-
-CREATE FUNCTION pipeline.is_needed(load bigint) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN (EXISTS (SELECT FROM (pipeline.loads this JOIN pipeline.loads of_run ON ((this.dag_run = of_run.dag_run))) WHERE ((this.load_id = is_needed.load) AND (of_run.outcome = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'held'::text])))));
-
-COMMENT ON FUNCTION pipeline.is_needed(load bigint) IS 'Whether a load of the same run can still be published: a month is published with the stores that it was checked with.';
-
-CREATE FUNCTION pipeline.is_newest(load bigint) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN (EXISTS (SELECT FROM pipeline.loads WHERE ((loads.load_id = is_newest.load) AND (loads.outcome = 'published'::text))));
-
-COMMENT ON FUNCTION pipeline.is_newest(load bigint) IS 'Whether this load is the published one of its file.';
-
-CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
-    LANGUAGE plpgsql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    return exists (
-        select
-        from pg_stat_activity
-        where
-            datname = current_database()
-            and application_name = 'load ' || load
-            and pg_has_role(usesysid, 'pipeline', 'member')
-    );
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
-a session, so only those of the pipeline count.';
-
-CREATE FUNCTION pipeline.lock_file(table_name text, sale_month date) RETURNS void
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN pg_advisory_xact_lock(hashtext(('pipeline.'::text || table_name)), COALESCE((sale_month - '2000-01-01'::date), 0));
-
-COMMENT ON FUNCTION pipeline.lock_file(table_name text, sale_month date) IS 'Until the transaction ends, no other transaction can request or publish this file; other files do not wait.';
 
 CREATE FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) RETURNS record
     LANGUAGE plpgsql
@@ -507,6 +530,17 @@ $_$;
 
 COMMENT ON FUNCTION pipeline.measure_training_set(query text, known_at timestamp with time zone, OUT row_count bigint, OUT hash text) IS 'Runs a query with the rights of the caller; $1 in it is the moment. The hash is made of the sum of the rows'' hashes.';
 
+CREATE FUNCTION pipeline.notice(message text) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $$
+begin
+    raise notice using message = message;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.notice(message text) IS 'Writes this message to the log of the task.';
+
 CREATE FUNCTION pipeline.open_feature_store() RETURNS void
     LANGUAGE plpgsql SECURITY DEFINER
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -526,128 +560,193 @@ $$;
 COMMENT ON FUNCTION pipeline.open_feature_store() IS 'Grants the privileges on the features to their readers, once: at the end of the first build that has a row. What a
 person revokes later stays revoked.';
 
-CREATE FUNCTION pipeline.open_staged(load bigint, view_name text, may_be_superseded boolean DEFAULT false) RETURNS void
+CREATE FUNCTION pipeline.open_staged(load bigint, view_name text, sample_rows integer DEFAULT NULL::integer) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    SET client_min_messages TO 'error'
-    AS $_$
+    AS $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    columns constant text := $columns$
-        select string_agg(format('%I %s', attname, format_type(atttypid, atttypmod)), ', ' order by attnum)
-        from pg_attribute
-        where
-            attrelid = $1
-            and attnum > 0
-            and not attisdropped
-    $columns$;
+    source pipeline.sources;
     staged_columns text;
     expected_columns text;
 begin
-    if
-        to_regclass(this.staged_table) is null
-        and this.outcome = 'superseded'
-        and not (may_be_superseded and pipeline.is_needed(load))
-    then
+    select sources.* into source
+    from pipeline.sources
+    inner join pipeline.files
+        on sources.table_name = files.table_name
+    where files.file_id = this.file_id;
+    if this.status = 'rejected' and this.decided_by is not null then
+        perform pipeline.reject(concat(this.source_url, ': load ', load, ': ', this.error));
+    elsif this.status = 'superseded' and not source.is_cumulative then
         raise exception using errcode = 'PL001', message = format(
-            '%s: load %s is superseded, so there is nothing to do.', this.address, load
+            '%s: load %s is superseded, so there is nothing to do.', this.source_url, load
         );
     elsif to_regclass(this.staged_table) is null then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
-            ': ' || this.problem, '. It has no staged rows, and the tables stay as they were. Clear this run from its',
+            'Load ', load, ' of ' || this.source_url, ' is ', coalesce(this.status, 'not in pipeline.loads'),
+            ': ' || this.error, '. It has no staged rows, and the tables stay as they were. Clear this run from its',
             ' staging tasks on.'
         ));
     end if;
-    execute columns using this.staged_table::regclass into staged_columns;
-    execute columns using format('staging.%I', this.table_name)::regclass into expected_columns;
+
+    select
+        string_agg(definition, ', ' order by attnum) filter (where attrelid = this.staged_table::regclass),
+        string_agg(definition, ', ' order by attnum) filter (where attrelid <> this.staged_table::regclass)
+    into staged_columns, expected_columns
+    from pg_attribute
+    cross join lateral format('%I %s', attname, format_type(atttypid, atttypmod)) as definition
+    where
+        attrelid in (this.staged_table::regclass, format('staging.%I', source.table_name)::regclass)
+        and attnum > 0
+        and not attisdropped;
     if staged_columns <> expected_columns then
         perform pipeline.reject(format(
             '%s was staged with the columns (%s), and staging.%I has (%s) since a migration, so it is not published.'
             ' Clear this run from its staging tasks on.',
-            this.address, staged_columns, this.table_name, expected_columns
+            this.source_url, staged_columns, source.table_name, expected_columns
         ));
     end if;
-    execute format('create or replace temporary view %I as select * from %s', view_name, this.staged_table);
+
     execute format(
-        'create or replace temporary view %I as select * from %s tablesample system (%s) repeatable (0)',
-        view_name || '_sample', this.staged_table, least(100, 5e6 / greatest(this.row_count, 1))
+        'create or replace temporary view %I as select * from %s', view_name, this.staged_table
+    ) || case
+        when sample_rows < this.row_count
+            then format(' tablesample system (%s) repeatable (0)', 100.0 * sample_rows / this.row_count)
+        else ''
+    end;
+end
+$$;
+
+COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text, sample_rows integer) IS 'Gives the staged rows of a load, or a sample of about so many, a name: a temporary view, which the file that calls it
+drops. A load whose columns differ from those of its source in staging now is rejected, and so is one that a person has
+rejected. SQLSTATE PL001 says that the load is superseded.';
+
+CREATE FUNCTION pipeline.profile_load(load bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    sample constant text := format(
+        '(select * from %s tablesample system (%s) repeatable (0)) as sample', this.staged_table,
+        least(100, 5e6 / greatest(this.row_count, 1))
     );
+    profiled record;
+begin
+    delete from pipeline.column_profiles where load_id = load;
+    for profiled in
+        select
+            quote_ident(pg_attribute.attname) as name,
+            pg_attribute.attname,
+            pg_type.typcategory = 'N' as is_number,
+            pg_type.typcategory = 'D' as is_day,
+            pg_type.typcategory = 'S' as is_text
+        from pg_attribute
+        inner join pg_type
+            on pg_attribute.atttypid = pg_type.oid
+        where attrelid = this.staged_table::regclass and attnum > 0 and not attisdropped
+    loop
+        execute concat(
+            'insert into pipeline.column_profiles (load_id, column_name, sample_rows, missing_values, distinct_values',
+            case when profiled.is_number then ', smallest, lower_quartile, median, upper_quartile, largest,'
+                ' negative_values, negative_total' end,
+            case when profiled.is_day then ', first_day, last_day' end,
+            ', counts) select $1, $2, row_count, row_count - value_count, distinct_values',
+            case when profiled.is_number then ', quantiles[1], quantiles[2], quantiles[3], quantiles[4], quantiles[5],'
+                ' negative_values, negative_total' end,
+            case when profiled.is_day then ', first_day, last_day' end,
+            ', case when distinct_values <= ', case when profiled.is_text then 100 when profiled.is_number then 10 else 0 end,
+            ' then (select jsonb_object_agg(shown, shown_rows) from (select ',
+            case when profiled.is_text then 'pipeline.shown(value)' else 'value' end,
+            ' as shown, sum(value_rows) as shown_rows from (select ', profiled.name, '::text as value,',
+            ' count(*) as value_rows from ', sample, ' where ', profiled.name, ' is not null group by 1) as counted',
+            ' group by 1) as listed) end',
+            ' from (select count(*) as row_count, count(', profiled.name, ') as value_count',
+            ', count(distinct ', profiled.name, ') as distinct_values',
+            case when profiled.is_number then format(
+                ', (percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by %1$s))::numeric[] as quantiles'
+                ', count(*) filter (where %1$s < 0) as negative_values'
+                ', sum(%1$s) filter (where %1$s < 0) as negative_total', profiled.name
+            ) end,
+            case when profiled.is_day then format(
+                ', min(%1$s) as first_day, max(%1$s) as last_day', profiled.name
+            ) end,
+            ' from ', sample, ') as figures'
+        ) using load, profiled.attname;
+    end loop;
 end
 $_$;
 
-COMMENT ON FUNCTION pipeline.open_staged(load bigint, view_name text, may_be_superseded boolean) IS 'Gives the staged rows of a load a name: a temporary view. A second one, whose name ends in _sample, shows all rows up
-to 50,000, and above that about so many. A load whose columns differ from those of its staging table now is rejected.
-SQLSTATE PL001 says that the load is superseded and its rows are dropped; one that may be superseded is
-rejected then, if another load of its run can be published.';
+COMMENT ON FUNCTION pipeline.profile_load(load bigint) IS 'Keeps the figures of each column of a staged load, by its type: of all rows up to 50,000, above that of a sample of
+about so many. Values are counted one by one where there are few: up to 100 of a text, up to 10 of a number.';
 
-CREATE FUNCTION pipeline.publish_load(load bigint, may_be_superseded boolean DEFAULT false) RETURNS void
+CREATE FUNCTION pipeline.publish_load(load bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 declare
     this pipeline.loads;
     previous pipeline.loads;
+    source pipeline.sources;
+    is_late boolean;
 begin
-    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
+    update pipeline.files
+    set compared_at = null, difference = null
+    where file_id = (select file_id from pipeline.loads where load_id = load);
     select * into this from pipeline.loads where load_id = load;
-    select * into previous
-    from pipeline.loads
-    where
-        table_name = this.table_name
-        and sale_month is not distinct from this.sale_month
-        and outcome in ('published', 'archived');
+    select * into previous from pipeline.loads where file_id = this.file_id and status in ('published', 'retired');
+    select sources.* into source
+    from pipeline.sources
+    inner join pipeline.files
+        on sources.table_name = files.table_name
+    where files.file_id = this.file_id;
 
-    if may_be_superseded and this.outcome in ('published', 'superseded') then
-        return;
-    elsif this.outcome = 'published' then
+    is_late := this.status = 'superseded' or previous.request_number > this.request_number;
+
+    if source.is_cumulative and (is_late or this.status = 'published') then
+        return; -- An older file still adds its rows.
+    elsif this.status = 'published' then
         raise exception using errcode = 'PL002', message = format(
-            '%s: load %s is published already, so nothing is changed.', this.address, load
+            '%s: load %s is published already, so nothing is changed.', this.source_url, load
         );
-    elsif
-        this.outcome = 'superseded'
-        or (this.outcome = 'checked' and pipeline.requested_at(previous) > pipeline.requested_at(this))
-    then
-        if may_be_superseded then
-            return;
-        end if;
+    elsif is_late then
         raise exception using errcode = 'PL001', message = concat(
-            this.address, ': load ', load, ' is superseded by load ' || previous.load_id,
+            this.source_url, ': load ', load, ' is superseded', ' by load ' || previous.load_id,
             ', which requested the file later, so nothing is changed.'
         );
-    elsif this.outcome is distinct from 'checked' then
+    elsif this.status is distinct from 'checked' then
         perform pipeline.reject(concat(
-            'Load ', load, ' of ' || this.address, ' is ', coalesce(this.outcome, 'not in pipeline.loads'),
-            ': ' || this.problem, '. Only a checked load can be published, and the tables stay as they were. Clear this',
+            'Load ', load, ' of ' || this.source_url, ' is ', coalesce(this.status, 'not in pipeline.loads'),
+            ': ' || this.error, '. Only a checked load can be published, and the tables stay as they were. Clear this',
             ' run from its staging tasks on.'
         ));
     end if;
 
     update pipeline.loads
-    set outcome = 'superseded', changed_at = clock_timestamp()
+    set status = 'superseded', updated_at = clock_timestamp()
     where
-        table_name = this.table_name
-        and sale_month is not distinct from this.sale_month
-        and load_id <> load
-        and outcome in ('staged', 'checked', 'held', 'published', 'archived')
-        and pipeline.requested_at(loads) < pipeline.requested_at(this);
+        file_id = this.file_id
+        and request_number < this.request_number
+        and (
+            status in ('checked', 'pending_approval', 'published', 'retired')
+            or (status = 'staged' and source.published_with is null)
+        );
     update pipeline.loads
-    set outcome = 'published', published_at = clock_timestamp(), changed_at = clock_timestamp()
+    set status = 'published', published_at = clock_timestamp(), updated_at = clock_timestamp()
     where load_id = load;
 
     if previous.sha256 <> this.sha256 then
-        perform pipeline.report(concat(
-            this.address, ' has changed since load ', previous.load_id, ' of ', previous.requested_at,
-            ': rows ', previous.row_count, ' -> ', this.row_count,
-            ', total ' || previous.total || ' -> ' || this.total,
+        perform pipeline.notice(concat(
+            this.source_url, ' has changed since load ', previous.load_id, ': rows ', previous.row_count, ' -> ',
+            this.row_count, ', total ' || previous.total || ' -> ' || this.total,
             ', SHA-256 ', previous.sha256, ' -> ', this.sha256
         ));
     end if;
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.publish_load(load bigint, may_be_superseded boolean) IS 'Locks the file until the transaction ends, and makes a checked load the published one. An error with SQLSTATE PL001
-says that a later request is published, and PL002 that the load is published already; a load that may be superseded
+COMMENT ON FUNCTION pipeline.publish_load(load bigint) IS 'Locks the file until the transaction ends, and makes a checked load the published one. An error with SQLSTATE PL001
+says that a later request is published, and PL002 that the load is published already; a load of a cumulative source
 raises neither.';
 
 CREATE FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) RETURNS void
@@ -704,62 +803,84 @@ $$;
 
 COMMENT ON FUNCTION pipeline.reject(message text) IS 'Fails the transaction with this message: what happened, why the load stops, what to do.';
 
-CREATE FUNCTION pipeline.report(message text) RETURNS void
-    LANGUAGE plpgsql
+CREATE FUNCTION pipeline.request_approval(load bigint, decide_until timestamp with time zone) RETURNS void
+    LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    raise notice using message = message;
-end
-$$;
+    BEGIN ATOMIC
+ UPDATE pipeline.loads SET status = 'pending_approval'::text, decide_until = request_approval.decide_until, updated_at = clock_timestamp()
+   WHERE ((loads.load_id = request_approval.load) AND (loads.status = ANY (ARRAY['checked'::text, 'pending_approval'::text])));
+END;
 
-COMMENT ON FUNCTION pipeline.report(message text) IS 'Writes this message to the log of the task.';
+COMMENT ON FUNCTION pipeline.request_approval(load bigint, decide_until timestamp with time zone) IS 'Holds a checked load back until decide_load is called, or until that moment.';
 
 CREATE FUNCTION pipeline.request_file(load bigint) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
 begin
-    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
-    update pipeline.loads set requested_at = clock_timestamp() where load_id = load;
+    perform from pipeline.files
+    where file_id = (select file_id from pipeline.loads where load_id = load)
+    for no key update;
+    update pipeline.loads
+    set request_number = nextval('pipeline.request_numbers'), requested_at = clock_timestamp()
+    where load_id = load;
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.request_file(load bigint) IS 'Locks the file and records the time of the request. The transaction ends when the server has begun to answer, so that
-a later request never gets an older file.';
-
-CREATE TABLE pipeline.sources (
-    table_name text NOT NULL,
-    file_path text NOT NULL,
-    decided_by text
-);
-
-COMMENT ON TABLE pipeline.sources IS 'The kinds of files, each with the table that it fills.';
-
-COMMENT ON COLUMN pipeline.sources.table_name IS 'Table in public; the one of that name in staging has the rules of the file.';
-
-COMMENT ON COLUMN pipeline.sources.file_path IS 'Path of the file below SOURCE_BASE_URL.';
-
-COMMENT ON COLUMN pipeline.sources.decided_by IS 'The source whose request decides which run is published, for files that belong together: sources.table_name.';
-
-CREATE FUNCTION pipeline.requested_at(load pipeline.loads) RETURNS timestamp with time zone
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN COALESCE((SELECT max(deciding.requested_at) AS max FROM (pipeline.sources JOIN pipeline.loads deciding ON ((sources.decided_by = deciding.table_name))) WHERE ((sources.table_name = (requested_at.load).table_name) AND (deciding.dag_run = (requested_at.load).dag_run) AND ((deciding.published_at IS NOT NULL) OR (((requested_at.load).outcome <> 'published'::text) AND (deciding.outcome = ANY (ARRAY['staged'::text, 'checked'::text, 'held'::text, 'superseded'::text])))))), (load).requested_at);
-
-COMMENT ON FUNCTION pipeline.requested_at(load pipeline.loads) IS 'When the file that decides for the load was requested: of two loads of a file, the later one is published.';
+COMMENT ON FUNCTION pipeline.request_file(load bigint) IS 'Locks the file and numbers the request. The transaction ends when the server has begun to answer, so that a later
+request never gets an older file.';
 
 CREATE FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     BEGIN ATOMIC
- SELECT pipeline.reject(concat(string_agg(concat(loads.address, ': ', loads.problem), '; '::text ORDER BY loads.address), '. Nothing was published, and the tables stay as they were. When the file is corrected, clear this run.')) AS reject
+ SELECT pipeline.reject(concat(string_agg(concat(loads.source_url, ': ', loads.error), '; '::text ORDER BY loads.source_url), '. Nothing was published, and the tables stay as they were. When the file is corrected, clear this run.')) AS reject
     FROM pipeline.loads
-   WHERE ((loads.load_id = ANY (require_checked.load_ids)) AND (loads.outcome = 'rejected'::text))
+   WHERE ((loads.load_id = ANY (require_checked.load_ids)) AND (loads.status = 'rejected'::text))
   HAVING (count(*) > 0);
 END;
 
 COMMENT ON FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) IS 'Fails with all verdicts at once if one of the loads is rejected.';
+
+CREATE FUNCTION pipeline.retire_load(load bigint) RETURNS void
+    LANGUAGE plpgsql
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    AS $_$
+declare
+    this pipeline.loads;
+    this_file pipeline.files;
+    query text;
+    has_rows boolean;
+begin
+    select * into this_file
+    from pipeline.files
+    where file_id = (select file_id from pipeline.loads where load_id = load)
+    for no key update;
+    select * into this from pipeline.loads where load_id = load;
+    if this.status is distinct from 'published' or this_file.file_month is null then
+        perform pipeline.reject(format(
+            'Load %s is not the published load of a month, so it was not retired. pipeline.loads lists them.', load
+        ));
+    end if;
+    select format(
+        'select exists (select from public.%1$I where %2$I >= %3$L and %2$I < %4$L)',
+        table_name, date_column, this_file.file_month, (this_file.file_month + interval '1 month')::date
+    ) into query
+    from pipeline.sources
+    where table_name = this_file.table_name;
+    execute query into has_rows;
+    if has_rows then
+        perform pipeline.reject(format(
+            'public.%I still has the rows of %s, so load %s was not retired. Detach their partition first:'
+            ' docs/operations.md, "Take an old month out".', this_file.table_name, this_file.file_month, load
+        ));
+    end if;
+    update pipeline.loads set status = 'retired', updated_at = clock_timestamp() where load_id = load;
+end
+$_$;
+
+COMMENT ON FUNCTION pipeline.retire_load(load bigint) IS 'Records that the rows of a published month were taken out of the table, so that nothing expects them there. Loading the
+month again brings it back.';
 
 CREATE FUNCTION pipeline.shown(letter text) RETURNS text
     LANGUAGE sql IMMUTABLE
@@ -770,25 +891,32 @@ COMMENT ON FUNCTION pipeline.shown(letter text) IS 'A letter of a file, for page
 Text of more than 8 characters is not a letter.';
 
 CREATE FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) RETURNS void
-    LANGUAGE plpgsql SECURITY DEFINER
+    LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     SET default_statistics_target TO '10'
     AS $$
 declare
-    staged text;
+    this pipeline.loads;
 begin
-    perform pipeline.lock_file(table_name, sale_month) from pipeline.loads where load_id = load;
+    select * into this from pipeline.loads where load_id = load;
+    execute 'analyze ' || this.staged_table;
+    perform from pipeline.files where file_id = this.file_id for no key update;
     update pipeline.loads
     set
-        outcome = case
+        status = case
+            -- Files that are published together have their number when they are checked.
             when exists (
                 select
                 from pipeline.loads as later
+                inner join pipeline.files
+                    on later.file_id = files.file_id
+                inner join pipeline.sources
+                    on files.table_name = sources.table_name
                 where
-                    later.table_name = loads.table_name
-                    and later.sale_month is not distinct from loads.sale_month
-                    and later.outcome = 'published'
-                    and pipeline.requested_at(later) > pipeline.requested_at(loads)
+                    later.file_id = this.file_id
+                    and later.status = 'published'
+                    and later.request_number > this.request_number
+                    and sources.published_with is null
             ) then 'superseded'
             else 'staged'
         end,
@@ -797,36 +925,25 @@ begin
         bytes = stage_load.bytes,
         sha256 = stage_load.sha256,
         row_count = stage_load.row_count,
-        changed_at = clock_timestamp()
-    where load_id = load and outcome = 'loading'
-    returning staged_table into staged;
-    if staged is null then
+        updated_at = clock_timestamp()
+    where load_id = load and status = 'loading';
+    if not found then
         raise exception 'Load % is not loading any more, so it is not staged. Clear this run.', load;
     end if;
-    -- The next steps come before autovacuum, and would sort where they should hash. A small sample is enough.
-    execute 'analyze ' || staged;
 end
 $$;
 
 COMMENT ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) IS 'Records, in the transaction of the COPY, that all rows of the file are staged.';
 
-CREATE FUNCTION pipeline.stop_load(load bigint, outcome text, problem text, waits_until timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS void
-    LANGUAGE plpgsql
+CREATE FUNCTION pipeline.stop_load(load bigint, status text, error text, wait_until timestamp with time zone DEFAULT NULL::timestamp with time zone) RETURNS void
+    LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$
-begin
-    update pipeline.loads
-    set
-        outcome = stop_load.outcome,
-        problem = stop_load.problem,
-        waits_until = stop_load.waits_until,
-        changed_at = clock_timestamp()
-    where load_id = load and loads.outcome = 'loading';
-    perform pipeline.discard_staged(load);
-end
-$$;
+    BEGIN ATOMIC
+ UPDATE pipeline.loads SET status = stop_load.status, error = stop_load.error, wait_until = stop_load.wait_until, updated_at = clock_timestamp()
+   WHERE ((loads.load_id = stop_load.load) AND (loads.status = 'loading'::text));
+END;
 
-COMMENT ON FUNCTION pipeline.stop_load(load bigint, outcome text, problem text, waits_until timestamp with time zone) IS 'Records why an attempt staged nothing: waiting, rejected or failed.';
+COMMENT ON FUNCTION pipeline.stop_load(load bigint, status text, error text, wait_until timestamp with time zone) IS 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
 CREATE FUNCTION pipeline.training_moment(known_at timestamp with time zone) RETURNS timestamp with time zone
     LANGUAGE plpgsql STABLE SECURITY DEFINER
@@ -853,52 +970,7 @@ $$;
 
 COMMENT ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) IS 'This moment, or that of the newest build if it is earlier or null is given: what was known at it does not change.';
 
-CREATE FUNCTION pipeline.unarchive_month(month date) RETURNS text
-    LANGUAGE plpgsql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    SET lock_timeout TO '3s'
-    AS $$
-declare
-    this pipeline.loads;
-    next_month constant date := month + interval '1 month';
-begin
-    perform pipeline.lock_file('sales', month);
-    select * into this
-    from pipeline.loads
-    where table_name = 'sales' and sale_month = month and outcome = 'archived';
-    if this.load_id is null then
-        perform pipeline.reject(format(
-            '%s is not a month that is archived, so nothing was changed. month_status shows the months; a month is'
-            ' named by its first day.', month
-        ));
-    elsif to_regclass('archive.' || this.partition_name) is null then
-        perform pipeline.reject(format(
-            'The table archive.%s does not exist, so nothing was changed. Restore it with pg_restore, or load the month'
-            ' again.', this.partition_name
-        ));
-    end if;
-
-    -- The rows are read for this constraint, and not again while readers of sales wait.
-    execute format(
-        'alter table archive.%I add constraint "the date is in the month" check (date >= %L and date < %L)',
-        this.partition_name, month, next_month
-    );
-    -- An attempt to load the month has left an empty partition.
-    execute format('drop table if exists partitions.%I', this.partition_name);
-    execute format('alter table archive.%I set schema partitions', this.partition_name);
-    execute format(
-        'alter table public.sales attach partition partitions.%I for values from (%L) to (%L)',
-        this.partition_name, month, next_month
-    );
-    execute format('alter table partitions.%I drop constraint "the date is in the month"', this.partition_name);
-    update pipeline.loads set outcome = 'published', changed_at = clock_timestamp() where load_id = this.load_id;
-    return format('%s rows are in public.sales again', this.row_count);
-end
-$$;
-
-COMMENT ON FUNCTION pipeline.unarchive_month(month date) IS 'Brings a month back that archive_month took out.';
-
-CREATE FUNCTION pipeline.verify_load(load bigint, row_count numeric, total numeric DEFAULT NULL::numeric, aggregate numeric DEFAULT NULL::numeric) RETURNS void
+CREATE FUNCTION pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric DEFAULT NULL::numeric) RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
     AS $$
@@ -908,21 +980,19 @@ begin
     if
         coalesce(verify_load.row_count, 0) <> this.row_count
         or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
-        or coalesce(verify_load.aggregate, 0) <> coalesce(this.total, 0)
     then
         perform pipeline.reject(concat(
-            this.address, ': public.', this.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
-            ', total ' || verify_load.total, ', sum of the aggregate ' || verify_load.aggregate,
-            ' after publishing, and the load that was checked has ', this.row_count, ' rows', ', total ' || this.total,
-            '. Nothing was published. A trigger or a policy on the table changes or hides rows: pg_trigger and pg_policy',
-            ' show them. When it is corrected, clear this run.'
+            this.source_url, ': ', verify_load.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
+            ', total ' || verify_load.total, ' after publishing, and the load that was checked has ', this.row_count,
+            ' rows', ', total ' || this.total, '. Nothing was published. A trigger or a policy on the table changes or',
+            ' hides rows: pg_trigger and pg_policy show them. When it is corrected, clear this run.'
         ));
     end if;
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.verify_load(load bigint, row_count numeric, total numeric, aggregate numeric) IS 'Compares what stands in the tables with what was checked, and fails the publication if they differ: the rows, their
-total, and the sum of the aggregate. What a source does not have is null.';
+COMMENT ON FUNCTION pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric) IS 'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. The total of
+a source that has no amounts is null.';
 
 CREATE TABLE public.feature_history (
     idx integer NOT NULL,
@@ -1061,6 +1131,35 @@ END;
 
 COMMENT ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) IS 'The features of each pair of a client and a day, as they were known at that moment, in the order of the arrays.';
 
+CREATE TABLE pipeline.training_sets (
+    set_name text NOT NULL,
+    query text NOT NULL,
+    known_at timestamp with time zone NOT NULL,
+    loads bigint[] NOT NULL,
+    row_count bigint NOT NULL,
+    set_hash text NOT NULL,
+    made_by text DEFAULT SESSION_USER NOT NULL,
+    made_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
+);
+
+COMMENT ON TABLE pipeline.training_sets IS 'Every training set that was recorded; readers see it in public.';
+
+COMMENT ON COLUMN pipeline.training_sets.set_name IS 'Its name.';
+
+COMMENT ON COLUMN pipeline.training_sets.query IS 'Query that makes it; $1 is known_at.';
+
+COMMENT ON COLUMN pipeline.training_sets.known_at IS 'Moment whose knowledge it uses.';
+
+COMMENT ON COLUMN pipeline.training_sets.loads IS 'Loads of the profiles, the activity and the labels known then.';
+
+COMMENT ON COLUMN pipeline.training_sets.row_count IS 'Its rows.';
+
+COMMENT ON COLUMN pipeline.training_sets.set_hash IS 'SHA-256 over its rows, in whatever order.';
+
+COMMENT ON COLUMN pipeline.training_sets.made_by IS 'Login.';
+
+COMMENT ON COLUMN pipeline.training_sets.made_at IS 'When it was recorded.';
+
 CREATE VIEW public.training_sets AS
  SELECT set_name AS name,
     query,
@@ -1114,13 +1213,22 @@ with one after the newest build of the features, it is that of the newest build.
 CREATE FUNCTION public.repeat_training_set(name text) RETURNS TABLE(name text, row_count bigint, hash text, is_same boolean)
     LANGUAGE sql
     BEGIN ATOMIC
- SELECT recorded.set_name,
+ SELECT pipeline.reject(
+         CASE
+             WHEN (recorded.name IS NULL) THEN format('There is no training set "%s". training_sets lists all.'::text, repeat_training_set.name)
+             ELSE format('The training set "%s" was made by %s, and its query is run with the rights of its caller. Log in as %s, or read the query in training_sets and make it under another name.'::text, repeat_training_set.name, recorded.made_by, recorded.made_by)
+         END) AS reject
+    FROM (( VALUES (repeat_training_set.name)) asked(name)
+      LEFT JOIN public.training_sets recorded ON ((asked.name = recorded.name)))
+   WHERE (recorded.made_by IS DISTINCT FROM SESSION_USER);
+ SELECT recorded.name,
      measured.row_count,
      measured.hash,
-     ((measured.row_count = recorded.row_count) AND (measured.hash = recorded.set_hash)) AS is_same
-    FROM ((pipeline.find_training_set(repeat_training_set.name) recorded(set_name, query, known_at, loads, row_count, set_hash, made_by, made_at)
+     ((measured.row_count = recorded.row_count) AND (measured.hash = recorded.hash)) AS is_same
+    FROM ((public.training_sets recorded
       CROSS JOIN LATERAL pipeline.training_moment(recorded.known_at) moments(moment))
-      CROSS JOIN LATERAL pipeline.measure_training_set(recorded.query, moments.moment) measured(row_count, hash));
+      CROSS JOIN LATERAL pipeline.measure_training_set(recorded.query, moments.moment) measured(row_count, hash))
+   WHERE (recorded.name = repeat_training_set.name);
 END;
 
 COMMENT ON FUNCTION public.repeat_training_set(name text) IS 'Makes a training set again, for the login that made it, and says whether it has the same rows.';
@@ -1186,6 +1294,150 @@ CREATE TABLE partitions.sales_before_all_months (
 
 ALTER TABLE ONLY partitions.sales_before_all_months REPLICA IDENTITY FULL;
 
+CREATE TABLE pipeline.anomaly_checks (
+    load_id bigint NOT NULL,
+    measure text NOT NULL,
+    value numeric NOT NULL,
+    median numeric,
+    low numeric,
+    high numeric,
+    anomaly text
+);
+
+COMMENT ON TABLE pipeline.anomaly_checks IS 'Each measure of a load, and what it was compared with.';
+
+COMMENT ON COLUMN pipeline.anomaly_checks.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.anomaly_checks.measure IS 'What was measured.';
+
+COMMENT ON COLUMN pipeline.anomaly_checks.value IS 'The value for this load.';
+
+COMMENT ON COLUMN pipeline.anomaly_checks.median IS 'Median of the loads that it was compared with; null without enough.';
+
+COMMENT ON COLUMN pipeline.anomaly_checks.low IS 'Smallest value that is not unusual.';
+
+COMMENT ON COLUMN pipeline.anomaly_checks.high IS 'Greatest value that is not unusual.';
+
+COMMENT ON COLUMN pipeline.anomaly_checks.anomaly IS 'What is unusual, in words; null if nothing is.';
+
+CREATE TABLE pipeline.sales_by_store (
+    load_id bigint NOT NULL,
+    store_idx integer NOT NULL,
+    row_count bigint NOT NULL,
+    min_idx integer NOT NULL,
+    max_date date NOT NULL,
+    total numeric NOT NULL
+);
+
+COMMENT ON TABLE pipeline.sales_by_store IS 'What each load of a sales file holds, by store; kept until a newer load of the month is published.';
+
+COMMENT ON COLUMN pipeline.sales_by_store.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.sales_by_store.store_idx IS 'Store of the sales.';
+
+COMMENT ON COLUMN pipeline.sales_by_store.row_count IS 'Number of sales.';
+
+COMMENT ON COLUMN pipeline.sales_by_store.min_idx IS 'Smallest idx of the sales, to find them in the file.';
+
+COMMENT ON COLUMN pipeline.sales_by_store.max_date IS 'Latest day of the sales.';
+
+COMMENT ON COLUMN pipeline.sales_by_store.total IS 'Exact sum of the sales.';
+
+CREATE VIEW pipeline.approval_requests AS
+ WITH rounded AS (
+         SELECT anomaly_checks.load_id,
+            anomaly_checks.measure,
+            anomaly_checks.anomaly,
+            "left"((trim_scale(round(anomaly_checks.value, places.number)))::text, 40) AS value,
+            "left"((trim_scale(round(anomaly_checks.median, places.number)))::text, 40) AS median,
+            "left"((trim_scale(round(
+                CASE
+                    WHEN (anomaly_checks.value < (0)::numeric) THEN anomaly_checks.low
+                    ELSE GREATEST(anomaly_checks.low, (0)::numeric)
+                END, places.number)))::text, 40) AS low,
+            "left"((trim_scale(round(anomaly_checks.high, places.number)))::text, 40) AS high
+           FROM (pipeline.anomaly_checks
+             CROSS JOIN LATERAL ( VALUES (
+                        CASE
+                            WHEN (abs(anomaly_checks.value) < (1)::numeric) THEN 4
+                            ELSE 2
+                        END)) places(number))
+        ), measures AS (
+         SELECT rounded.load_id,
+            string_agg(concat_ws(' | '::text,
+                CASE
+                    WHEN (rounded.anomaly IS NULL) THEN ''::text
+                    ELSE '**unusual**'::text
+                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE(rounded.median, ''::text), COALESCE(((rounded.low || ' to '::text) || rounded.high), ''::text)), '
+'::text ORDER BY (rounded.anomaly IS NULL), rounded.measure) AS listing
+           FROM rounded
+          GROUP BY rounded.load_id
+        ), by_store AS (
+         SELECT loads_1.load_id,
+            sold.store_idx,
+            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS rows_now,
+            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS rows_then,
+            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS total_now,
+            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS total_then
+           FROM ((pipeline.loads loads_1
+             JOIN pipeline.loads published ON (((loads_1.file_id = published.file_id) AND (loads_1.load_id <> published.load_id) AND (published.status = 'published'::text))))
+             JOIN pipeline.sales_by_store sold ON (((sold.load_id = loads_1.load_id) OR (sold.load_id = published.load_id))))
+          GROUP BY loads_1.load_id, sold.store_idx
+        ), changes AS (
+         SELECT by_store.load_id,
+            by_store.store_idx,
+            by_store.rows_now,
+            by_store.rows_then,
+            by_store.total_now,
+            by_store.total_then,
+            row_number() OVER (PARTITION BY by_store.load_id ORDER BY (abs((by_store.rows_then - by_store.rows_now))) DESC, (abs((by_store.total_then - by_store.total_now))) DESC, by_store.store_idx) AS place
+           FROM by_store
+          WHERE ((by_store.rows_now IS DISTINCT FROM by_store.rows_then) OR (by_store.total_now IS DISTINCT FROM by_store.total_then))
+        ), stores AS (
+         SELECT changes.load_id,
+            string_agg(concat_ws(' | '::text, changes.store_idx, changes.rows_now, changes.rows_then, changes.total_now, changes.total_then), '
+'::text ORDER BY changes.place) AS listing
+           FROM changes
+          WHERE (changes.place <= 20)
+          GROUP BY changes.load_id
+        )
+ SELECT loads.load_id,
+    loads.status,
+    loads.error,
+    loads.anomalies,
+    loads.decided_by,
+    (loads.file_id IN ( SELECT published.file_id
+           FROM pipeline.loads published
+          WHERE (published.status = ANY (ARRAY['published'::text, 'retired'::text])))) AS replaces_rows,
+    concat_ws('
+
+'::text, concat('**', loads.source_url, '** (load ', loads.load_id, '): ', COALESCE(loads.anomalies, 'nothing is unusual'::text), '.'), ('| | measure | this file | median | expected |
+| --- | --- | --- | --- | --- |
+'::text || regexp_replace(measures.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text)), (('Against what is published, the stores that change most:
+
+'::text || '| store | rows now | rows then | total now | total then |
+| --- | --- | --- | --- | --- |
+'::text) || regexp_replace(stores.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text))) AS question
+   FROM ((pipeline.loads
+     JOIN measures ON ((loads.load_id = measures.load_id)))
+     LEFT JOIN stores ON ((loads.load_id = stores.load_id)));
+
+COMMENT ON VIEW pipeline.approval_requests IS 'What a person is asked about a load: its measures, and what publishing changes.';
+
+COMMENT ON COLUMN pipeline.approval_requests.load_id IS 'The load: loads.load_id.';
+
+COMMENT ON COLUMN pipeline.approval_requests.status IS 'State of the load: loads.status.';
+
+COMMENT ON COLUMN pipeline.approval_requests.error IS 'Why it is rejected or failed: loads.error.';
+
+COMMENT ON COLUMN pipeline.approval_requests.anomalies IS 'What is unusual about it.';
+
+COMMENT ON COLUMN pipeline.approval_requests.decided_by IS 'Who has decided already: loads.decided_by.';
+
+COMMENT ON COLUMN pipeline.approval_requests.replaces_rows IS 'Whether rows of this file are published.';
+
+COMMENT ON COLUMN pipeline.approval_requests.question IS 'The question, in Markdown.';
+
 CREATE TABLE pipeline.client_hashes (
     idx integer NOT NULL,
     source_hash bigint NOT NULL
@@ -1199,31 +1451,55 @@ COMMENT ON COLUMN pipeline.client_hashes.idx IS 'Client.';
 
 COMMENT ON COLUMN pipeline.client_hashes.source_hash IS 'Hash of its profile, its label and all its activity.';
 
-CREATE TABLE pipeline.comparisons (
+CREATE TABLE pipeline.column_profiles (
     load_id bigint NOT NULL,
-    measure text NOT NULL,
-    value numeric NOT NULL,
+    column_name text NOT NULL,
+    sample_rows bigint NOT NULL,
+    missing_values bigint NOT NULL,
+    distinct_values bigint NOT NULL,
+    smallest numeric,
+    lower_quartile numeric,
     median numeric,
-    low numeric,
-    high numeric,
-    oddity text
+    upper_quartile numeric,
+    largest numeric,
+    negative_values bigint,
+    negative_total numeric,
+    first_day date,
+    last_day date,
+    counts jsonb
 );
 
-COMMENT ON TABLE pipeline.comparisons IS 'Each measure of a load, and what it was compared with.';
+COMMENT ON TABLE pipeline.column_profiles IS 'What each load holds, by column.';
 
-COMMENT ON COLUMN pipeline.comparisons.load_id IS 'The load: loads.load_id.';
+COMMENT ON COLUMN pipeline.column_profiles.load_id IS 'The load: loads.load_id.';
 
-COMMENT ON COLUMN pipeline.comparisons.measure IS 'What was measured.';
+COMMENT ON COLUMN pipeline.column_profiles.column_name IS 'Column of the file.';
 
-COMMENT ON COLUMN pipeline.comparisons.value IS 'The value for this load.';
+COMMENT ON COLUMN pipeline.column_profiles.sample_rows IS 'Rows that the figures are of: all of the file up to 50,000, above that a sample of about so many.';
 
-COMMENT ON COLUMN pipeline.comparisons.median IS 'Median of the loads that it was compared with; null without enough.';
+COMMENT ON COLUMN pipeline.column_profiles.missing_values IS 'Rows without a value.';
 
-COMMENT ON COLUMN pipeline.comparisons.low IS 'Smallest value that is not odd.';
+COMMENT ON COLUMN pipeline.column_profiles.distinct_values IS 'Different values.';
 
-COMMENT ON COLUMN pipeline.comparisons.high IS 'Greatest value that is not odd.';
+COMMENT ON COLUMN pipeline.column_profiles.smallest IS 'Smallest number.';
 
-COMMENT ON COLUMN pipeline.comparisons.oddity IS 'What is odd, in words; null if nothing is.';
+COMMENT ON COLUMN pipeline.column_profiles.lower_quartile IS 'A quarter of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.column_profiles.median IS 'Half of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.column_profiles.upper_quartile IS 'Three quarters of the numbers are no greater.';
+
+COMMENT ON COLUMN pipeline.column_profiles.largest IS 'Largest number.';
+
+COMMENT ON COLUMN pipeline.column_profiles.negative_values IS 'Rows with a number below 0: in sales.value, refunds.';
+
+COMMENT ON COLUMN pipeline.column_profiles.negative_total IS 'Sum of the numbers below 0.';
+
+COMMENT ON COLUMN pipeline.column_profiles.first_day IS 'First day.';
+
+COMMENT ON COLUMN pipeline.column_profiles.last_day IS 'Last day.';
+
+COMMENT ON COLUMN pipeline.column_profiles.counts IS 'Rows of each value, where there are few; see pipeline.shown.';
 
 CREATE TABLE pipeline.feature_store_builds (
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
@@ -1264,6 +1540,15 @@ COMMENT ON TABLE pipeline.features_opened IS 'One row, once the features have be
 
 COMMENT ON COLUMN pipeline.features_opened.opened_at IS 'When.';
 
+ALTER TABLE pipeline.files ALTER COLUMN file_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pipeline.files_file_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
 ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME pipeline.loads_load_id_seq
     START WITH 1
@@ -1273,38 +1558,16 @@ ALTER TABLE pipeline.loads ALTER COLUMN load_id ADD GENERATED ALWAYS AS IDENTITY
     CACHE 1
 );
 
-CREATE TABLE pipeline.sales_by_store (
-    load_id bigint NOT NULL,
-    store_idx integer NOT NULL,
-    row_count bigint NOT NULL,
-    first_sale integer NOT NULL,
-    last_date date NOT NULL,
-    total numeric NOT NULL
-);
-
-COMMENT ON TABLE pipeline.sales_by_store IS 'What each load of a sales file holds, by store; kept until a newer load of the month is published.';
-
-COMMENT ON COLUMN pipeline.sales_by_store.load_id IS 'The load: loads.load_id.';
-
-COMMENT ON COLUMN pipeline.sales_by_store.store_idx IS 'Store of the sales.';
-
-COMMENT ON COLUMN pipeline.sales_by_store.row_count IS 'Number of sales.';
-
-COMMENT ON COLUMN pipeline.sales_by_store.first_sale IS 'Smallest idx of the sales, to find them in the file.';
-
-COMMENT ON COLUMN pipeline.sales_by_store.last_date IS 'Latest day of the sales.';
-
-COMMENT ON COLUMN pipeline.sales_by_store.total IS 'Exact sum of the sales.';
-
 CREATE VIEW pipeline.published_sales_by_store AS
- SELECT loads.sale_month,
+ SELECT files.file_month AS sale_month,
     sales_by_store.store_idx,
     sales_by_store.row_count,
-    sales_by_store.first_sale,
+    sales_by_store.min_idx,
     sales_by_store.total
-   FROM (pipeline.sales_by_store
+   FROM ((pipeline.sales_by_store
      JOIN pipeline.loads ON ((sales_by_store.load_id = loads.load_id)))
-  WHERE (loads.outcome = 'published'::text);
+     JOIN pipeline.files ON ((loads.file_id = files.file_id)))
+  WHERE (loads.status = 'published'::text);
 
 COMMENT ON VIEW pipeline.published_sales_by_store IS 'The sums of the published file of each month, by store.';
 
@@ -1314,98 +1577,16 @@ COMMENT ON COLUMN pipeline.published_sales_by_store.store_idx IS 'Store of the s
 
 COMMENT ON COLUMN pipeline.published_sales_by_store.row_count IS 'Number of sales.';
 
-COMMENT ON COLUMN pipeline.published_sales_by_store.first_sale IS 'Smallest idx of the sales.';
+COMMENT ON COLUMN pipeline.published_sales_by_store.min_idx IS 'Smallest idx of the sales.';
 
 COMMENT ON COLUMN pipeline.published_sales_by_store.total IS 'Exact sum of the sales.';
 
-CREATE VIEW pipeline.questions AS
- WITH rounded AS (
-         SELECT comparisons.load_id,
-            comparisons.measure,
-            comparisons.oddity,
-            "left"((trim_scale(round(comparisons.value, places.number)))::text, 40) AS value,
-            "left"((trim_scale(round(comparisons.median, places.number)))::text, 40) AS median,
-            "left"((trim_scale(round(
-                CASE
-                    WHEN (comparisons.value < (0)::numeric) THEN comparisons.low
-                    ELSE GREATEST(comparisons.low, (0)::numeric)
-                END, places.number)))::text, 40) AS low,
-            "left"((trim_scale(round(comparisons.high, places.number)))::text, 40) AS high
-           FROM (pipeline.comparisons
-             CROSS JOIN LATERAL ( VALUES (
-                        CASE
-                            WHEN (abs(comparisons.value) < (1)::numeric) THEN 4
-                            ELSE 2
-                        END)) places(number))
-        ), measures AS (
-         SELECT rounded.load_id,
-            string_agg(concat_ws(' | '::text,
-                CASE
-                    WHEN (rounded.oddity IS NULL) THEN ''::text
-                    ELSE '**odd**'::text
-                END, replace(rounded.measure, '_'::text, ' '::text), rounded.value, COALESCE(rounded.median, ''::text), COALESCE(((rounded.low || ' to '::text) || rounded.high), ''::text)), '
-'::text ORDER BY (rounded.oddity IS NULL), rounded.measure) AS listing
-           FROM rounded
-          GROUP BY rounded.load_id
-        ), by_store AS (
-         SELECT loads_1.load_id,
-            sold.store_idx,
-            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS rows_now,
-            COALESCE(sum(sold.row_count) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS rows_then,
-            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = published.load_id)), (0)::numeric) AS total_now,
-            COALESCE(sum(sold.total) FILTER (WHERE (sold.load_id = loads_1.load_id)), (0)::numeric) AS total_then
-           FROM ((pipeline.loads loads_1
-             JOIN pipeline.loads published ON (((loads_1.sale_month = published.sale_month) AND (loads_1.load_id <> published.load_id) AND (published.outcome = 'published'::text))))
-             JOIN pipeline.sales_by_store sold ON (((sold.load_id = loads_1.load_id) OR (sold.load_id = published.load_id))))
-          GROUP BY loads_1.load_id, sold.store_idx
-        ), changes AS (
-         SELECT by_store.load_id,
-            by_store.store_idx,
-            by_store.rows_now,
-            by_store.rows_then,
-            by_store.total_now,
-            by_store.total_then,
-            row_number() OVER (PARTITION BY by_store.load_id ORDER BY (abs((by_store.rows_then - by_store.rows_now))) DESC, (abs((by_store.total_then - by_store.total_now))) DESC, by_store.store_idx) AS place
-           FROM by_store
-          WHERE ((by_store.rows_now IS DISTINCT FROM by_store.rows_then) OR (by_store.total_now IS DISTINCT FROM by_store.total_then))
-        ), stores AS (
-         SELECT changes.load_id,
-            string_agg(concat_ws(' | '::text, changes.store_idx, changes.rows_now, changes.rows_then, changes.total_now, changes.total_then), '
-'::text ORDER BY changes.place) AS listing
-           FROM changes
-          WHERE (changes.place <= 20)
-          GROUP BY changes.load_id
-        )
- SELECT loads.load_id,
-    loads.outcome,
-    loads.oddities,
-    (NOT (EXISTS ( SELECT
-           FROM pipeline.loads earlier
-          WHERE ((earlier.table_name = loads.table_name) AND (NOT (earlier.sale_month IS DISTINCT FROM loads.sale_month)) AND (earlier.published_at IS NOT NULL))))) AS is_first,
-    concat_ws('
-
-'::text, concat('**', loads.address, '** (load ', loads.load_id, '): ', COALESCE(loads.oddities, 'nothing is odd'::text), '.'), ('| | measure | this file | median | expected |
-| --- | --- | --- | --- | --- |
-'::text || regexp_replace(measures.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text)), (('Against what is published, the stores that change most:
-
-'::text || '| store | rows now | rows then | total now | total then |
-| --- | --- | --- | --- | --- |
-'::text) || regexp_replace(stores.listing, '^(.*)$'::text, '| \1 |'::text, 'gn'::text))) AS question
-   FROM ((pipeline.loads
-     JOIN measures ON ((loads.load_id = measures.load_id)))
-     LEFT JOIN stores ON ((loads.load_id = stores.load_id)));
-
-COMMENT ON VIEW pipeline.questions IS 'What a person is asked about a load: its measures, and what publishing changes.';
-
-COMMENT ON COLUMN pipeline.questions.load_id IS 'The load: loads.load_id.';
-
-COMMENT ON COLUMN pipeline.questions.outcome IS 'State of the load: loads.outcome.';
-
-COMMENT ON COLUMN pipeline.questions.oddities IS 'What is odd about it.';
-
-COMMENT ON COLUMN pipeline.questions.is_first IS 'Whether nothing was published of this file before.';
-
-COMMENT ON COLUMN pipeline.questions.question IS 'The question, in Markdown.';
+CREATE SEQUENCE pipeline.request_numbers
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1;
 
 CREATE VIEW pipeline.stale_tables AS
  WITH newest AS (
@@ -1422,9 +1603,10 @@ CREATE VIEW pipeline.stale_tables AS
          LIMIT 1
         ), staleness AS (
          SELECT ((count(*) = 3) AND (count(newest.built_at) < 3)) AS is_stale
-           FROM (pipeline.loads
+           FROM ((pipeline.loads
+             JOIN pipeline.files ON ((loads.file_id = files.file_id)))
              LEFT JOIN newest ON ((((loads.load_id = newest.profiles_load) OR (loads.load_id = newest.activity_load)) OR (loads.load_id = newest.labels_load))))
-          WHERE ((loads.outcome = 'published'::text) AND (loads.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
+          WHERE ((loads.status = 'published'::text) AND (files.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
         )
  SELECT built_tables.table_name
    FROM (staleness
@@ -1435,56 +1617,6 @@ COMMENT ON VIEW pipeline.stale_tables IS 'Tables that were not built from the lo
 stale.';
 
 COMMENT ON COLUMN pipeline.stale_tables.table_name IS 'Table in public.';
-
-CREATE TABLE pipeline.statistics (
-    load_id bigint NOT NULL,
-    column_name text NOT NULL,
-    sample_rows bigint NOT NULL,
-    missing_values bigint NOT NULL,
-    distinct_values bigint NOT NULL,
-    smallest numeric,
-    lower_quartile numeric,
-    median numeric,
-    upper_quartile numeric,
-    largest numeric,
-    negative_values bigint,
-    negative_total numeric,
-    first_day date,
-    last_day date,
-    counts jsonb
-);
-
-COMMENT ON TABLE pipeline.statistics IS 'What each load holds, by column.';
-
-COMMENT ON COLUMN pipeline.statistics.load_id IS 'The load: loads.load_id.';
-
-COMMENT ON COLUMN pipeline.statistics.column_name IS 'Column of the file.';
-
-COMMENT ON COLUMN pipeline.statistics.sample_rows IS 'Rows that the figures are of: all of the file up to 50,000, above that a sample of about so many.';
-
-COMMENT ON COLUMN pipeline.statistics.missing_values IS 'Rows without a value.';
-
-COMMENT ON COLUMN pipeline.statistics.distinct_values IS 'Different values.';
-
-COMMENT ON COLUMN pipeline.statistics.smallest IS 'Smallest number.';
-
-COMMENT ON COLUMN pipeline.statistics.lower_quartile IS 'A quarter of the numbers are no greater.';
-
-COMMENT ON COLUMN pipeline.statistics.median IS 'Half of the numbers are no greater.';
-
-COMMENT ON COLUMN pipeline.statistics.upper_quartile IS 'Three quarters of the numbers are no greater.';
-
-COMMENT ON COLUMN pipeline.statistics.largest IS 'Largest number.';
-
-COMMENT ON COLUMN pipeline.statistics.negative_values IS 'Rows with a number below 0: in sales.value, refunds.';
-
-COMMENT ON COLUMN pipeline.statistics.negative_total IS 'Sum of the numbers below 0.';
-
-COMMENT ON COLUMN pipeline.statistics.first_day IS 'First day.';
-
-COMMENT ON COLUMN pipeline.statistics.last_day IS 'Last day.';
-
-COMMENT ON COLUMN pipeline.statistics.counts IS 'Rows of each value, for letters and labels; see pipeline.shown.';
 
 CREATE TABLE public.customer_activity (
     idx integer NOT NULL,
@@ -1542,20 +1674,22 @@ COMMENT ON COLUMN public.stores.location IS 'Where the store is, by the newest s
 
 CREATE VIEW public.data_freshness AS
  WITH published AS (
-         SELECT loads.table_name,
+         SELECT files.table_name,
             max(loads.published_at) AS loaded_at,
-            (array_agg(loads.sha256 ORDER BY loads.sale_month DESC NULLS LAST))[1] AS file_version,
-            max(loads.last_date) AS up_to,
-            (sum(loads.row_count))::bigint AS row_count
-           FROM pipeline.loads
-          WHERE (loads.outcome = 'published'::text)
-          GROUP BY loads.table_name
+            (array_agg(loads.sha256 ORDER BY files.file_month DESC NULLS LAST))[1] AS file_version,
+            max(loads.max_date) AS up_to,
+            (sum(loads.row_count))::bigint AS row_count,
+            string_agg(concat(to_char((files.file_month)::timestamp with time zone, 'YYYY-MM: '::text), files.difference), ' '::text ORDER BY files.file_month) FILTER (WHERE (files.difference IS NOT NULL)) AS difference
+           FROM (pipeline.loads
+             JOIN pipeline.files ON ((loads.file_id = files.file_id)))
+          WHERE (loads.status = 'published'::text)
+          GROUP BY files.table_name
         ), newest_build AS (
          SELECT feature_store_builds.built_at,
             feature_store_builds.known_at,
             feature_store_builds.row_count,
             feature_store_builds.history_row_count,
-            activity.last_date,
+            activity.max_date,
             concat_ws(' '::text, profiles.sha256, activity.sha256, labels.sha256) AS file_version
            FROM (((pipeline.feature_store_builds
              LEFT JOIN pipeline.loads profiles ON ((feature_store_builds.profiles_load = profiles.load_id)))
@@ -1563,7 +1697,7 @@ CREATE VIEW public.data_freshness AS
              LEFT JOIN pipeline.loads labels ON ((feature_store_builds.labels_load = labels.load_id)))
           ORDER BY feature_store_builds.built_at DESC
          LIMIT 1
-        ), known(table_name, loaded_at, file_version, up_to, row_count) AS (
+        ), known(table_name, loaded_at, file_version, up_to, row_count, difference) AS (
          SELECT published.table_name,
             published.loaded_at,
             published.file_version,
@@ -1572,7 +1706,8 @@ CREATE VIEW public.data_freshness AS
                     WHEN (published.table_name = 'stores'::text) THEN ( SELECT count(*) AS count
                        FROM public.stores)
                     ELSE published.row_count
-                END AS row_count
+                END AS row_count,
+            published.difference
            FROM published
         UNION ALL
          SELECT 'monthly_sales'::text AS table_name,
@@ -1582,34 +1717,39 @@ CREATE VIEW public.data_freshness AS
             ( SELECT count(*) AS count
                    FROM (pipeline.sales_by_store
                      JOIN pipeline.loads ON ((sales_by_store.load_id = loads.load_id)))
-                  WHERE (loads.outcome = ANY (ARRAY['published'::text, 'archived'::text]))) AS row_count
+                  WHERE (loads.status = ANY (ARRAY['published'::text, 'retired'::text]))) AS row_count,
+            published.difference
            FROM published
           WHERE (published.table_name = 'sales'::text)
         UNION ALL
          SELECT 'feature_history'::text AS table_name,
             newest_build.known_at AS loaded_at,
             newest_build.file_version,
-            newest_build.last_date AS up_to,
-            newest_build.history_row_count AS row_count
+            newest_build.max_date AS up_to,
+            newest_build.history_row_count AS row_count,
+            NULL::text AS difference
            FROM newest_build
         UNION ALL
          SELECT 'feature_store'::text AS table_name,
             newest_build.built_at AS loaded_at,
             newest_build.file_version,
-            newest_build.last_date AS up_to,
-            newest_build.row_count
+            newest_build.max_date AS up_to,
+            newest_build.row_count,
+            NULL::text AS difference
            FROM newest_build
         )
  SELECT every_table.table_name,
         CASE
             WHEN (known.loaded_at IS NULL) THEN 'missing'::text
+            WHEN (known.difference IS NOT NULL) THEN 'changed'::text
             WHEN (stale_tables.table_name IS NOT NULL) THEN 'stale'::text
             ELSE 'loaded'::text
-        END AS state,
+        END AS status,
     known.loaded_at,
     known.file_version,
     known.up_to,
-    known.row_count
+    known.row_count,
+    (known.difference || ' To repair it, load the file again.'::text) AS error
    FROM ((( VALUES (1,'customer_profiles'::text), (2,'customer_activity'::text), (3,'labels'::text), (4,'stores'::text), (5,'sales'::text), (6,'monthly_sales'::text), (7,'feature_history'::text), (8,'feature_store'::text)) every_table("position", table_name)
      LEFT JOIN known ON ((every_table.table_name = known.table_name)))
      LEFT JOIN pipeline.stale_tables ON ((every_table.table_name = stale_tables.table_name)))
@@ -1619,7 +1759,8 @@ COMMENT ON VIEW public.data_freshness IS 'How fresh each table is: when it was l
 
 COMMENT ON COLUMN public.data_freshness.table_name IS 'Table in public.';
 
-COMMENT ON COLUMN public.data_freshness.state IS 'loaded; stale if it was built from customer files that have been replaced since; missing before the first load.';
+COMMENT ON COLUMN public.data_freshness.status IS 'loaded; stale if it was built from customer files that have been replaced since; changed if the maintenance found other
+rows than were published; missing before the first load.';
 
 COMMENT ON COLUMN public.data_freshness.loaded_at IS 'When a load last published its rows; null before the first. For feature_history, its newest known_from or known_to.';
 
@@ -1630,32 +1771,35 @@ COMMENT ON COLUMN public.data_freshness.up_to IS 'Latest day in the data; null w
 
 COMMENT ON COLUMN public.data_freshness.row_count IS 'Rows that were loaded; null before the first load.';
 
+COMMENT ON COLUMN public.data_freshness.error IS 'What was changed; null if nothing was.';
+
 CREATE VIEW public.data_statistics AS
- SELECT loads.table_name,
-    loads.sale_month,
-    statistics.column_name,
+ SELECT files.table_name,
+    files.file_month AS sale_month,
+    column_profiles.column_name,
     loads.published_at,
     loads.row_count,
     loads.total,
-    statistics.sample_rows,
-    statistics.missing_values,
-    statistics.distinct_values,
-    statistics.smallest,
-    statistics.lower_quartile,
-    statistics.median,
-    statistics.upper_quartile,
-    statistics.largest,
-    statistics.negative_values,
-    statistics.negative_total,
-    statistics.first_day,
-    statistics.last_day,
-    statistics.counts,
-    loads.oddities,
+    column_profiles.sample_rows,
+    column_profiles.missing_values,
+    column_profiles.distinct_values,
+    column_profiles.smallest,
+    column_profiles.lower_quartile,
+    column_profiles.median,
+    column_profiles.upper_quartile,
+    column_profiles.largest,
+    column_profiles.negative_values,
+    column_profiles.negative_total,
+    column_profiles.first_day,
+    column_profiles.last_day,
+    column_profiles.counts,
+    loads.anomalies,
     loads.decided_by,
-    (loads.outcome = 'published'::text) AS is_current
-   FROM (pipeline.statistics
-     JOIN pipeline.loads ON ((statistics.load_id = loads.load_id)))
-  WHERE (loads.outcome = ANY (ARRAY['published'::text, 'superseded'::text]));
+    (loads.status = 'published'::text) AS is_current
+   FROM ((pipeline.column_profiles
+     JOIN pipeline.loads ON ((column_profiles.load_id = loads.load_id)))
+     JOIN pipeline.files ON ((loads.file_id = files.file_id)))
+  WHERE (loads.status = ANY (ARRAY['published'::text, 'superseded'::text]));
 
 COMMENT ON VIEW public.data_statistics IS 'Figures of each column of every file that was published, now or before: one row per table, load and column.';
 
@@ -1695,9 +1839,9 @@ COMMENT ON COLUMN public.data_statistics.first_day IS 'First day.';
 
 COMMENT ON COLUMN public.data_statistics.last_day IS 'Last day.';
 
-COMMENT ON COLUMN public.data_statistics.counts IS 'Rows of each value, for letters and labels.';
+COMMENT ON COLUMN public.data_statistics.counts IS 'Rows of each value, where there are few.';
 
-COMMENT ON COLUMN public.data_statistics.oddities IS 'What was odd about the file; null if nothing was.';
+COMMENT ON COLUMN public.data_statistics.anomalies IS 'What was unusual about the file; null if nothing was.';
 
 COMMENT ON COLUMN public.data_statistics.decided_by IS 'Who published it all the same.';
 
@@ -1745,67 +1889,124 @@ COMMENT ON COLUMN public.labels.label IS 'The label, 0 or 1.';
 
 CREATE VIEW public.month_status AS
  WITH newest_attempt AS (
-         SELECT DISTINCT ON (loads.sale_month) loads.sale_month,
-            loads.dag_run,
-            loads.load_id,
-            loads.outcome,
-            loads.problem,
-            loads.waits_until,
-            loads.changed_at
-           FROM pipeline.loads
-          WHERE (loads.table_name = 'sales'::text)
-          ORDER BY loads.sale_month, loads.load_id DESC
+         SELECT DISTINCT ON (loads.file_id) loads.load_id,
+            loads.file_id,
+            loads.dag_id,
+            loads.run_id,
+            loads.source_url,
+            loads.status,
+            loads.error,
+            loads.anomalies,
+            loads.decided_by,
+            loads.decided_at,
+            loads.decide_until,
+            loads.wait_until,
+            loads.request_number,
+            loads.started_at,
+            loads.requested_at,
+            loads.published_at,
+            loads.updated_at,
+            loads.etag,
+            loads.last_modified,
+            loads.bytes,
+            loads.sha256,
+            loads.row_count,
+            loads.max_date,
+            loads.total,
+            loads.staged_table,
+            files.file_month,
+            files.difference
+           FROM (pipeline.files
+             JOIN pipeline.loads ON ((files.file_id = loads.file_id)))
+          WHERE (files.table_name = 'sales'::text)
+          ORDER BY loads.file_id, loads.load_id DESC
         ), newest_stores AS (
-         SELECT DISTINCT ON (newest_attempt.sale_month) newest_attempt.sale_month,
+         SELECT DISTINCT ON (newest_attempt.file_id) newest_attempt.file_id AS month_file_id,
             loads.load_id,
-            loads.outcome,
-            loads.problem,
-            loads.changed_at
-           FROM (newest_attempt
-             JOIN pipeline.loads ON (((newest_attempt.dag_run = loads.dag_run) AND (newest_attempt.load_id < loads.load_id))))
-          WHERE (loads.table_name = 'stores'::text)
-          ORDER BY newest_attempt.sale_month, loads.load_id DESC
+            loads.file_id,
+            loads.dag_id,
+            loads.run_id,
+            loads.source_url,
+            loads.status,
+            loads.error,
+            loads.anomalies,
+            loads.decided_by,
+            loads.decided_at,
+            loads.decide_until,
+            loads.wait_until,
+            loads.request_number,
+            loads.started_at,
+            loads.requested_at,
+            loads.published_at,
+            loads.updated_at,
+            loads.etag,
+            loads.last_modified,
+            loads.bytes,
+            loads.sha256,
+            loads.row_count,
+            loads.max_date,
+            loads.total,
+            loads.staged_table
+           FROM ((newest_attempt
+             JOIN pipeline.loads ON (((newest_attempt.dag_id = loads.dag_id) AND (newest_attempt.run_id = loads.run_id) AND (newest_attempt.load_id < loads.load_id))))
+             JOIN pipeline.files ON ((loads.file_id = files.file_id)))
+          WHERE (files.table_name = 'stores'::text)
+          ORDER BY newest_attempt.file_id, loads.load_id DESC
         ), attempt AS (
-         SELECT newest_attempt.sale_month,
-            COALESCE(newest_stores.changed_at, newest_attempt.changed_at) AS changed_at,
-            COALESCE(newest_attempt.problem, newest_stores.problem) AS problem,
+         SELECT newest_attempt.file_id,
+            newest_attempt.file_month,
+            newest_attempt.difference,
+            newest_attempt.anomalies,
+            newest_attempt.decide_until,
+            COALESCE(newest_stores.updated_at, newest_attempt.updated_at) AS updated_at,
+            COALESCE(newest_attempt.error, newest_stores.error) AS error,
                 CASE
-                    WHEN (('rejected'::text = newest_attempt.outcome) OR ('rejected'::text = newest_stores.outcome)) THEN 'rejected'::text
-                    WHEN (('failed'::text = newest_attempt.outcome) OR ('failed'::text = newest_stores.outcome)) THEN 'failed'::text
-                    WHEN (newest_attempt.outcome = ANY (ARRAY['held'::text, 'archived'::text])) THEN newest_attempt.outcome
-                    WHEN (newest_attempt.waits_until > now()) THEN 'waiting'::text
-                    WHEN (newest_attempt.outcome = 'waiting'::text) THEN 'failed'::text
-                    WHEN (newest_attempt.outcome = ANY (ARRAY['published'::text, 'superseded'::text])) THEN 'loaded'::text
-                    WHEN ((newest_attempt.outcome = 'loading'::text) AND (NOT pipeline.is_running(newest_attempt.load_id))) THEN 'failed'::text
-                    WHEN ((newest_stores.outcome = 'loading'::text) AND (NOT pipeline.is_running(newest_stores.load_id))) THEN 'failed'::text
+                    WHEN (('rejected'::text = newest_attempt.status) OR ('rejected'::text = newest_stores.status)) THEN 'rejected'::text
+                    WHEN (('failed'::text = newest_attempt.status) OR ('failed'::text = newest_stores.status)) THEN 'failed'::text
+                    WHEN ((newest_attempt.decide_until < now()) AND (newest_attempt.status = 'pending_approval'::text)) THEN 'failed'::text
+                    WHEN (newest_attempt.status = ANY (ARRAY['pending_approval'::text, 'retired'::text])) THEN newest_attempt.status
+                    WHEN (newest_attempt.wait_until > now()) THEN 'waiting'::text
+                    WHEN (newest_attempt.status = 'waiting'::text) THEN 'failed'::text
+                    WHEN (newest_attempt.difference IS NOT NULL) THEN 'changed'::text
+                    WHEN (newest_attempt.status = ANY (ARRAY['published'::text, 'superseded'::text])) THEN 'loaded'::text
+                    WHEN ((newest_attempt.status = 'loading'::text) AND (NOT pipeline.is_running(newest_attempt.load_id))) THEN 'failed'::text
+                    WHEN ((newest_stores.status = 'loading'::text) AND (NOT pipeline.is_running(newest_stores.load_id))) THEN 'failed'::text
                     ELSE 'loading'::text
-                END AS state
+                END AS status
            FROM (newest_attempt
-             LEFT JOIN newest_stores ON ((newest_attempt.sale_month = newest_stores.sale_month)))
+             LEFT JOIN newest_stores ON ((newest_attempt.file_id = newest_stores.month_file_id)))
         )
- SELECT attempt.sale_month,
-    attempt.state,
+ SELECT attempt.file_month AS sale_month,
+    attempt.status,
     published.row_count,
     published.total,
     published.published_at AS loaded_at,
     published.sha256 AS file_version,
-    attempt.changed_at AS newest_attempt_at,
+    attempt.updated_at AS newest_attempt_at,
         CASE
-            WHEN (attempt.state = 'failed'::text) THEN COALESCE(attempt.problem, 'The process that loaded the file was killed.'::text)
-            WHEN (attempt.state = ANY (ARRAY['waiting'::text, 'held'::text, 'rejected'::text])) THEN attempt.problem
-            WHEN (attempt.state = 'loaded'::text) THEN (((published.oddities || ' (published by '::text) || published.decided_by) || ')'::text)
+            WHEN (attempt.status = 'changed'::text) THEN (attempt.difference || ' To repair it, load the month again.'::text)
+            WHEN (attempt.status = ANY (ARRAY['waiting'::text, 'rejected'::text])) THEN attempt.error
+            WHEN (attempt.status = 'pending_approval'::text) THEN attempt.anomalies
+            WHEN ((attempt.status = 'failed'::text) AND (attempt.error IS NOT NULL)) THEN attempt.error
+            WHEN ((attempt.status = 'failed'::text) AND (attempt.decide_until IS NOT NULL)) THEN concat('Nobody decided until ', attempt.decide_until, '. Clear the run to load the file again.')
+            WHEN (attempt.status = 'failed'::text) THEN 'The process that loaded the file was killed.'::text
             ELSE NULL::text
-        END AS problem
+        END AS error,
+        CASE
+            WHEN (attempt.status = ANY (ARRAY['loaded'::text, 'changed'::text])) THEN (((published.anomalies || ' (published by '::text) || published.decided_by) || ')'::text)
+            ELSE attempt.anomalies
+        END AS anomalies
    FROM (attempt
-     LEFT JOIN pipeline.loads published ON (((attempt.sale_month = published.sale_month) AND (published.outcome = 'published'::text))))
-  ORDER BY attempt.sale_month;
+     LEFT JOIN pipeline.loads published ON (((attempt.file_id = published.file_id) AND (published.status = 'published'::text))))
+  ORDER BY attempt.file_month;
 
 COMMENT ON VIEW public.month_status IS 'Each month of sales that was ever attempted: how its newest attempt stands, and what is loaded.';
 
 COMMENT ON COLUMN public.month_status.sale_month IS 'First day of the month.';
 
-COMMENT ON COLUMN public.month_status.state IS 'State of the newest attempt: loaded, archived, loading, waiting for a late file, held for a decision because it is odd,
-rejected, or failed. The rows of the last good load stay, unless they are archived.';
+COMMENT ON COLUMN public.month_status.status IS 'How the newest attempt stands: loaded; loading; waiting for a late file; pending_approval while a person decides on an
+unusual file; rejected; failed. Of a loaded month: changed if the maintenance found other rows than were published, and
+retired if its rows were taken out. Otherwise the rows of the last good load stay.';
 
 COMMENT ON COLUMN public.month_status.row_count IS 'Sales that are loaded; null if there are none.';
 
@@ -1815,9 +2016,11 @@ COMMENT ON COLUMN public.month_status.loaded_at IS 'When they were published.';
 
 COMMENT ON COLUMN public.month_status.file_version IS 'SHA-256 of their file.';
 
-COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest attempt came to its state.';
+COMMENT ON COLUMN public.month_status.newest_attempt_at IS 'When the newest attempt came to its status.';
 
-COMMENT ON COLUMN public.month_status.problem IS 'Why the newest attempt is waiting, held, rejected or failed; of a loaded month, what is odd about it.';
+COMMENT ON COLUMN public.month_status.error IS 'Why the newest attempt is waiting, pending, rejected or failed, or what was changed.';
+
+COMMENT ON COLUMN public.month_status.anomalies IS 'What is unusual about the file, and who published it all the same; null if nothing is.';
 
 CREATE TABLE public.monthly_sales (
     store_idx integer NOT NULL,
@@ -1986,11 +2189,20 @@ ALTER TABLE ONLY public.sales ATTACH PARTITION partitions.sales_before_all_month
 ALTER TABLE ONLY partitions.feature_history_known
     ADD CONSTRAINT feature_history_known_pkey PRIMARY KEY (idx, valid_from);
 
-ALTER TABLE ONLY pipeline.comparisons
-    ADD CONSTRAINT comparisons_pkey PRIMARY KEY (load_id, measure);
+ALTER TABLE ONLY pipeline.anomaly_checks
+    ADD CONSTRAINT anomaly_checks_pkey PRIMARY KEY (load_id, measure);
+
+ALTER TABLE ONLY pipeline.column_profiles
+    ADD CONSTRAINT column_profiles_pkey PRIMARY KEY (load_id, column_name);
 
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_pkey PRIMARY KEY (built_at);
+
+ALTER TABLE ONLY pipeline.files
+    ADD CONSTRAINT files_pkey PRIMARY KEY (file_id);
+
+ALTER TABLE ONLY pipeline.files
+    ADD CONSTRAINT files_table_name_file_month_key UNIQUE NULLS NOT DISTINCT (table_name, file_month);
 
 ALTER TABLE ONLY pipeline.loads
     ADD CONSTRAINT loads_pkey PRIMARY KEY (load_id);
@@ -2000,9 +2212,6 @@ ALTER TABLE ONLY pipeline.sales_by_store
 
 ALTER TABLE ONLY pipeline.sources
     ADD CONSTRAINT sources_pkey PRIMARY KEY (table_name);
-
-ALTER TABLE ONLY pipeline.statistics
-    ADD CONSTRAINT statistics_pkey PRIMARY KEY (load_id, column_name);
 
 ALTER TABLE ONLY pipeline.training_sets
     ADD CONSTRAINT training_sets_pkey PRIMARY KEY (set_name);
@@ -2020,12 +2229,15 @@ CREATE INDEX feature_history_superseded_idx ON partitions.feature_history_supers
 
 CREATE INDEX feature_store_builds_known_at ON pipeline.feature_store_builds USING btree (known_at);
 
-CREATE INDEX loads_of_file ON pipeline.loads USING btree (table_name, sale_month);
+CREATE INDEX loads_of_file ON pipeline.loads USING btree (file_id);
 
-CREATE UNIQUE INDEX loads_published ON pipeline.loads USING btree (table_name, sale_month) NULLS NOT DISTINCT WHERE (outcome = 'published'::text);
+CREATE UNIQUE INDEX loads_published ON pipeline.loads USING btree (file_id) WHERE (status = 'published'::text);
 
-ALTER TABLE ONLY pipeline.comparisons
-    ADD CONSTRAINT comparisons_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
+ALTER TABLE ONLY pipeline.anomaly_checks
+    ADD CONSTRAINT anomaly_checks_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
+
+ALTER TABLE ONLY pipeline.column_profiles
+    ADD CONSTRAINT column_profiles_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
 
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_activity_load_fkey FOREIGN KEY (activity_load) REFERENCES pipeline.loads(load_id);
@@ -2036,14 +2248,14 @@ ALTER TABLE ONLY pipeline.feature_store_builds
 ALTER TABLE ONLY pipeline.feature_store_builds
     ADD CONSTRAINT feature_store_builds_profiles_load_fkey FOREIGN KEY (profiles_load) REFERENCES pipeline.loads(load_id);
 
+ALTER TABLE ONLY pipeline.files
+    ADD CONSTRAINT files_table_name_fkey FOREIGN KEY (table_name) REFERENCES pipeline.sources(table_name);
+
 ALTER TABLE ONLY pipeline.loads
-    ADD CONSTRAINT loads_table_name_fkey FOREIGN KEY (table_name) REFERENCES pipeline.sources(table_name);
+    ADD CONSTRAINT loads_file_id_fkey FOREIGN KEY (file_id) REFERENCES pipeline.files(file_id);
 
 ALTER TABLE ONLY pipeline.sources
-    ADD CONSTRAINT sources_decided_by_fkey FOREIGN KEY (decided_by) REFERENCES pipeline.sources(table_name);
-
-ALTER TABLE ONLY pipeline.statistics
-    ADD CONSTRAINT statistics_load_id_fkey FOREIGN KEY (load_id) REFERENCES pipeline.loads(load_id);
+    ADD CONSTRAINT sources_published_with_fkey FOREIGN KEY (published_with) REFERENCES pipeline.sources(table_name);
 
 REVOKE CONNECT,TEMPORARY ON DATABASE companydata FROM PUBLIC;
 GRANT CONNECT ON DATABASE companydata TO PUBLIC;
@@ -2169,42 +2381,60 @@ GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integ
 REVOKE ALL ON FUNCTION pipeline.analyze_clients() FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.analyze_clients() TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.analyze_sales() FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.analyze_sales() TO pipeline;
+REVOKE ALL ON FUNCTION pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text) TO pipeline;
+
+REVOKE ALL ON FUNCTION pipeline.drop_staged(load bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.drop_staged(load bigint) TO pipeline;
+
+GRANT SELECT ON TABLE pipeline.files TO pipeline;
+
+GRANT UPDATE(compared_at) ON TABLE pipeline.files TO pipeline;
+
+GRANT UPDATE(difference) ON TABLE pipeline.files TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(outcome) ON TABLE pipeline.loads TO pipeline;
+GRANT UPDATE(status) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(problem) ON TABLE pipeline.loads TO pipeline;
+GRANT UPDATE(error) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(oddities) ON TABLE pipeline.loads TO pipeline;
+GRANT UPDATE(anomalies) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(decided_by) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(decided_at) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(waits_until) ON TABLE pipeline.loads TO pipeline;
+GRANT UPDATE(decide_until) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(wait_until) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(request_number) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(requested_at) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(published_at) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(changed_at) ON TABLE pipeline.loads TO pipeline;
+GRANT UPDATE(updated_at) ON TABLE pipeline.loads TO pipeline;
 
-GRANT UPDATE(last_date) ON TABLE pipeline.loads TO pipeline;
+GRANT UPDATE(etag) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(last_modified) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(bytes) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(sha256) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(row_count) ON TABLE pipeline.loads TO pipeline;
+
+GRANT UPDATE(max_date) ON TABLE pipeline.loads TO pipeline;
 
 GRANT UPDATE(total) ON TABLE pipeline.loads TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, sale_month date, address text, dag_run text) TO pipeline;
+GRANT SELECT ON TABLE pipeline.sources TO pipeline;
 
-REVOKE ALL ON FUNCTION pipeline.discard_staged(load bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.discard_staged(load bigint) TO pipeline;
-
-REVOKE ALL ON FUNCTION pipeline.find_training_set(name text) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO ds_user_role;
-GRANT ALL ON FUNCTION pipeline.find_training_set(name text) TO mle_user_role;
+REVOKE ALL ON FUNCTION pipeline.create_staged(load bigint) FROM PUBLIC;
+GRANT ALL ON FUNCTION pipeline.create_staged(load bigint) TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.open_feature_store() FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.open_feature_store() TO pipeline;
@@ -2212,11 +2442,6 @@ GRANT ALL ON FUNCTION pipeline.open_feature_store() TO pipeline;
 REVOKE ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO ds_user_role;
 GRANT ALL ON FUNCTION pipeline.record_training_set(name text, query text, known_at timestamp with time zone, row_count bigint, hash text) TO mle_user_role;
-
-GRANT SELECT ON TABLE pipeline.sources TO pipeline;
-
-REVOKE ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.stage_load(load bigint, etag text, last_modified timestamp with time zone, bytes bigint, sha256 text, row_count bigint) TO pipeline;
 
 REVOKE ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) TO ds_user_role;
@@ -2247,11 +2472,19 @@ GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO ds_user_role;
 
 GRANT SELECT ON TABLE public.sales TO ds_user_role;
 GRANT ALL ON TABLE public.sales TO mle_user_role;
-GRANT SELECT,INSERT,DELETE ON TABLE public.sales TO pipeline;
+GRANT SELECT,INSERT,DELETE,MAINTAIN ON TABLE public.sales TO pipeline;
+
+GRANT MAINTAIN ON TABLE partitions.sales_before_all_months TO pipeline;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.anomaly_checks TO pipeline;
+
+GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
+
+GRANT SELECT ON TABLE pipeline.approval_requests TO pipeline;
 
 GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.client_hashes TO pipeline;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.comparisons TO pipeline;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.column_profiles TO pipeline;
 
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
@@ -2261,15 +2494,11 @@ GRANT UPDATE(row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
 
 GRANT UPDATE(history_row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
 
-GRANT SELECT,INSERT,DELETE ON TABLE pipeline.sales_by_store TO pipeline;
-
 GRANT SELECT ON TABLE pipeline.published_sales_by_store TO pipeline;
 
-GRANT SELECT ON TABLE pipeline.questions TO pipeline;
+GRANT USAGE ON SEQUENCE pipeline.request_numbers TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.stale_tables TO pipeline;
-
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.statistics TO pipeline;
 
 GRANT SELECT ON TABLE public.customer_activity TO ds_user_role;
 GRANT ALL ON TABLE public.customer_activity TO mle_user_role;

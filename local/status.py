@@ -16,7 +16,7 @@ import psycopg
 
 from local import SAFE_PATH
 
-TABLES = "select table_name, status, row_count, up_to, loaded_at, file_version from public.data_freshness"
+TABLES = "select table_name, status, row_count, up_to, loaded_at, file_version, error from public.data_freshness"
 
 # Months that were attempted although they are not expected are shown too.
 MONTHS = """
@@ -96,9 +96,11 @@ def read_status(address: str, expected: Sequence[date]) -> Status:
 def print_status(status: Status) -> None:
     """Print the tables and then the months."""
     print(f"{'table':<18} {'status':<8} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
-    for table, state, rows, up_to, loaded_at, version in status.tables:
+    for table, state, rows, up_to, loaded_at, version, error in status.tables:
         line = f"{table:<18} {state:<8} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
+        if error:
+            print(f"{'':<19} {_shortened(error)}")
 
     print(f"\n{'month':<8} {'status':<16} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
     for month, state, rows, total, loaded_at, version, attempted_at, note in status.months:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Database, Files, Rows
+from psycopg.sql import Identifier
 from steps import build_feature_store, connect, load_customers, load_month
 
 from company_data import staging
@@ -71,11 +72,13 @@ def test_a_backup_that_was_taken_while_a_month_loads_is_restored_whole_and_loads
 
     with connect(database) as loading:
         text = (files.folder / "sales/2024-02-01/sales.csv").read_bytes()
-        load = staging.begin_load(loading, "sales", "2024-02-01", "https://here", "a run")
+        begin = "select pipeline.begin_load('sales', '2024-02-01', 'https://here', 'a dag', 'a run')"
+        [(load,)] = loading.execute(begin).fetchall()
         expected = dump(database.cluster)
         # The rows are in the table, and are not committed.
         with loading.transaction():
-            assert staging.copy_file(loading, load.table, iter([text]), "sales.csv") == 2
+            [(table,)] = loading.execute("select pipeline.create_staged(%s)", [load]).fetchall()
+            assert staging.copy_file(loading, Identifier(*table.split(".")), iter([text]), "sales.csv") == 2
             database.cluster.back_up(tmp_path / "backup")
         expected_views = views(database)
 

@@ -192,18 +192,20 @@ EVIL = """
     grant all on public.evil, public."evil; drop" to public;
 """
 AS_PIPELINE = (
-    "perform pipeline.begin_load('evil', null, 'x', 'x')",
-    "perform pipeline.begin_load('evil; drop', null, 'x', 'x')",
-    "perform pipeline.begin_load('pg_class', null, 'x', 'x')",
-    "perform pipeline.begin_load('training_sets', null, 'x', 'x')",
-    "perform pipeline.begin_load(null, null, 'x', 'x')",
-    "perform pipeline.begin_load('Labels', null, 'x', 'x')",
+    "perform pipeline.begin_load('evil', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('evil; drop', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('pg_class', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('training_sets', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load(null, null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('Labels', null, 'x', 'x', 'x')",
     "insert into pipeline.sources values ('evil', 'x', null)",
     "update pipeline.sources set table_name = 'evil' where table_name = 'labels'",
-    "update pipeline.loads set table_name = 'evil'",
+    "update pipeline.files set table_name = 'evil'",
+    "update pipeline.loads set file_id = 1",
     "update pipeline.loads set staged_table = 'public.evil'",
     "execute 'create table staging.evil_1 (like public.evil including all)'",
-    "insert into pipeline.loads (table_name, address, dag_run) values ('evil', 'x', 'x')",
+    "insert into pipeline.files (table_name) values ('evil')",
+    "insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table) values (1, 'x', 'x', 'x', 'evil')",
 )
 
 
@@ -295,11 +297,16 @@ def test_a_trigger_of_mle_user_does_not_open_the_features(
 def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Database, files: Files) -> None:
     write_bucket(files.folder, months_before(FIRES.date(), 1))
     load_month(database, MONTH)
-    tables = "select array_agg(oid::regclass::text order by oid) from pg_class where relkind in ('r', 'p')"
+    # All but those of the two loads, and the stores that are published.
+    tables = """
+        select array_agg(oid::regclass::text order by oid)
+        from pg_class
+        where relkind in ('r', 'p') and not (relnamespace::regnamespace::text = 'staging' and relname ~ '_[0-9]+$')
+    """
     with database.connect("mle_user") as connection:
         connection.execute(
             CALLS_AS_PIPELINE.format(
-                statement="perform pipeline.clear_staging(number) from generate_series(-1, 100) as number"
+                statement="perform pipeline.drop_staged(number) from generate_series(-1, 100) as number"
             )
         )
     before = database.run(tables)

@@ -1,25 +1,29 @@
-"""What accumulates is removed, the ledger is kept, and old months can be taken out and brought back."""
+"""What accumulates is removed, the ledger is kept, changed rows are noticed, and old months can be taken out."""
 
 import os
+import re
 import subprocess
+import threading
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Database, Files, Rows, RunDag, month_after
-from psycopg.errors import CheckViolation, LockNotAvailable
-from steps import MAINTENANCE, SALES, Run, connect, dag, load_month
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from conftest import ROOT, Database, Files, Rows, RunDag, month_after
+from psycopg.errors import CheckViolation, InsufficientPrivilege
+from steps import MAINTENANCE, SALES, SQL, Run, connect, dag, load_customers, load_month
 
 from company_data import maintenance
 from local.cleaning import clean_command
 from local.sample_data import months_before
+from local.status import read_status
 
 pytestmark = pytest.mark.slow
 
 HEADER = "idx,value,date,store_idx\n"
-STATES = "select sale_month::text, state, row_count from month_status"
+MONTHS_SHOWN = "select sale_month::text, status, row_count from month_status"
 
 
 @pytest.fixture
@@ -36,109 +40,229 @@ def sales(database: Database) -> Rows:
     return database.run("select date::text, value from sales order by date", user="ds_user")
 
 
-def test_a_month_is_archived_and_comes_back_and_its_status_is_true_all_the_time(
+def published_load(database: Database, month: str) -> int:
+    [(load,)] = database.run(f"""
+        select load_id from pipeline.loads join pipeline.files using (file_id)
+        where file_month = '{month}' and status = 'published'
+    """)
+    return int(load)
+
+
+def take_out(database: Database) -> None:
+    """January, by the command of the page."""
+    page = (ROOT / "docs/operations.md").read_text()
+    [written] = re.findall(r"## Take an old month out\n.*?```sh\n(.*?)```", page, re.S)
+    text = written.replace("postgresql://admin:admin@localhost:5432/companydata", database.url())
+    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:{database.cluster.programs}"}
+    command = ["/usr/bin/env", "bash", "-ec", text]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_month_is_taken_out_beside_readers_and_comes_back_when_it_is_loaded(
     database: Database, months: Files
 ) -> None:
-    before = database.run("select *, tableoid::regclass::text from sales order by date")
-    freshness = database.run("select * from data_freshness")
-    sums = database.run("select * from monthly_sales order by sale_month")
+    seen: set[tuple[Any, ...]] = set()
+    errors: list[BaseException] = []
+    stop = threading.Event()
 
-    assert database.run("select pipeline.archive_month('2024-01-01')") == [("2 rows are in archive.sales_2024_01",)]
+    def read() -> None:
+        try:
+            with database.connect("ds_user") as reader:
+                reader.execute("set lock_timeout = '1ms'")
+                while not stop.is_set():
+                    seen.update(reader.execute("select count(*), sum(value) from sales").fetchall())
+        except BaseException as error:
+            errors.append(error)
+
+    sums = database.run("select * from monthly_sales order by sale_month")
+    reading = threading.Thread(target=read)
+    reading.start()
+    try:
+        take_out(database)
+    finally:
+        stop.set()
+        reading.join()
+    assert errors == []
+    assert seen <= {(4, 7), (2, Decimal("3.50"))}
+
     assert [day for day, _ in sales(database)] == ["2024-02-01", "2024-02-09"]
     assert database.run("select * from monthly_sales order by sale_month") == sums
-    assert database.run(STATES, user="ds_user") == [("2024-01-01", "archived", None), ("2024-02-01", "loaded", 2)]
-    assert database.run("select row_count from data_freshness where table_name = 'sales'") == [(2,)]
-    sums_shown = "select row_count from data_freshness where table_name = 'monthly_sales'"
-    assert database.run(sums_shown, user="ds_user") == [(len(sums),)]
-    with pytest.raises(CheckViolation, match="2024-01-01 is not a month that is loaded"):
-        database.run("select pipeline.archive_month('2024-01-01')")
+    assert database.run(MONTHS_SHOWN, user="ds_user") == [("2024-01-01", "retired", None), ("2024-02-01", "loaded", 2)]
+    shown = "select row_count from data_freshness where table_name in ('sales', 'monthly_sales')"
+    assert database.run(shown, user="ds_user") == [(2,), (2,)]
+    status = read_status(database.url("ds_user"), [])
+    assert list(status.month_states.values()) == ["retired", "loaded"]
 
-    assert database.run("select pipeline.unarchive_month('2024-01-01')") == [("2 rows are in public.sales again",)]
-    assert database.run("select *, tableoid::regclass::text from sales order by date") == before
-    assert database.run(STATES) == [("2024-01-01", "loaded", 2), ("2024-02-01", "loaded", 2)]
-    assert database.run("select * from data_freshness") == freshness
-    with pytest.raises(CheckViolation, match="2024-01-01 is not a month that is archived"):
-        database.run("select pipeline.unarchive_month('2024-01-01')")
-    # The month is an ordinary one again.
-    load_month(database, "2024-01-01")
-    assert [value for _, value in sales(database)] == [Decimal("1.50"), 2, Decimal("1.50"), 2]
+    # Nothing expects its rows; its sums and the other months are compared as before.
+    Run(database, MAINTENANCE).run("compare_tables", "analyze_sales")
+    assert database.run("select file_month::text, compared_at is null, difference from pipeline.files order by 1") == [
+        ("2024-01-01", True, None),
+        ("2024-02-01", False, None),
+        (None, False, None),
+    ]
 
-
-def test_an_archived_month_moves_into_a_file_and_comes_back_from_it(
-    database: Database, months: Files, tmp_path: Path
-) -> None:
-    def program(name: str, *arguments: str) -> None:
-        command = [str(database.cluster.programs / name), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-
-    before = sales(database)
-    database.run("select pipeline.archive_month('2024-01-01')")
-    file = str(tmp_path / "sales_2024_01.dump")
-    program("pg_dump", database.url(), "--format=custom", "--table=archive.sales_2024_01", f"--file={file}")
-    database.run("drop table archive.sales_2024_01")
-    with pytest.raises(CheckViolation, match="Restore it with pg_restore"):
-        database.run("select pipeline.unarchive_month('2024-01-01')")
-    program("pg_restore", f"--dbname={database.url()}", file)
-    database.run("select pipeline.unarchive_month('2024-01-01')")
-    assert sales(database) == before
-
-
-def test_an_archived_month_can_be_loaded_again_and_a_failed_try_does_not_lose_it(
-    database: Database, months: Files
-) -> None:
-    database.run("select pipeline.archive_month('2024-01-01')")
+    # A failed attempt changes nothing, and a good one brings the month back.
     good = (months.folder / "sales/2024-01-01/sales.csv").read_text()
     months.write("sales/2024-01-01/sales.csv", f"{HEADER}1,1,2024-01-01,9\n")
     with pytest.raises(CheckViolation):
         load_month(database, "2024-01-01")
-    assert database.run(STATES)[0][1] == "rejected"
-    database.run("select pipeline.unarchive_month('2024-01-01')")
-    assert len(sales(database)) == 4
-
-    database.run("select pipeline.archive_month('2024-01-01')")
+    assert database.run(MONTHS_SHOWN)[0] == ("2024-01-01", "rejected", None)
+    assert len(sales(database)) == 2
     months.write("sales/2024-01-01/sales.csv", good + "3,7,2024-01-31,1\n")
     load_month(database, "2024-01-01")
-    assert database.run(STATES)[0] == ("2024-01-01", "loaded", 3)
-    # The table that was archived first is superseded.
-    database.run("select pipeline.archive_month('2024-01-01')")
-    assert database.run("select count(*) from archive.sales_2024_01") == [(3,)]
+    assert database.run(MONTHS_SHOWN)[0] == ("2024-01-01", "loaded", 3)
+    assert len(sales(database)) == 5
+    assert database.run("select count(*) from pipeline.loads where status = 'retired'") == [(0,)]
 
 
-def test_a_month_is_not_archived_while_a_session_reads_sales(database: Database, months: Files) -> None:
-    with database.connect("ds_user") as reader, reader.transaction():
-        reader.execute("select count(*) from sales")
-        with pytest.raises(LockNotAvailable):
-            database.run("select pipeline.archive_month('2024-01-01')")
-        assert reader.execute("select count(*) from sales").fetchone() == (4,)
-    assert database.run(STATES)[0][1] == "loaded"
+def test_a_month_whose_rows_stand_is_not_retired_and_only_a_month_is(database: Database, months: Files) -> None:
+    load = published_load(database, "2024-01-01")
+    with pytest.raises(CheckViolation, match=r"public\.sales still has the rows of 2024-01-01"):
+        database.run(f"select pipeline.retire_load({load})")
+    for other in (load + 1, 0):  # the load of its stores, and none
+        with pytest.raises(CheckViolation, match=f"Load {other} is not the published load of a month"):
+            database.run(f"select pipeline.retire_load({other})")
+    assert database.run(MONTHS_SHOWN)[0] == ("2024-01-01", "loaded", 2)
 
 
-def test_the_pipeline_and_readers_cannot_archive(database: Database, months: Files) -> None:
-    for user in ("pipeline", "ds_user", "mle_user"):
-        with pytest.raises(Exception, match="permission denied"):
-            database.run("select pipeline.archive_month('2024-01-01')", user=user)
+SALES_TABLES = {"sales", "monthly_sales"}
+CHANGES = {
+    "delete from sales where date = '2024-01-09'": (
+        SALES_TABLES,
+        "The table has 1 rows, total 1.50, and the published file has 2 rows, total 3.50.",
+    ),
+    "update sales set value = 9 where date = '2024-01-09'": (
+        SALES_TABLES,
+        "The table has 2 rows, total 10.50, and the published file has 2 rows, total 3.50.",
+    ),
+    "insert into sales values (3, 0, '2024-01-31', 1)": (
+        SALES_TABLES,
+        "The table has 3 rows, total 3.50, and the published file has 2 rows, total 3.50.",
+    ),
+    "delete from monthly_sales where sale_month = '2024-01-01'": (
+        SALES_TABLES,
+        "monthly_sales has other sums than the published file for 1 stores, the first of them: store 1.",
+    ),
+    "update monthly_sales set value = value + 1 where sale_month = '2024-01-01'": (
+        SALES_TABLES,
+        "monthly_sales has other sums than the published file for 1 stores, the first of them: store 1.",
+    ),
+    "insert into monthly_sales values (2, 'Faro', '2024-01-01', 1)": (
+        SALES_TABLES,
+        "monthly_sales has other sums than the published file for 1 stores, the first of them: store 2.",
+    ),
+    "update stores set location = 'Lisboa'": ({"stores"}, "1 rows of the published file are missing or were changed."),
+    "delete from stores": ({"stores"}, "1 rows of the published file are missing or were changed."),
+    "drop table {staged_stores}": ({"stores"}, "{staged_stores} is gone, with which the table would be compared."),
+    "update labels set label = 1": (
+        {"labels"},
+        "The table has 2 rows, total 2, and the published file has 2 rows, total 1.",
+    ),
+    "delete from labels": ({"labels"}, "The table has 0 rows, total 0, and the published file has 2 rows, total 1."),
+    "delete from customer_profiles": (
+        {"customer_profiles"},
+        "The table has 0 rows, and the published file has 1 rows.",
+    ),
+}
+
+
+def test_rows_that_were_changed_by_hand_are_noticed_and_shown_until_the_file_is_loaded_again(
+    database: Database, months: Files
+) -> None:
+    months.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+    months.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
+    months.write("labels.csv", "idx,label\n1,0\n2,1\n")
+    load_customers(database)
+    changed = "select table_name, error from data_freshness where status = 'changed'"
+    compare = Run(database, MAINTENANCE)
+    compare.run("compare_tables")
+    assert database.run(changed) == []
+    assert database.run("select count(*) from pipeline.files where compared_at is null") == [(0,)]
+
+    staged = "select staged_table from pipeline.loads where status = 'published' and staged_table ~ 'stores'"
+    for statement, (tables, difference) in CHANGES.items():
+        [(staged_stores,)] = database.run(staged)
+        database.run(statement.format(staged_stores=staged_stores))
+        difference = difference.format(staged_stores=staged_stores)
+        compare.run("compare_tables")
+        shown: dict[str, str] = dict(database.run(changed, "ds_user"))
+        month = "2024-01: " if tables == SALES_TABLES else ""
+        assert shown == dict.fromkeys(tables, f"{month}{difference} To repair it, load the file again."), statement
+        assert database.run("select difference from pipeline.files where difference is not null") == [(difference,)]
+        if tables == SALES_TABLES:
+            assert database.run("select sale_month::text, status, error from month_status", "ds_user") == [
+                ("2024-01-01", "changed", f"{difference} To repair it, load the month again."),
+                ("2024-02-01", "loaded", None),
+            ]
+        assert not read_status(database.url("ds_user"), []).complete
+        if tables <= {*SALES_TABLES, "stores"}:
+            load_month(database, "2024-01-01")
+        else:
+            load_customers(database)
+        assert database.run(changed) == [], statement
+        repaired = f"select compared_at, difference from pipeline.files where table_name = '{max(tables)}'"
+        assert (None, None) in database.run(repaired)
+
+
+@pytest.mark.parametrize("table", ["sales", "monthly_sales", "stores", "labels"])
+def test_a_policy_that_could_hide_rows_fails_the_comparison(database: Database, months: Files, table: str) -> None:
+    months.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n")
+    months.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n")
+    months.write("labels.csv", "idx,label\n")
+    load_customers(database)
+    database.run(f"alter table {table} enable row level security")
+    database.run(f"create policy all_rows on {table} to pipeline using (true)")
+    with pytest.raises(InsufficientPrivilege, match=f'row-level security policy for table "{table}"'):
+        Run(database, MAINTENANCE).run("compare_tables")
+    assert database.run("select count(*) from pipeline.files where compared_at is not null") == [(0,)]
+
+
+def test_a_file_that_is_published_or_locked_while_the_tables_are_compared_is_left_out(
+    database: Database, months: Files
+) -> None:
+    first, *others = DbApiHook.split_sql_string((SQL / "maintenance/compare_tables.sql").read_text())
+    database.run("update sales set value = 9")
+    months.write("sales/2024-01-01/sales.csv", f"{HEADER}1,5,2024-01-01,1\n")
+    with connect(database) as comparing, comparing.transaction(), database.connect() as locking:
+        comparing.execute(first)
+        load_month(database, "2024-01-01")
+        with locking.transaction():
+            locking.execute("select from pipeline.files where table_name = 'stores' for no key update")
+            for statement in others:
+                comparing.execute(statement)
+    found = database.run("""
+        select table_name, file_month::text, compared_at is null, difference is null
+        from pipeline.files order by 1, 2
+    """)
+    assert found == [
+        ("sales", "2024-01-01", True, True),
+        ("sales", "2024-02-01", False, False),
+        ("stores", None, True, True),
+    ]
+    assert sales(database)[0] == ("2024-01-01", 5)
 
 
 def test_a_load_that_was_not_published_for_30_days_is_discarded_and_stays_in_the_ledger(
     database: Database, months: Files
 ) -> None:
+    staged = "select relname from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '_[0-9]+$'"
+    [(published_stores,)] = database.run("select max(relname) from pg_class where relname ~ '^stores_[0-9]+$'")
     runs = [Run(database, SALES, "2024-01-01"), Run(database, SALES, "2024-02-01")]
     for run in runs:
         run.run("stage_sales", "stage_stores", "check_month")
     abandoned = tuple(runs[0].loads.values())
     database.run(f"update pipeline.loads set updated_at = now() - interval '31 days' where load_id in {abandoned}")
     loads = database.run("select count(*) from pipeline.loads")
-    staged = "select relname from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '_[0-9]+$'"
-    assert len(database.run(staged)) == 4
+    assert len(database.run(staged)) == 5
 
     Run(database, MAINTENANCE).run("discard_orphans", "analyze_sales")
     assert database.run("select count(*) from pipeline.loads") == loads
-    assert set(
-        database.run(f"select status, problem ~ '30 days' from pipeline.loads where load_id in {abandoned}")
-    ) == {("failed", True)}
+    assert set(database.run(f"select status, error ~ '30 days' from pipeline.loads where load_id in {abandoned}")) == {
+        ("failed", True)
+    }
     kept = {f"{table}_{load}" for table, load in zip(("sales", "stores"), runs[1].loads.values(), strict=True)}
-    assert {name for (name,) in database.run(staged)} == kept
+    assert {name for (name,) in database.run(staged)} == kept | {published_stores}
     assert database.run("select count(*) > 0 from pg_stats where tablename = 'sales' and inherited") == [(True,)]
     runs[1].run("publish_month")
     with pytest.raises(CheckViolation, match="30 days"):
@@ -164,7 +288,7 @@ def test_the_stores_of_a_run_that_is_still_to_publish_are_no_orphans_although_th
 
 def test_a_load_whose_session_is_connected_is_not_an_orphan(database: Database, months: Files) -> None:
     with connect(database) as loading:
-        loading.execute("select pipeline.begin_load('stores', null, 'https://here', 'a run')")
+        loading.execute("select pipeline.begin_load('stores', null, 'https://here', 'a dag', 'a run')")
         Run(database, MAINTENANCE).run("discard_orphans")
         assert database.run("select status from pipeline.loads order by load_id desc limit 1") == [("loading",)]
 

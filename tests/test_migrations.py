@@ -11,7 +11,7 @@ from pathlib import Path
 import psycopg
 import pytest
 from conftest import ROOT, Database, Files, alembic, head, new_database
-from steps import load_month
+from steps import load_customers, load_month
 from system import LONGEST_WAIT, wait_for
 
 from local.postgres import Cluster
@@ -78,8 +78,10 @@ def test_downgrade_removes_everything_but_the_version_table(managed: Database) -
 def test_a_downgrade_drops_what_is_staged(managed: Database) -> None:
     assert managed.alembic("upgrade", "head", user="managed").returncode == 0
     for table, month in (("labels", "null"), ("sales", "'2024-02-01'")):
-        managed.run(f"select pipeline.begin_load('{table}', {month}, 'https://bucket', 'x')", user="pipeline")
-    for revision in ("0003", "base"):
+        begin = f"select pipeline.begin_load('{table}', {month}, 'https://bucket', 'x', 'x')"
+        [(load,)] = managed.run(begin, user="pipeline")
+        managed.run(f"select pipeline.create_staged({load})", user="pipeline")
+    for revision in ("0103", "base"):
         done = managed.alembic("downgrade", revision, user="managed")
         assert done.returncode == 0, done.stderr
     assert managed.run("select to_regnamespace('staging'), to_regclass('public.sales')") == [(None, None)]
@@ -113,23 +115,37 @@ def test_passwords_come_from_the_environment_or_are_the_documented_defaults(mana
         assert managed.alembic("downgrade", "base", user="managed").returncode == 0
 
 
-def test_loaded_months_survive_a_downgrade_of_the_views_and_an_upgrade(managed: Database, files: Files) -> None:
-    assert managed.alembic("upgrade", "head", user="managed").returncode == 0
+def test_rows_survive_a_downgrade_to_each_revision_that_has_their_tables_and_loads_go_on(
+    database: Database, files: Files
+) -> None:
     files.write("stores.csv", "idx,location\n1,Porto\n")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", managed.url("pipeline"))
-        for month in ("2024-01-01", "2024-02-01"):
-            files.write(f"sales/{month}/sales.csv", f"idx,value,date,store_idx\n2,2,{month},1\n")
-            load_month(managed, month)
-        for steps in (["downgrade", "-2"], ["upgrade", "head"]):
-            done = managed.alembic(*steps, user="managed")
+    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+    files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
+    files.write("labels.csv", "idx,label\n1,0\n")
+    for month in ("2024-01-01", "2024-02-01"):
+        files.write(f"sales/{month}/sales.csv", f"idx,value,date,store_idx\n2,2,{month},1\n")
+        load_month(database, month)
+    load_customers(database)
+    # The file changes, so that the next list of stores lacks one that sales of January have.
+    files.write("stores.csv", "idx,location\n2,Faro\n")
+    files.write("sales/2024-02-01/sales.csv", "idx,value,date,store_idx\n2,2,2024-02-01,2\n")
+    rows = """
+        select
+            (select count(*) from public.sales), (select count(*) from public.monthly_sales),
+            (select array_agg(idx order by idx) from public.stores), (select count(*) from public.labels)
+    """
+    # The second way down runs all that the tables of sales outlast.
+    for revision in (int(head()) - 1, 106, 105, 104):
+        for step in (["downgrade", f"{revision:04}"], ["upgrade", "head"]):
+            done = database.alembic(*step)
             assert done.returncode == 0, done.stderr
-        load_month(managed, "2024-02-01")
-    assert managed.run("select sum(value) from sales", user="ds_user") == [(4,)]
-    assert managed.run("select sale_month::text, state from month_status") == [
-        ("2024-01-01", "loaded"),
-        ("2024-02-01", "loaded"),
-    ]
+        load_month(database, "2024-02-01")
+        sales_kept, customers_kept = revision >= 106, revision >= 105
+        months = 2 if sales_kept else 1
+        stores = [1, 2] if sales_kept else [2]
+        assert database.run(rows, "ds_user") == [(months, months, stores, int(customers_kept))], revision
+        found = database.run("select sale_month::text, status from month_status", "ds_user")
+        assert found == [("2024-01-01", "loaded"), ("2024-02-01", "loaded")][-months:], revision
 
 
 def psql(database: Database, text: str) -> subprocess.CompletedProcess[str]:
@@ -354,7 +370,7 @@ def test_a_privilege_that_cannot_be_set_stops_the_upgrade_with_the_commands_that
     [named] = re.findall(r"then run the migration again: (.*)", failed.stderr)
     commands = re.findall(r"(.+?) \(as (\w+)\)(?:; |$)", named)
     assert "other" in {role for _, role in commands}
-    assert managed.run("select version_num from migrations.alembic_version") == [("0001",)]
+    assert managed.run("select version_num from migrations.alembic_version") == [("0101",)]
     for command, role in commands:
         managed.run(f"set role {role}; {command}")
     done = managed.alembic("upgrade", "head", user="managed")

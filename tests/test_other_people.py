@@ -209,7 +209,7 @@ def test_a_row_trigger_of_mle_user_that_drops_rows_fails_the_load_and_keeps_the_
     capsys.readouterr()
     assert run_dag(CUSTOMERS_DAG, retries=3) == "failed"
     assert (
-        "labels.csv: public.labels has 0 rows after publishing, and the load that was checked has 2 rows."
+        "labels.csv: labels has 0 rows after publishing, and the load that was checked has 2 rows, total 0."
         " Nothing was published."
     ) in capsys.readouterr().out
     assert loaded.run(VERSIONS) == before

@@ -1,8 +1,10 @@
 """What each user may do, tried by logging in over TCP and doing it."""
 
+import re
+
 import psycopg
 import pytest
-from conftest import Database, Files
+from conftest import ROOT, Database, Files
 from psycopg.errors import InsufficientPrivilege
 from steps import load_month
 
@@ -110,10 +112,14 @@ def test_mle_user_creates_tables_sequences_functions_and_views_in_public(databas
         "select * from staging.labels",
         "truncate staging.labels",
         "create table staging.mine (idx int)",
-        "select pipeline.begin_load('labels', null, 'x', 'x')",
+        "select pipeline.begin_load('labels', null, 'x', 'x', 'x')",
         "select pipeline.stage_load(1, null, null, 1, 'x', 1)",
         "select pipeline.publish_load(1)",
-        "select pipeline.clear_staging(1)",
+        "select pipeline.create_staged(1)",
+        "select pipeline.drop_staged(1)",
+        "select pipeline.clear_staging()",
+        "select pipeline.retire_load(1)",
+        "select pipeline.decide_load(1, true, 'me')",
         "select pipeline.open_feature_store()",
         "delete from partitions.sales_before_all_months",
         "create table partitions.mine (idx int)",
@@ -165,13 +171,17 @@ def test_data_freshness_shows_every_table(database: Database, user: str) -> None
         "truncate public.customer_profiles",
         "update public.labels set label = 1",
         "insert into pipeline.sources values ('evil', 'x', null)",
-        "update pipeline.sources set decided_by = null",
-        "insert into pipeline.loads (table_name, address, dag_run) values ('labels', 'x', 'x')",
-        "update pipeline.loads set table_name = 'labels'",
+        "update pipeline.sources set published_with = null",
+        "insert into pipeline.files (table_name) values ('labels')",
+        "update pipeline.files set table_name = 'labels'",
+        "delete from pipeline.files",
+        "insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table) values (1, 'x', 'x', 'x', 'x')",
+        "update pipeline.loads set file_id = 1",
+        "update pipeline.loads set staged_table = 'public.sales'",
+        "update pipeline.loads set run_id = 'x'",
+        "update pipeline.loads set started_at = now()",
         "create table staging.labels_1 (idx int)",
         "delete from pipeline.loads",
-        "update pipeline.loads set sha256 = 'forged'",
-        "update pipeline.loads set row_count = 0",
         "delete from pipeline.feature_store_builds",
         "select * from migrations.alembic_version",
         "update migrations.alembic_version set version_num = '0001'",
@@ -201,7 +211,7 @@ def test_the_pipelines_login_has_these_privileges_on_the_tables(database: Databa
         "customer_profiles": replaced,
         "customer_activity": replaced,
         "labels": replaced,
-        "sales": replaced,
+        "sales": "delete, insert, maintain, select",
         "monthly_sales": replaced,
         "stores": "insert, select, update",
         "feature_history": by_difference,
@@ -228,16 +238,53 @@ def test_what_the_pipeline_makes_belongs_to_its_owner_and_is_read_by_ds_and_mle(
     for user in ("ds_user", "mle_user"):
         assert database.run("select count(*) from sales", user=user) == [(1,)]
     assert database.run("select count(*) from pg_class where relowner = 'pipeline'::regrole") == [(0,)]
-    # A partition is like sales: nothing of its staging stays on it, and only its owner has privileges.
+    # Only its owner has privileges on a partition, and the pipeline that of analyzing it.
     assert database.run("""
         select
             relnamespace::regnamespace::text, relname, relpersistence::text, relchecks, relowner::regrole::text,
-            coalesce(relacl, acldefault('r', relowner)) = acldefault('r', relowner)
+            array(
+                select concat(grantee::regrole, ' ', privilege_type) from aclexplode(relacl) where grantee <> relowner
+            )
         from pg_class join pg_inherits on inhrelid = pg_class.oid where inhparent = 'public.sales'::regclass
         and relname ~ '2024'
-    """) == [("partitions", "sales_2024_02", "p", 0, "pipeline_owner", True)]
+    """) == [("partitions", "sales_2024_02", "p", 0, "pipeline_owner", ["pipeline MAINTAIN"])]
     database.run("update sales set value = 2", user="mle_user")
     database.run("drop table partitions.sales_2024_02", user="admin")
+
+
+def test_readers_have_their_privileges_by_the_default_privileges_alone(template: Database) -> None:
+    """From the upgrade on, but for the features; only the function that opens these grants anything to them."""
+    found = template.run("""
+        with readers as (
+            select relname, grantee::regrole::text as grantee, count(*) as privileges
+            from pg_class cross join lateral aclexplode(relacl)
+            where
+                relnamespace = 'public'::regnamespace
+                and relkind in ('r', 'p')
+                and grantee in ('ds_user_role'::regrole, 'mle_user_role'::regrole)
+            group by relname, grantee
+        ),
+        defaults as (
+            select grantee::regrole::text as grantee, count(*) as privileges
+            from pg_default_acl cross join lateral aclexplode(defaclacl)
+            where defaclrole = 'pipeline_owner'::regrole and defaclobjtype = 'r'
+            group by grantee
+        )
+        select relname from readers join defaults using (grantee, privileges) group by relname having count(*) = 2
+    """)
+    assert {name for (name,) in found} == set(TABLES) - {"feature_history", "feature_store"}
+    granting = template.run("""
+        select proname from pg_proc
+        where pronamespace = 'pipeline'::regnamespace and prosrc ~ '(grant|revoke) .*(ds_user|mle_user)'
+    """)
+    assert granting == [("open_feature_store",)]
+
+
+def test_the_functions_with_the_rights_of_their_owner_are_those_of_the_page(template: Database) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    [rows] = re.findall(r"\| function \| called by \|.*\n\| ---.*\n((?:\|.*\n)+)", page)
+    found = template.run("select proname from pg_proc where prosecdef and pronamespace = 'pipeline'::regnamespace")
+    assert {name for (name,) in found} - {"analyze_clients"} == set(re.findall(r"^\| `(\w+)`", rows, re.M))
 
 
 def test_functions_with_the_rights_of_their_owner_have_no_rights_on_the_server(database: Database) -> None:

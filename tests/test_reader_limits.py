@@ -119,7 +119,7 @@ def test_a_training_set_has_a_limited_size(name: str, query: str, database: Data
 
 @pytest.mark.parametrize("login", ["ds_user", "mle_user"])
 def test_a_session_that_is_named_after_a_dead_load_does_not_make_it_look_alive(login: str, database: Database) -> None:
-    begin = "select load_id from pipeline.begin_load('labels', null, 'x', 'x')"
+    begin = "select pipeline.begin_load('labels', null, 'x', 'x', 'x')"
     with psycopg.connect(database.url("pipeline"), autocommit=True, options=CONNECTION_OPTIONS) as loading:
         [(load,)] = loading.execute(begin).fetchall()
         assert database.run(f"select pipeline.is_running({load})") == [(True,)]

@@ -107,15 +107,12 @@ def by_ci(command: str, _: FaultySystem) -> None:
 
 def by_its_test(command: str, _: FaultySystem) -> None:
     """It needs a system or a month of its own."""
-    statement = re.search(r'"(select .*)"', command)
     target = command.split()[1]
     file, text = {
         "plan": ("test_operation", 'make("plan"'),
         "restore": ("test_operation", '(other, "restore")'),
         "rotate": ("test_other_settings", 'make("rotate")'),
-        "downgrade": ("cluster/test_citus", '["downgrade", "0012"], ["upgrade", "head"]'),
-        "upgrade": ("cluster/test_citus", '["downgrade", "0012"], ["upgrade", "head"]'),
-    }.get(target) or ("test_maintenance", statement[1] if statement else command)
+    }.get(target) or ("test_maintenance", "Take an old month out")
     assert text in (ROOT / f"tests/{file}.py").read_text()
 
 
@@ -194,10 +191,9 @@ def has_compose() -> bool:
 HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
-    r"make (test-fast|bench|examples|test-ui|test-celery|test-citus|audit|sbom|lock)\b": dry,
+    r"make (test-fast|bench|examples|test-ui|test-celery|audit|sbom|lock)\b": dry,
     r"make (restore$|rotate$|plan )": by_its_test,
-    r"(PGOPTIONS='[^']+' )?psql .*archive_month": by_its_test,
-    r"alembic (downgrade 0012|upgrade head)$": by_its_test,
+    r"(PGOPTIONS='[^']+' )?psql [\s\S]*retire_load": by_its_test,
     r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
     r"(PGOPTIONS='[^']+' )?psql ": on_the_system,
     r"\.venv/bin/": on_the_system,
@@ -217,9 +213,6 @@ def test_a_command_of_the_documents_runs_as_it_is_written(document: str, command
 def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:
     for block in ALL_BLOCKS:
         if block.language == "sql" and block.document != WALK:
-            if of_cluster := re.findall(r"citus_\w+\(", block.text):
-                assert all(call in (ROOT / "local/citus.py").read_text() for call in of_cluster)
-                continue
             # What is under sql/ speaks of the ledger, which is closed to readers.
             user = "pipeline" if block.document == "sql/README.md" else "ds_user"
             with psycopg.connect(system.address(user)) as connection:

@@ -23,8 +23,8 @@ STEP = re.compile(r"(?:`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
 
 def steps() -> Iterator[tuple[str, str, str]]:
     """The page's blocks with their places; its revision gets the next free number."""
-    text = PAGE.read_text().replace("0011", f"{int(head()) + 1:04}")
-    text = text.replace('down_revision = "0010"', f'down_revision = "{head()}"')
+    text = PAGE.read_text().replace("0113", f"{int(head()) + 1:04}")
+    text = text.replace('down_revision = "0112"', f'down_revision = "{head()}"')
     yield from STEP.findall(text)
 
 
@@ -121,11 +121,14 @@ def load_customers(system: FaultySystem) -> str:
 
     if end_of(api, run, DAG) == "failed":
         assert api.session.delete(f"{runs}/{run}").ok  # `make up` would speak of it
-    [(status, problem), *_] = rows(
+    [(status, error), *_] = rows(
         system,
-        "select status, problem from pipeline.loads where table_name = 'customer_profiles' order by load_id desc",
+        """
+        select status, error from pipeline.loads join pipeline.files using (file_id)
+        where table_name = 'customer_profiles' order by load_id desc
+        """,
     )
-    return str(problem or status)
+    return str(error or status)
 
 
 def rows(system: FaultySystem, query: str) -> list[tuple[Any, ...]]:

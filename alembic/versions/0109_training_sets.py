@@ -25,6 +25,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("drop function public.make_training_set, public.repeat_training_set")
     op.execute("drop function pipeline.training_moment, pipeline.measure_training_set")
-    op.execute("drop function pipeline.record_training_set, pipeline.find_training_set")
+    op.execute("drop function pipeline.record_training_set")
     op.execute("drop view public.training_sets")
     op.execute("drop table pipeline.training_sets")

@@ -171,32 +171,6 @@ $$;
 comment on function pipeline.record_training_set(text, text, timestamptz, bigint, text) is
 'Records a training set that was measured.';
 
-create function pipeline.find_training_set(name text)
-returns pipeline.training_sets
-language plpgsql
-stable
-security definer
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    found_set pipeline.training_sets;
-begin
-    select * into found_set from pipeline.training_sets as recorded where set_name = find_training_set.name;
-    if found_set.set_name is null then
-        perform pipeline.reject(format('There is no training set "%s". training_sets lists all.', name));
-    elsif found_set.made_by <> session_user then
-        perform pipeline.reject(format(
-            'The training set "%s" was made by %s, and its query is run with the rights of its caller. Log in as %s, or'
-            ' read the query in training_sets and make it under another name.',
-            found_set.set_name, found_set.made_by, found_set.made_by
-        ));
-    end if;
-    return found_set;
-end
-$$;
-
-comment on function pipeline.find_training_set(text) is 'A training set that this login made.';
-
 create function public.make_training_set(name text, query text, known_at timestamptz default null)
 returns public.training_sets
 language sql
@@ -232,13 +206,30 @@ returns table (
 language sql
 begin atomic
     select
-        recorded.set_name,
+        pipeline.reject(
+            case
+                when recorded.name is null then format('There is no training set "%s". training_sets lists all.', $1)
+                else format(
+                    'The training set "%s" was made by %s, and its query is run with the rights of its caller. Log in'
+                    ' as %s, or read the query in training_sets and make it under another name.',
+                    $1, recorded.made_by, recorded.made_by
+                )
+            end
+        )
+    from (values ($1)) as asked (name)
+    left join public.training_sets as recorded
+        on asked.name = recorded.name
+    where recorded.made_by is distinct from session_user;
+
+    select
+        recorded.name,
         measured.row_count,
         measured.hash,
-        measured.row_count = recorded.row_count and measured.hash = recorded.set_hash as is_same
-    from pipeline.find_training_set($1) as recorded
+        measured.row_count = recorded.row_count and measured.hash = recorded.hash as is_same
+    from public.training_sets as recorded
     cross join lateral pipeline.training_moment(recorded.known_at) as moments (moment)
-    cross join lateral pipeline.measure_training_set(recorded.query, moments.moment) as measured;
+    cross join lateral pipeline.measure_training_set(recorded.query, moments.moment) as measured
+    where recorded.name = $1;
 end;
 
 comment on function public.repeat_training_set(text) is
@@ -247,14 +238,12 @@ comment on function public.repeat_training_set(text) is
 -- mle_user_role has the functions of public by the default privileges of the schema.
 revoke execute on function
 pipeline.training_moment(timestamptz),
-pipeline.record_training_set(text, text, timestamptz, bigint, text),
-pipeline.find_training_set(text)
+pipeline.record_training_set(text, text, timestamptz, bigint, text)
 from public;
 
 grant execute on function
 pipeline.training_moment(timestamptz),
-pipeline.record_training_set(text, text, timestamptz, bigint, text),
-pipeline.find_training_set(text)
+pipeline.record_training_set(text, text, timestamptz, bigint, text)
 to ds_user_role, mle_user_role;
 
 grant execute on function

@@ -1,4 +1,4 @@
-create view public.data_freshness (table_name, status, loaded_at, file_version, up_to, row_count) as
+create view public.data_freshness (table_name, status, loaded_at, file_version, up_to, row_count, error) as
 with published as (
     select
         files.table_name,
@@ -6,7 +6,9 @@ with published as (
         (array_agg(loads.sha256 order by files.file_month desc nulls last))[1] as file_version,
         max(loads.max_date) as up_to,
         sum(loads.row_count)::bigint as row_count,
-        bool_or(files.difference is not null) as is_changed
+        string_agg(
+            concat(to_char(files.file_month, 'YYYY-MM: '), files.difference), ' ' order by files.file_month
+        ) filter (where files.difference is not null) as difference
     from pipeline.loads
     inner join pipeline.files
         on loads.file_id = files.file_id
@@ -33,7 +35,7 @@ newest_build as (
     limit 1
 ),
 
-known (table_name, loaded_at, file_version, up_to, row_count, is_changed) as (
+known (table_name, loaded_at, file_version, up_to, row_count, difference) as (
     select
         table_name,
         loaded_at,
@@ -44,7 +46,7 @@ known (table_name, loaded_at, file_version, up_to, row_count, is_changed) as (
             when table_name = 'stores' then (select count(*) from public.stores)
             else row_count
         end as row_count,
-        is_changed
+        difference
     from published
 
     union all
@@ -62,7 +64,7 @@ known (table_name, loaded_at, file_version, up_to, row_count, is_changed) as (
             -- A retired month keeps its sums.
             where loads.status in ('published', 'retired')
         ) as row_count,
-        is_changed
+        difference
     from published
     where table_name = 'sales'
 
@@ -74,7 +76,7 @@ known (table_name, loaded_at, file_version, up_to, row_count, is_changed) as (
         file_version,
         max_date as up_to,
         history_row_count as row_count,
-        false as is_changed
+        null as difference
     from newest_build
 
     union all
@@ -85,7 +87,7 @@ known (table_name, loaded_at, file_version, up_to, row_count, is_changed) as (
         file_version,
         max_date as up_to,
         row_count,
-        false as is_changed
+        null as difference
     from newest_build
 )
 
@@ -93,14 +95,15 @@ select
     every_table.table_name,
     case
         when known.loaded_at is null then 'missing'
-        when known.is_changed then 'changed'
+        when known.difference is not null then 'changed'
         when stale_tables.table_name is not null then 'stale'
         else 'loaded'
     end as status,
     known.loaded_at,
     known.file_version,
     known.up_to,
-    known.row_count
+    known.row_count,
+    known.difference || ' To repair it, load the file again.' as error
 from (
     values
     (1, 'customer_profiles'), (2, 'customer_activity'), (3, 'labels'), (4, 'stores'), (5, 'sales'),
@@ -125,6 +128,7 @@ comment on column public.data_freshness.file_version is
 activity and the labels.';
 comment on column public.data_freshness.up_to is 'Latest day in the data; null where it has no days.';
 comment on column public.data_freshness.row_count is 'Rows that were loaded; null before the first load.';
+comment on column public.data_freshness.error is 'What was changed; null if nothing was.';
 
 create view public.month_status (
     sale_month, status, row_count, total, loaded_at, file_version, newest_attempt_at, error, anomalies

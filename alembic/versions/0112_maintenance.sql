@@ -25,7 +25,9 @@ declare
     found_rows bigint;
     found_total numeric;
 begin
-    if source.is_cumulative then
+    if source.is_cumulative and to_regclass(this.staged_table) is null then
+        return format('%s is gone, with which the table would be compared.', this.staged_table);
+    elsif source.is_cumulative then
         execute format(
             'select count(*) from (table %s except table public.%I) as missing', this.staged_table, source.table_name
         ) into found_rows;

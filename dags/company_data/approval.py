@@ -66,7 +66,9 @@ class LoadApprovalOperator(ApprovalOperator):
             if request.status == "rejected":
                 raise AirflowFailException(f"load {request.load_id}: {request.error}")
         undecided = [
-            request for request in requests if request.status in ("checked", "pending_approval") and not request.decided_by
+            request
+            for request in requests
+            if request.status in ("checked", "pending_approval") and not request.decided_by
         ]
         unusual = [request for request in undecided if request.anomalies or conf.get("preview")]
         if not unusual:

@@ -124,7 +124,9 @@ def failure_message(context: Mapping[str, Any]) -> Message:
 
 def anomaly_message(context: Mapping[str, Any], event: str, anomalies: str) -> Message:
     """The message for an unusual file; see Message.event."""
-    waits = "waits for a decision under Required Actions" if event == "pending_approval" else "is published all the same"
+    waits = (
+        "waits for a decision under Required Actions" if event == "pending_approval" else "is published all the same"
+    )
     reason = f"The file is unusual: {anomalies}. It {waits}."
     return replace(failure_message(context), event=event, reason=reason)
 

@@ -2,7 +2,7 @@
 --
 -- Reads       the tables of pipeline.sources, one file per query; monthly_sales; pipeline.loads
 -- Writes      pipeline.files: what was found, and when; the next publication of the file clears it
--- Idempotent  Yes. It finds the same again. A file that is published meanwhile is left out.
+-- Idempotent  Yes. It finds the same again. A file that is requested or published meanwhile is left out.
 
 create temporary table compared on commit drop as
 with published as (
@@ -43,11 +43,19 @@ left join changed_sums
         published.table_name = 'sales'
         and published.file_month = changed_sums.sale_month;
 
+-- Locked first, so that the update sees what was published until then. It waits for no load, and so blocks none.
+create temporary table unlocked on commit drop as
+select file_id
+from pipeline.files
+for no key update skip locked;
+
 update pipeline.files
 set
     compared_at = clock_timestamp(),
     difference = compared.difference
 from compared
+inner join unlocked
+    on compared.file_id = unlocked.file_id
 inner join pipeline.loads
     on
         compared.load_id = loads.load_id
