@@ -128,7 +128,9 @@ class AirflowRun:
         """Clear tasks with those after them, or the whole run, and go on; returns the state of the run."""
         from airflow.utils.session import create_session
 
-        chosen = self._scheduled_dag.partial_subset(tasks or self.states, include_upstream=False, include_downstream=True)
+        chosen = self._scheduled_dag.partial_subset(
+            tasks or self.states, include_upstream=False, include_downstream=True
+        )
         with create_session() as session:
             self._scheduled_dag.clear(run_id=self.run_id, task_ids=list(chosen.task_dict), session=session)
             self._row(session).state = "running"

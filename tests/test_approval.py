@@ -222,9 +222,7 @@ def test_a_load_that_a_person_rejected_stays_rejected_until_the_run_is_cleared(
     assert row_count(loaded) == FEW
 
 
-def test_a_load_that_a_check_rejected_is_checked_again_with_the_corrected_stores(
-    empty: Database, files: Files
-) -> None:
+def test_a_load_that_a_check_rejected_is_checked_again_with_the_corrected_stores(empty: Database, files: Files) -> None:
     write_month(files, MONTH, MANY)
     files.write("stores.csv", "idx,location\n2,Faro\n")
     run = AirflowRun(SALES, MONTH)
@@ -263,8 +261,8 @@ def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_refused(
     assert row_count(loaded) == MANY
 
 
-def test_an_answer_is_found_by_the_next_try_and_asked_for_again_only_after_a_new_check(
-    loaded: Database, no_pauses: None, monkeypatch: pytest.MonkeyPatch
+def test_an_answer_that_a_restarted_server_did_not_record_is_found_by_the_next_try(
+    loaded: Database, no_pauses: None
 ) -> None:
     run = AirflowRun(SALES, MONTH, retries=3)
     assert run.go_on() == "running"
@@ -277,6 +275,19 @@ def test_an_answer_is_found_by_the_next_try_and_asked_for_again_only_after_a_new
             loaded.cluster.start()
     assert row_count(loaded) == FEW
     assert load_of(loaded, run) == ("published", "a person")
+
+
+def test_an_answer_holds_until_the_load_is_compared_again(loaded: Database) -> None:
+    run = waiting(loaded)
+    loaded.run("alter table monthly_sales add constraint nothing check (false) not valid")
+    assert run.answer("Approve") == "failed"
+    assert run.clear("approve_month") == "failed"
+    assert (run.states["approve_month"], run.states["publish_month"]) == ("success", "failed")
+    loaded.run("alter table monthly_sales drop constraint nothing")
+    assert run.clear("compare_month") == "running"
+    assert load_of(loaded, run) == ("pending_approval", None)
+    assert run.answer("Approve") == "success"
+    assert row_count(loaded) == FEW
 
 
 def publish_by_hand(database: Database, run: AirflowRun) -> list[str]:

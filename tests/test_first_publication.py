@@ -80,7 +80,7 @@ def open_tables(database: Database) -> list[str]:
 
 def test_all_but_the_features_is_open_right_after_the_upgrade(database: Database) -> None:
     assert open_tables(database) == OTHER_TABLES
-    assert database.run("select count(*) from data_freshness where state = 'missing'", "ds_user") == [(8,)]
+    assert database.run("select count(*) from data_freshness where status = 'missing'", "ds_user") == [(8,)]
 
 
 def test_the_features_are_closed_until_the_first_build_that_has_a_row(database: Database, bucket: Files) -> None:
@@ -167,10 +167,10 @@ def test_a_transaction_that_has_read_data_freshness_does_not_stop_the_first_load
     database: Database, bucket: Files
 ) -> None:
     with database.connect("ds_user") as waiting, waiting.transaction():
-        assert waiting.execute("select distinct state from data_freshness").fetchall() == [("missing",)]
+        assert waiting.execute("select distinct status from data_freshness").fetchall() == [("missing",)]
         loads_again(database, bucket)
         assert open_tables(database) == TABLES
-        assert waiting.execute("select distinct state from data_freshness").fetchall() == [("loaded",)]
+        assert waiting.execute("select distinct status from data_freshness").fetchall() == [("loaded",)]
 
 
 @pytest.mark.parametrize("table", FEATURE_TABLES)
@@ -253,7 +253,7 @@ def test_what_a_person_revokes_later_stays_revoked_and_what_is_open_stays_open(
 
 def test_features_that_are_made_again_are_closed_until_they_are_built(database: Database, bucket: Files) -> None:
     loads_again(database, bucket)
-    for steps_of_alembic in (["downgrade", "0006"], ["upgrade", "head"]):
+    for steps_of_alembic in (["downgrade", "0106"], ["upgrade", "head"]):
         done = database.alembic(*steps_of_alembic)
         assert done.returncode == 0, done.stderr
     assert open_tables(database) == OTHER_TABLES
