@@ -1,24 +1,40 @@
 """Runs the migrations, one transaction per revision and one upgrade at a time, or prints their SQL (--sql)."""
 
 import os
+from contextlib import closing
 from logging.config import fileConfig
 
 from alembic import context
 from alembic.ddl.postgresql import PostgresqlImpl
-from sqlalchemy import URL, Connection, create_engine, make_url, pool, text
+from sqlalchemy import URL, Connection, Engine, create_engine, make_url, pool, text
 from sqlalchemy.exc import ArgumentError, IntegrityError
 
 DEFAULT_DATABASE_URL = "postgresql+psycopg2://admin:admin@localhost:5432/companydata"
 DRIVERS = {"postgres", "postgresql", "postgresql+psycopg2"}
 EXPECTED = "Nothing was migrated. Write it as postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
 
+OLDEST_SERVER = 17
+UPGRADE_SERVER = (
+    f"This project needs PostgreSQL {OLDEST_SERVER} or later. Nothing was migrated. "
+    "Upgrade the server (docs/operations.md, Upgrades), or name another one."
+)
+OTHER_CHECKOUT = (
+    "Nothing was migrated. Use the checkout that made the database, or make a new database and load the files again."
+)
+
 # A role that may create functions in schema public must not have them called by these connections, which have the
 # rights of a superuser. A revision names the schema of everything that is not PostgreSQL's own.
 SEARCH_PATH = "pg_catalog, pg_temp"
 
 # Passed at connection time: a SET before context.configure would open an outer transaction, and
-# Alembic would then ignore transaction_per_migration.
-MIGRATION_TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "60s", "idle_in_transaction_session_timeout": "60s"}
+# Alembic would then ignore transaction_per_migration. Each statement has its limit; a transaction, which is a whole
+# revision, has none, whatever the server or the role sets.
+MIGRATION_TIMEOUTS = {
+    "lock_timeout": "5s",
+    "statement_timeout": "60s",
+    "idle_in_transaction_session_timeout": "60s",
+    "transaction_timeout": "0",
+}
 
 # A second upgrade waits for the first to finish, which may take as many statements as there are revisions, and during
 # which this connection is idle in its transaction. It does not report that the schema exists.
@@ -26,6 +42,7 @@ GUARD_SETTINGS = {
     "lock_timeout": "10min",
     "statement_timeout": "10min",
     "idle_in_transaction_session_timeout": "0",
+    "transaction_timeout": "0",
     "client_min_messages": "warning",
 }
 
@@ -39,6 +56,29 @@ CREATE_GUARD = (
 )
 # The weakest mode that conflicts with itself; pg_dump does not wait for it.
 LOCK_GUARD = f"lock table {VERSION_SCHEMA}.guard in share row exclusive mode"
+
+# The same checks in the printed SQL. It is for a database at one revision, which is known when it is printed.
+CHECK_PRINTED = """
+do $$
+declare
+    started_at constant text := '{started_at}';
+    found text := 'base';
+begin
+    if current_setting('server_version_num')::integer < {oldest}0000 then
+        raise exception 'The server is PostgreSQL %. {upgrade_server}', current_setting('server_version');
+    end if;
+    if to_regclass('{schema}.alembic_version') is not null then
+        select coalesce(string_agg(version_num, ', ' order by version_num), 'base') into found
+        from {schema}.alembic_version;
+    end if;
+    if found <> started_at then
+        raise exception 'The database is at revision %, and this script starts at %. Nothing was migrated. Print a '
+            'script that starts at % in a checkout that has it, or make a new database and load the files again.',
+            found, started_at, found;
+    end if;
+end
+$$
+"""
 
 
 class GuardedImpl(PostgresqlImpl):
@@ -69,6 +109,32 @@ def options(settings: dict[str, str]) -> dict[str, str]:
     return {"options": " ".join(f"-c {name}={value}" for name, value in named.items())}
 
 
+def reject_old_server(engine: Engine) -> None:
+    """Exit if the server is too old.
+
+    No statement runs: the server names its version when a connection begins. The connection has no timeouts, because
+    an old server does not have all of them.
+    """
+    arguments, address = engine.dialect.create_connect_args(engine.url)
+    with closing(engine.dialect.connect(*arguments, **{**address, **options({})})) as connection:
+        number, name = connection.info.server_version, connection.info.parameter_status("server_version")
+    if number < OLDEST_SERVER * 10000:
+        raise SystemExit(f"error: the server is PostgreSQL {name}. {UPGRADE_SERVER}")
+
+
+def reject_unknown_revisions(connection: Connection) -> None:
+    """Exit if the database is at a revision that this checkout does not have."""
+    if connection.scalar(text(f"select to_regclass('{VERSION_SCHEMA}.alembic_version')")) is None:
+        return
+    known = {script.revision for script in context.script.walk_revisions()}
+    found = connection.scalars(text(f"select version_num from {VERSION_SCHEMA}.alembic_version"))
+    if unknown := sorted(set(found) - known):
+        raise SystemExit(
+            f"error: the database is at revision {', '.join(unknown)}, which this checkout does not have. "
+            f"{OTHER_CHECKOUT}"
+        )
+
+
 def lock_guard(connection: Connection) -> None:
     """Make the guard where it is missing, and lock it until the connection's transaction ends."""
     for statement in CREATE_GUARD:
@@ -87,8 +153,11 @@ def run_migrations() -> None:
     guard_engine = create_engine(url, poolclass=pool.NullPool, connect_args=options(GUARD_SETTINGS))
     engine = create_engine(url, poolclass=pool.NullPool, connect_args=options(MIGRATION_TIMEOUTS))
 
+    reject_old_server(guard_engine)
     with guard_engine.connect() as guard:
+        reject_unknown_revisions(guard)
         lock_guard(guard)
+        reject_unknown_revisions(guard)  # the upgrade that it waited for may be that of another checkout
         with engine.connect() as connection:
             context.configure(
                 connection=connection,
@@ -108,9 +177,17 @@ def print_migrations() -> None:
         transaction_per_migration=True,
     )
     context.execute(
-        "-- Run one script at a time: the revisions were chosen when it was printed, so a second script would apply\n"
-        "-- them again. Each transaction locks migrations.guard, as an upgrade does.\n"
+        "-- Run it with psql -v ON_ERROR_STOP=1, and one script at a time: the revision of the database is checked at\n"
+        "-- the start only. Each transaction locks migrations.guard, as an upgrade does.\n"
         f"set search_path = {SEARCH_PATH}"  # without quotes, in which a list would be one name
+    )
+    context.execute(
+        CHECK_PRINTED.format(
+            started_at=", ".join(sorted(context.get_context().get_current_heads())) or "base",
+            oldest=OLDEST_SERVER,
+            upgrade_server=UPGRADE_SERVER,
+            schema=VERSION_SCHEMA,
+        )
     )
     for name, value in MIGRATION_TIMEOUTS.items():
         context.execute(f"set {name} = '{value}'")

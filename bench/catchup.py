@@ -23,7 +23,7 @@ def run(server: Server) -> Answer:
         write_month(server, str(day), ROWS)
     write_files(server, clients=1)
     ports = {"OPERATIONAL_DB_PORT": str(free_port(25432)), "AIRFLOW_PORT": str(free_port(28082))}
-    # The files are alike, which is odd.
+    # The files are alike, which is unusual.
     settings = {"SALES_FIRST_MONTH": f"{first_days[0]:%Y-%m}", "ON_ANOMALY": "ignore"}
     environment = {**server.environment, **ports, **settings}
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:

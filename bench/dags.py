@@ -15,6 +15,8 @@ from typing import Any
 from bench.answer import answer
 
 AT_ONCE = "at once"
+# The files are alike, which is unusual. The second is what a baseline may call it.
+PUBLISH_ALL = {"on_anomaly": "ignore", "odd_months": "ignore"}
 DAGS: dict[str, Any] = {}  # global, so that the processes of tasks inherit it
 
 
@@ -69,10 +71,7 @@ def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, A
         "task": task,
         "ti": SimpleNamespace(task_id=task_id, xcom_pull=lambda task_ids, **_: done[task_ids][0]),
         "run_id": run_id,
-        # The files are alike, which is odd.
-        "dag_run": SimpleNamespace(
-            dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, conf={"on_anomaly": "ignore"}
-        ),
+        "dag_run": SimpleNamespace(dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, conf=PUBLISH_ALL),
         "data_interval_start": month,
         "outlet_events": {},
     }

@@ -1,6 +1,7 @@
 """Months of sales: one month against psql, a literal delete-insert and other tools; and a month after many months."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,31 @@ DELETE_INSERT = (
     f" select store_idx, '', '{{month}}', sum(value) from bench.sales where {OF_MONTH} group by store_idx",
     "commit",
 )
+# The statements of sql/sales/, without the ledger and the comparison with other months.
+BY_HAND_TABLES = (
+    *SCHEMA,
+    "create table bench.sales (like public.sales) partition by range (date)",
+    "create table bench.sales_of_month partition of bench.sales"
+    " for values from ('{month}') to (date '{month}' + interval '1 month')",
+    "create table bench.stores (like public.stores including all)",
+    "insert into bench.stores select idx, 'city ' || idx from generate_series(1, 200) as idx",
+    "create table bench.monthly_sales (like public.monthly_sales including all)",
+)
+BY_HAND = (
+    "create temporary table checked as select store_idx, count(*), min(idx), max(date), sum(value)"
+    " from bench.staged group by store_idx",
+    "begin",
+    f"delete from bench.sales where {OF_MONTH}",
+    "insert into bench.sales select idx, value, date, store_idx from bench.staged",
+    f"create temporary table sold as select store_idx, count(*), sum(value) as total from bench.sales where {OF_MONTH}"
+    " group by store_idx",
+    "delete from bench.monthly_sales where sale_month = '{month}'",
+    "insert into bench.monthly_sales (store_idx, location, sale_month, value)"
+    " select sold.store_idx, stores.location, '{month}', sold.total"
+    " from sold inner join bench.stores on sold.store_idx = stores.idx",
+    "drop table bench.staged",
+    "commit",
+)
 # Some peers store floating point.
 TOTALS = "select count(*), sum(value::numeric(12, 2)), sum(value::numeric(12, 2)) as of_stores from {sales}"
 TOTALS_OF_STORES = f"""
@@ -64,9 +90,14 @@ def run_table(server: Server, rows: int, rounds: int, checkouts: Mapping[str, Pa
     for name, checkout in checkouts.items():
         server.create_database(name, checkout)
         ours = partial(ours_of_month, server, name, partial(server.dags, name, checkout), MONTH, expected)
-        groups.append({f"{name}, first load": ours(first=True), f"{name}, same month again": ours(first=False)})
+        groups.append(three_loads(name, ours(first=True), ours(first=False), "public"))
     process, check = here(partial(delete_insert, server)), TOTALS_OF_STORES.format(schema="bench", month=MONTH)
     literal = partial(Contender, server, OTHERS, process, MONTH, check=check, expected=expected)
+    by_hand = replace(
+        literal(prepare=tuple(each.format(month=MONTH) for each in BY_HAND_TABLES)),
+        process=here(partial(load_by_hand, server)),
+    )
+    groups.append(three_loads("by hand", by_hand, replace(by_hand, prepare=()), "bench"))
     first, again = literal(prepare=LITERAL), literal(prepare=())
     groups.append({"delete-insert, first load": first, "delete-insert, same month again": again})
     for peer in PEERS if python else ():
@@ -135,6 +166,33 @@ def ours_of_month(
     )
     check = TOTALS_OF_STORES.format(schema="public", month=month)
     return Contender(server, database, process, f"{DAG} {month}", remove if first else (), check, expected)
+
+
+def three_loads(name: str, first: Contender, again: Contender, schema: str) -> dict[str, Contender]:
+    """A month for the first time, again at once, and again after a vacuum."""
+    return {
+        f"{name}, first load": first,
+        f"{name}, same month again": again,
+        f"{name}, again after a vacuum": replace(again, prepare=(f"vacuum {schema}.sales",)),
+    }
+
+
+def load_by_hand(server: Server, month: str) -> Answer:
+    """What the workflow does to the rows of a month, as a person would write it in psql."""
+    in_month = OF_MONTH.format(month=month)
+    copy = server.copy_command("bench.staged", f"sales/{month}/sales.csv").replace(
+        "header true)", "header true, freeze)"
+    )
+    return server.psql(
+        OTHERS,
+        "begin",
+        f"create table bench.staged (like public.sales, check ({in_month}))",
+        copy,
+        "set local default_statistics_target = 10",
+        "analyze bench.staged",
+        "commit",
+        *(part.format(month=month) for part in BY_HAND),
+    )
 
 
 def delete_insert(server: Server, month: str) -> Answer:

@@ -6,6 +6,7 @@ import argparse
 import fcntl
 import json
 import os
+import re
 import secrets
 import shlex
 import shutil
@@ -58,8 +59,16 @@ READY_SECONDS = 180
 STALL_SECONDS = 900
 HEARTBEAT_SECONDS = 15
 
-# PostgreSQL's first versions with reserved_connections and max_notify_queue_pages.
-RESERVES_CONNECTIONS, LIMITS_NOTIFICATIONS = 16, 17
+OLDEST_SERVER = 17
+
+# Readers cannot stop the others by these: docker-compose.yml has the same. More connections are reserved than there,
+# because Airflow's services use this server too: four with at most 15 each, and eight tasks with at most two each,
+# seldom at the same time.
+SERVER_SETTINGS = {
+    "authentication_timeout": "10s",
+    "reserved_connections": "40",
+    "max_notify_queue_pages": "1024",
+}
 
 SALES_DAG = "sales_load_and_aggregation"
 DAGS = ("customer_data_load", "feature_store", SALES_DAG)
@@ -337,7 +346,12 @@ def restore(folder: Path | None) -> None:
 
 
 def start_postgres(state: State) -> None:
-    """Start the server, made where it is new, with a database for the data and one for Airflow."""
+    """Start the server, made where it is new, with a database for the data and one for Airflow.
+
+    Raises:
+        UpError: POSTGRES_BIN has programs of an old version.
+    """
+    reject_old_programs()
     if not state.postgres_home:
         state.postgres_home = str(Cluster.new_home(RUN / "postgres"))
         state.save()
@@ -345,7 +359,7 @@ def start_postgres(state: State) -> None:
         say("starting PostgreSQL")
         state.cluster.create()
         started = state.cluster.start_on(
-            lambda: choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL"), server_settings(state.cluster)
+            lambda: choose_port("OPERATIONAL_DB_PORT", 5432, "PostgreSQL"), SERVER_SETTINGS
         )
         state.postgres_port = started.port
         state.save()
@@ -360,22 +374,24 @@ def start_postgres(state: State) -> None:
                 )
         # Readers need no connection there, and the privileges of public are not restricted there.
         connection.execute("revoke connect on database airflow, postgres, template1 from public")
-        if state.cluster.version >= RESERVES_CONNECTIONS:
-            connection.execute("grant pg_use_reserved_connections to airflow")
+        connection.execute("grant pg_use_reserved_connections to airflow")
 
 
-def server_settings(cluster: Cluster) -> dict[str, str]:
-    """Settings by which readers cannot stop the others: docker-compose.yml has the same.
+def reject_old_programs() -> None:
+    """Look at the version of POSTGRES_BIN, before its programs make a server.
 
-    More connections are reserved than there, because Airflow's services use this server too: four with at most 15 each,
-    and eight tasks with at most two each, seldom at the same time.
+    Raises:
+        UpError: it is too old.
     """
-    settings = {"authentication_timeout": "10s"}
-    if cluster.version >= RESERVES_CONNECTIONS:
-        settings["reserved_connections"] = "40"
-    if cluster.version >= LIMITS_NOTIFICATIONS:
-        settings["max_notify_queue_pages"] = "1024"
-    return settings
+    if folder := os.environ.get("POSTGRES_BIN"):
+        command = [f"{folder}/initdb", "--version"]
+        version = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        number = re.search(r"\(PostgreSQL\) (\d+)", version)
+        if number and int(number[1]) < OLDEST_SERVER:
+            raise UpError(
+                f"POSTGRES_BIN has {version}. This project needs PostgreSQL {OLDEST_SERVER} or later. Nothing was "
+                "started. Set it to the folder of another PostgreSQL, or unset it."
+            )
 
 
 def migrate(state: State) -> None:

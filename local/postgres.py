@@ -81,11 +81,6 @@ class Cluster:
         return self.home / "data"
 
     @property
-    def version(self) -> int:
-        """PostgreSQL's major version; the cluster must exist."""
-        return int((self.data / "PG_VERSION").read_text())
-
-    @property
     def log(self) -> Path:
         """The server's log."""
         return self.home / "postgres.log"

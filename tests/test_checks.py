@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT
 from system import lend_packages
 
+from local.__main__ import OLDEST_SERVER
 from local.tree import copy_tree
 
 CHECKED = "alembic/versions/0109_training_sets.sql"
@@ -70,7 +71,10 @@ def test_a_commit_that_breaks_the_format_is_rejected(tmp_path: Path) -> None:
 
 def test_github_runs_what_ci_runs_on_the_oldest_and_the_newest_postgresql() -> None:
     jobs = settings(".github/workflows/ci.yml")["jobs"]
-    assert [row["postgres"] for row in jobs["run"]["strategy"]["matrix"]["include"]] == [15, 18]
+    tested = [row["postgres"] for row in jobs["run"]["strategy"]["matrix"]["include"]]
+    assert tested == [OLDEST_SERVER, 18]
+    assert f"\nOLDEST_SERVER = {OLDEST_SERVER}\n" in (ROOT / "alembic/env.py").read_text()
+    assert f'\npg_version = "{OLDEST_SERVER}.0"' in (ROOT / ".squawk.toml").read_text()
     scripts = [[step["run"] for step in job["steps"] if "run" in step][-1] for job in jobs.values()]
     assert scripts == [".ci/run", ".ci/compose"]
     for script in scripts:

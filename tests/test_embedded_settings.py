@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from local import __main__ as embedded_run
+from local.postgres import Cluster
 from local.secrets import DEFAULT_PASSWORDS
 
 PROXY_SETTINGS = [*embedded_run.PROXIES, *map(str.lower, embedded_run.PROXIES)]
@@ -84,3 +85,13 @@ def test_airflow_gets_no_password_of_the_environment(
     passed_on = embedded_run.airflow_environment(embedded_run.State(passwords=DEFAULT_PASSWORDS))
     assert "hidden" not in passed_on.values()
     assert {file.stat().st_mode & 0o777 for file in (tmp_path / "airflow").iterdir()} == {0o600}
+
+
+def test_programs_that_are_too_old_are_named(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("POSTGRES_BIN", str(cluster.programs))
+    embedded_run.reject_old_programs()
+    monkeypatch.setattr(embedded_run, "OLDEST_SERVER", 99)
+    with pytest.raises(
+        embedded_run.UpError, match=r"^POSTGRES_BIN has initdb \(PostgreSQL\) \d.* PostgreSQL 99 or later"
+    ):
+        embedded_run.reject_old_programs()

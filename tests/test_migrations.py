@@ -2,15 +2,17 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psycopg
 import pytest
 from conftest import ROOT, Database, Files, alembic, head, new_database
 from steps import load_month
-from system import LONGEST_WAIT
+from system import LONGEST_WAIT, wait_for
 
 from local.postgres import Cluster
 
@@ -130,12 +132,12 @@ def test_loaded_months_survive_a_downgrade_of_the_views_and_an_upgrade(managed: 
     ]
 
 
-def test_the_printed_sql_does_what_the_migrations_do(empty_database: Database, template: Database) -> None:
-    def psql(*arguments: str, text: str) -> None:
-        command = [str(empty_database.cluster.programs / "psql"), "--quiet", "--set=ON_ERROR_STOP=1", *arguments]
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
+def psql(database: Database, text: str) -> subprocess.CompletedProcess[str]:
+    command = [str(database.cluster.programs / "psql"), "--quiet", "--set=ON_ERROR_STOP=1", database.url()]
+    return subprocess.run(command, input=text, capture_output=True, text=True, check=False)
 
+
+def test_the_printed_sql_does_what_the_migrations_do(empty_database: Database, template: Database) -> None:
     def schema(database: Database) -> str:
         command = [str(database.cluster.programs / "pg_dump"), "--schema-only", database.url()]
         text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -144,13 +146,95 @@ def test_the_printed_sql_does_what_the_migrations_do(empty_database: Database, t
     printed = empty_database.alembic("upgrade", "head", "--sql", PIPELINE_PASSWORD="not to be printed")
     assert printed.returncode == 0, printed.stderr
     assert "not to be printed" not in printed.stdout
-    psql(empty_database.url(), text=printed.stdout)
+    done = psql(empty_database, printed.stdout)
+    assert done.returncode == 0, done.stderr
     assert schema(empty_database) == schema(template)
     assert empty_database.alembic("current").stdout == f"{head()} (head)\n"
 
     printed = empty_database.alembic("downgrade", "head:base", "--sql")
-    psql(empty_database.url(), text=printed.stdout)
+    done = psql(empty_database, printed.stdout)
+    assert done.returncode == 0, done.stderr
     assert empty_database.run("select count(*) from pg_tables where schemaname = 'public'") == [(0,)]
+
+
+ASKING_THE_DATABASE = (["upgrade", "head"], ["downgrade", "base"], ["current"], ["stamp", "head"])
+
+
+@pytest.fixture
+def demanding(tmp_path: Path) -> str:
+    """A copy of the migrations for which every server is too old; the path of its alembic.ini."""
+    shutil.copytree(ROOT / "alembic", tmp_path / "alembic")
+    shutil.copy(ROOT / "alembic.ini", tmp_path)
+    environment = tmp_path / "alembic/env.py"
+    text = environment.read_text()
+    raised = re.sub(r"^OLDEST_SERVER = \d+$", "OLDEST_SERVER = 99", text, flags=re.M)
+    assert raised != text
+    environment.write_text(raised)
+    return str(tmp_path / "alembic.ini")
+
+
+def too_old(database: Database) -> str:
+    """What is said of the server of the tests."""
+    [(version,)] = database.run("show server_version")
+    return (
+        f"server is PostgreSQL {version}. This project needs PostgreSQL 99 or later. Nothing was migrated. "
+        "Upgrade the server (docs/operations.md, Upgrades), or name another one.\n"
+    )
+
+
+@pytest.mark.parametrize("command", ASKING_THE_DATABASE, ids=" ".join)
+def test_a_server_that_is_too_old_is_named_before_anything_is_made(
+    command: list[str], empty_database: Database, demanding: str
+) -> None:
+    done = empty_database.alembic("-c", demanding, *command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: the {too_old(empty_database)}"
+    assert empty_database.run("select to_regnamespace('migrations')") == [(None,)]
+
+
+def test_the_printed_sql_makes_nothing_on_a_server_that_is_too_old(empty_database: Database, demanding: str) -> None:
+    done = psql(empty_database, empty_database.alembic("-c", demanding, "upgrade", "head", "--sql").stdout)
+    assert done.returncode != 0
+    assert f"ERROR:  The {too_old(empty_database)}" in done.stderr
+    assert empty_database.run("select to_regnamespace('migrations')") == [(None,)]
+
+
+OF_ANOTHER_CHECKOUT = (
+    "create schema migrations",
+    "create table migrations.alembic_version (version_num varchar(32) primary key)",
+    "insert into migrations.alembic_version values ('9999')",
+)
+REJECTED = (
+    "error: the database is at revision 9999, which this checkout does not have. Nothing was migrated. Use the "
+    "checkout that made the database, or make a new database and load the files again.\n"
+)
+
+
+@pytest.mark.parametrize("command", ASKING_THE_DATABASE, ids=" ".join)
+def test_a_database_of_another_checkout_is_left_as_it_is(command: list[str], empty_database: Database) -> None:
+    for statement in OF_ANOTHER_CHECKOUT:
+        empty_database.run(statement)
+    done = empty_database.alembic(*command)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", REJECTED)
+    assert empty_database.run("select relname from pg_class where relnamespace = 'migrations'::regnamespace") == [
+        ("alembic_version",),
+        ("alembic_version_pkey",),
+    ]
+    assert empty_database.run("select version_num from migrations.alembic_version") == [("9999",)]
+    assert empty_database.run("select to_regnamespace('pipeline')") == [(None,)]
+
+
+def test_the_printed_sql_changes_nothing_in_a_database_at_another_revision(empty_database: Database) -> None:
+    for statement in OF_ANOTHER_CHECKOUT:
+        empty_database.run(statement)
+    for arguments, start in ((["upgrade", "head"], "base"), (["downgrade", "head:base"], head())):
+        done = psql(empty_database, empty_database.alembic(*arguments, "--sql").stdout)
+        assert done.returncode != 0
+        assert (
+            f"ERROR:  The database is at revision 9999, and this script starts at {start}. Nothing was migrated. Print "
+            "a script that starts at 9999 in a checkout that has it, or make a new database and load the files again.\n"
+        ) in done.stderr
+        assert empty_database.run("select to_regclass('migrations.guard')") == [(None,)]
 
 
 @pytest.mark.parametrize("attribute", ["superuser", "createrole", "in role admin"])
@@ -199,6 +283,39 @@ def test_two_upgrades_at_once_both_succeed(empty_database: Database) -> None:
         _, errors = process.communicate(timeout=LONGEST_WAIT)
         assert process.returncode == 0, errors
     assert empty_database.run("select version_num from migrations.alembic_version") == [(head(),)]
+
+
+@pytest.mark.parametrize("other_checkout", [False, True], ids=["of this checkout", "of another checkout"])
+def test_an_upgrade_waits_for_another_one_longer_than_a_transaction_may_take(
+    other_checkout: bool, empty_database: Database
+) -> None:
+    def waits() -> bool:
+        return bool(
+            elsewhere.execute(
+                "select from pg_stat_activity where datname = %s and wait_event_type = 'Lock' "
+                "and clock_timestamp() - xact_start > '1s'",
+                [empty_database.name],
+            ).fetchall()
+        )
+
+    assert empty_database.alembic("current").returncode == 0
+    command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+    environment = {**os.environ, "DATABASE_URL": empty_database.url(driver="postgresql+psycopg2")}
+    with empty_database.cluster.connect("postgres") as elsewhere, empty_database.connect() as other:
+        elsewhere.execute(f"alter database {empty_database.name} set transaction_timeout = '500ms'".encode())
+        with other.transaction():
+            other.execute("lock table migrations.guard in share row exclusive mode")
+            upgrade = subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
+            wait_for(lambda: waits() or upgrade.poll() is not None)
+            if other_checkout:
+                for statement in OF_ANOTHER_CHECKOUT[1:]:
+                    other.execute(statement)
+        _, errors = upgrade.communicate(timeout=LONGEST_WAIT)
+        [(migrated,)] = other.execute("select to_regnamespace('pipeline') is not null").fetchall()
+    if other_checkout:
+        assert (upgrade.returncode, errors, migrated) == (1, REJECTED, False)
+    else:
+        assert (upgrade.returncode, migrated) == (0, True), errors
 
 
 def test_a_downgrade_leaves_the_roles_that_another_database_uses(empty_database: Database, template: Database) -> None:

@@ -12,7 +12,7 @@
 --     staged            rejected           check_load         the check found one; its rows stay, to be looked at
 --     checked           rejected           check_load         checked again
 --     rejected          checked            check_load         checked again, for example with a corrected stores.csv
---     rejected          superseded         check_load         checked again, when a later request is published
+--     staged, rejected  superseded         check_load         a later request is published already
 --     pending_approval  checked, rejected  check_load         checked again
 --     checked           pending_approval   request_approval   the file is unusual, and a person decides
 --     pending_approval  checked, rejected  decide_load        a person approves or rejects it
@@ -289,7 +289,7 @@ end;
 comment on function pipeline.fail_dead_loads(bigint) is
 'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten.';
 
-create function pipeline.clear_staging(load bigint default null)
+create function pipeline.drop_staged(load bigint)
 returns void
 language plpgsql
 security definer
@@ -298,28 +298,52 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '300ms'
 as $$
 declare
-    dead_table text;
+    staged constant text := (select staged_table from pipeline.loads where load_id = load);
 begin
-    for dead_table in
-        select loads.staged_table
-        from pipeline.loads
-        inner join pipeline.files
-            on loads.file_id = files.file_id
-        inner join pipeline.sources
-            on files.table_name = sources.table_name
-        where
-            (load is null or loads.file_id = (select this.file_id from pipeline.loads as this where this.load_id = load))
-            and to_regclass(loads.staged_table) is not null
-            and case loads.status
-                when 'failed' then true
-                when 'published' then not sources.is_cumulative
-                when 'rejected' then exists (
+    if to_regclass(staged) is not null then
+        execute 'lock table ' || staged || ' in access exclusive mode nowait';
+        execute 'drop table ' || staged;
+    end if;
+exception
+    when lock_not_available or undefined_table or dependent_objects_still_exist then
+        null; -- A session reads the table, or has a view of it. The next load tries again.
+end
+$$;
+
+comment on function pipeline.drop_staged(bigint) is
+'Drops the staged table of a load, unless a session uses it; clear_staging drops what was left.';
+
+create function pipeline.clear_staging()
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    select pipeline.drop_staged(loads.load_id)
+    from pg_class
+    inner join pipeline.loads
+        on format('staging.%I', pg_class.relname) = loads.staged_table
+    inner join pipeline.files
+        on loads.file_id = files.file_id
+    inner join pipeline.sources
+        on files.table_name = sources.table_name
+    where
+        pg_class.relnamespace = 'staging'::regnamespace
+        and (
+            loads.status = 'failed'
+            -- Nothing is deleted from a cumulative table, so its published rows can be compared with it.
+            or (loads.status = 'published' and not sources.is_cumulative)
+            or (
+                loads.status = 'rejected'
+                and exists (
                     select
                     from pipeline.loads as later
                     where later.file_id = loads.file_id and later.load_id > loads.load_id
                 )
-                -- A month is published with the stores that it was checked with.
-                when 'superseded' then not exists (
+            )
+            -- A month is published with the stores that it was checked with.
+            or (
+                loads.status = 'superseded'
+                and not exists (
                     select
                     from pipeline.loads as of_run
                     where
@@ -328,23 +352,13 @@ begin
                         and of_run.run_id = loads.run_id
                         and of_run.status in ('loading', 'waiting', 'staged', 'checked', 'pending_approval')
                 )
-                else false
-            end
-    loop
-        begin
-            execute 'lock table ' || dead_table || ' in access exclusive mode nowait';
-            execute 'drop table ' || dead_table;
-        exception
-            when lock_not_available or undefined_table or dependent_objects_still_exist then
-                null; -- A session reads the table, or has a view of it. The next load tries again.
-        end;
-    end loop;
-end
-$$;
+            )
+        );
+end;
 
-comment on function pipeline.clear_staging(bigint) is
-'Drops the staged tables that nobody needs any more, of the file of a load or of all files. The rows of a rejected load
-stay until the file is loaded again, and those of a cumulative source while they are the published ones.';
+comment on function pipeline.clear_staging() is
+'Drops the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again,
+and those of a cumulative source while they are the published ones.';
 
 create function pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text)
 returns bigint
@@ -393,7 +407,7 @@ begin
         this_load, this_file, begin_load.dag_id, begin_load.run_id, begin_load.source_url,
         format('staging.%I', begin_load.table_name || '_' || this_load)
     );
-    perform pipeline.clear_staging(this_load);
+    perform pipeline.clear_staging();
 
     -- Created and then attached, which lets readers pass; CREATE TABLE ... PARTITION OF would not.
     if file_month is not null and not exists (
@@ -544,50 +558,44 @@ end;
 comment on function pipeline.stop_load(bigint, text, text, timestamptz) is
 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
--- $5 is decided_by_load.
 create function pipeline.check_load(
     load bigint, error text, max_date date default null, total numeric default null, decided_by_load bigint default null
 )
 returns void
-language sql
+language plpgsql
 set search_path = pg_catalog, pg_temp
-begin atomic
+as $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    number constant bigint := coalesce(
+        (select request_number from pipeline.loads where load_id = decided_by_load), this.request_number
+    );
+begin
     update pipeline.loads
     set
         status = case
             when check_load.error is not null then 'rejected'
-            when loads.status = 'rejected' and exists (
+            when exists (
                 select
                 from pipeline.loads as later
-                where
-                    later.file_id = loads.file_id
-                    and later.status = 'published'
-                    and later.request_number > loads.request_number
+                where later.file_id = this.file_id and later.status = 'published' and later.request_number > number
             ) then 'superseded'
             else 'checked'
         end,
-        error = check_load.error || ' (the rows are in ' || loads.staged_table || ' until the file is loaded again)',
+        error = check_load.error || ' (the rows are in ' || staged_table || ' until the file is loaded again)',
         anomalies = null,
         decided_by = null,
         decided_at = null,
         decide_until = null,
-        request_number = coalesce(
-            (
-                select deciding.request_number
-                from pipeline.loads as deciding
-                where deciding.load_id = $5
-            ), loads.request_number
-        ),
+        request_number = number,
         max_date = check_load.max_date,
         total = check_load.total,
         updated_at = clock_timestamp()
     where
-        loads.load_id = check_load.load
-        and (
-            loads.status in ('staged', 'checked', 'pending_approval')
-            or (loads.status = 'rejected' and loads.decided_by is null)
-        );
-end;
+        load_id = load
+        and (status in ('staged', 'checked', 'pending_approval') or (status = 'rejected' and decided_by is null));
+end
+$$;
 
 comment on function pipeline.check_load(bigint, text, date, numeric, bigint) is
 'Records the verdict of a check: without an error the load is checked, with one it is rejected. A load that is published
@@ -682,15 +690,15 @@ begin
         on sources.table_name = files.table_name
     where files.file_id = this.file_id;
 
-    is_late := previous.request_number > this.request_number;
+    is_late := this.status = 'superseded' or previous.request_number > this.request_number;
 
-    if source.is_cumulative and (is_late or this.status in ('published', 'superseded')) then
+    if source.is_cumulative and (is_late or this.status = 'published') then
         return; -- An older file still adds its rows.
     elsif this.status = 'published' then
         raise exception using errcode = 'PL002', message = format(
             '%s: load %s is published already, so nothing is changed.', this.source_url, load
         );
-    elsif this.status = 'superseded' or (is_late and this.status = 'checked') then
+    elsif is_late then
         raise exception using errcode = 'PL001', message = concat(
             this.source_url, ': load ', load, ' is superseded', ' by load ' || previous.load_id,
             ', which requested the file later, so nothing is changed.'
@@ -738,13 +746,18 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    source_name constant text := (select table_name from pipeline.files where file_id = this.file_id);
+    source pipeline.sources;
     staged_columns text;
     expected_columns text;
 begin
+    select sources.* into source
+    from pipeline.sources
+    inner join pipeline.files
+        on sources.table_name = files.table_name
+    where files.file_id = this.file_id;
     if this.status = 'rejected' and this.decided_by is not null then
         perform pipeline.reject(concat(this.source_url, ': load ', load, ': ', this.error));
-    elsif to_regclass(this.staged_table) is null and this.status = 'superseded' then
+    elsif this.status = 'superseded' and not source.is_cumulative then
         raise exception using errcode = 'PL001', message = format(
             '%s: load %s is superseded, so there is nothing to do.', this.source_url, load
         );
@@ -763,14 +776,14 @@ begin
     from pg_attribute
     cross join lateral format('%I %s', attname, format_type(atttypid, atttypmod)) as definition
     where
-        attrelid in (this.staged_table::regclass, format('staging.%I', source_name)::regclass)
+        attrelid in (this.staged_table::regclass, format('staging.%I', source.table_name)::regclass)
         and attnum > 0
         and not attisdropped;
     if staged_columns <> expected_columns then
         perform pipeline.reject(format(
             '%s was staged with the columns (%s), and staging.%I has (%s) since a migration, so it is not published.'
             ' Clear this run from its staging tasks on.',
-            this.source_url, staged_columns, source_name, expected_columns
+            this.source_url, staged_columns, source.table_name, expected_columns
         ));
     end if;
 
@@ -787,9 +800,9 @@ $$;
 comment on function pipeline.open_staged(bigint, text, integer) is
 'Gives the staged rows of a load, or a sample of about so many, a name: a temporary view, which the file that calls it
 drops. A load whose columns differ from those of its source in staging now is rejected, and so is one that a person has
-rejected. SQLSTATE PL001 says that the load is superseded and its rows are dropped.';
+rejected. SQLSTATE PL001 says that the load is superseded.';
 
-create function pipeline.verify_load(load bigint, row_count numeric, total numeric default null)
+create function pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -802,16 +815,16 @@ begin
         or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
     then
         perform pipeline.reject(concat(
-            this.source_url, ': the load that was checked has ', this.row_count, ' rows', ', total ' || this.total,
-            ', and after publishing there are ', coalesce(verify_load.row_count, 0), ' rows', ', total '
-            || verify_load.total, '. Nothing was published. A trigger or a policy on the table changes or hides rows:'
-            ' pg_trigger and pg_policy show them. When it is corrected, clear this run.'
+            this.source_url, ': ', verify_load.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
+            ', total ' || verify_load.total, ' after publishing, and the load that was checked has ', this.row_count,
+            ' rows', ', total ' || this.total, '. Nothing was published. A trigger or a policy on the table changes or',
+            ' hides rows: pg_trigger and pg_policy show them. When it is corrected, clear this run.'
         ));
     end if;
 end
 $$;
 
-comment on function pipeline.verify_load(bigint, numeric, numeric) is
+comment on function pipeline.verify_load(bigint, text, numeric, numeric) is
 'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. The total of
 a source that has no amounts is null.';
 
@@ -861,11 +874,11 @@ month again brings it back.';
 revoke execute on function
 pipeline.begin_load(text, date, text, text, text),
 pipeline.create_staged(bigint),
-pipeline.clear_staging(bigint)
+pipeline.drop_staged(bigint)
 from public;
 
 grant execute on function
 pipeline.begin_load(text, date, text, text, text),
 pipeline.create_staged(bigint),
-pipeline.clear_staging(bigint)
+pipeline.drop_staged(bigint)
 to pipeline;

@@ -35,7 +35,7 @@ begin
     end if;
     execute format(
         'select count(*), %s from public.%I where %s',
-        coalesce(format('coalesce(sum(%I), 0)', source.amount_column), 'null'),
+        coalesce('coalesce(sum(' || quote_ident(source.amount_column) || '), 0)', 'null'),
         source.table_name,
         case
             when source.is_monthly then format(

@@ -255,7 +255,7 @@ def _problem(row: bytes, start: int, end: int, type_name: str) -> str | None:
         wrong = row[error.start : error.end].hex(" ")
         return f"the bytes {wrong} are invalid UTF-8, after {_shown_before(row, error.start)}"
     if (found := END_OF_COPY.search(row, start)) and found.start() < end:
-        return r"a line of the value is only \., which PostgreSQL 15 to 17 takes for the end of the file"
+        return r"a line of the value is only \., which PostgreSQL 17 takes for the end of the file"
     grammar = GRAMMARS[type_name]
     if value and grammar.pattern and not re.fullmatch(grammar.pattern, value):
         return f'"{shown(value)}" is not {grammar.description}'

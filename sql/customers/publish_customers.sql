@@ -30,7 +30,7 @@ select
     attr_c
 from staged_profiles;
 
-select pipeline.verify_load(%(profiles_load)s::bigint, count(*))
+select pipeline.verify_load(%(profiles_load)s::bigint, 'customer_profiles', count(*))
 from public.customer_profiles;
 
 delete from public.customer_activity;
@@ -44,7 +44,7 @@ select
     scd_b
 from staged_activity;
 
-select pipeline.verify_load(%(activity_load)s::bigint, count(*))
+select pipeline.verify_load(%(activity_load)s::bigint, 'customer_activity', count(*))
 from public.customer_activity;
 
 delete from public.labels;
@@ -55,15 +55,15 @@ select
     label
 from staged_labels;
 
-select pipeline.verify_load(%(labels_load)s::bigint, count(*), sum(label))
+select pipeline.verify_load(%(labels_load)s::bigint, 'labels', count(*), sum(label))
 from public.labels;
 
 drop view staged_profiles, staged_activity, staged_labels;
 
-select pipeline.clear_staging(%(profiles_load)s::bigint);
+select pipeline.drop_staged(%(profiles_load)s::bigint);
 
-select pipeline.clear_staging(%(activity_load)s::bigint);
+select pipeline.drop_staged(%(activity_load)s::bigint);
 
-select pipeline.clear_staging(%(labels_load)s::bigint);
+select pipeline.drop_staged(%(labels_load)s::bigint);
 
 commit;

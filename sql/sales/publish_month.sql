@@ -102,10 +102,13 @@ inner join public.stores
     on sold.store_idx = stores.idx;
 
 -- Lost rows, another sum and a policy that hides rows end here: what stands in the tables is what was checked.
-select pipeline.verify_load(%(sales_load)s::bigint, sum(row_count), sum(total))
+select pipeline.verify_load(%(sales_load)s::bigint, 'sales', sum(row_count), sum(total))
 from sold;
 
-select pipeline.verify_load(%(sales_load)s::bigint, (select sum(sold.row_count) from sold), sum(monthly_sales.value))
+select
+    pipeline.verify_load(
+        %(sales_load)s::bigint, 'monthly_sales', (select sum(sold.row_count) from sold), sum(monthly_sales.value)
+    )
 from public.monthly_sales
 where monthly_sales.sale_month = %(sale_month)s::date;
 
@@ -116,22 +119,9 @@ select
     ))
 from sold;
 
--- What the check found in superseded loads is not needed any more.
-delete from pipeline.sales_by_store
-using pipeline.loads
-inner join pipeline.files
-    on loads.file_id = files.file_id
-where
-    sales_by_store.load_id = loads.load_id
-    and files.table_name = 'sales'
-    and files.file_month = %(sale_month)s::date
-    and loads.status = 'superseded';
-
 drop view staged_sales, staged_stores;
 
--- This load's rows are in the table; the list of stores stays until a newer one is published.
-select pipeline.clear_staging(%(sales_load)s::bigint);
-
-select pipeline.clear_staging(%(stores_load)s::bigint);
+-- The list of stores stays staged until a newer one is published, to be compared with the table.
+select pipeline.drop_staged(%(sales_load)s::bigint);
 
 commit;
