@@ -30,7 +30,7 @@ def dag_bag() -> Any:
     return bag
 
 
-def run_dag(dag_id: str, month: str = "2024-01", retries: int = 0, **conf: object) -> str:
+def run_dag(dag_id: str, month: str | None = None, retries: int = 0, **conf: object) -> str:
     """Run a DAG to its end; returns the state of the run. The arguments are those of AirflowRun."""
     return AirflowRun(dag_id, month, retries, **conf).go_on()
 
@@ -43,12 +43,12 @@ class AirflowRun:
         before: what happens before the next try of a task.
     """
 
-    def __init__(self, dag_id: str, month: str = "2024-01", retries: int = 0, **conf: object) -> None:
+    def __init__(self, dag_id: str, month: str | None = None, retries: int = 0, **conf: object) -> None:
         """Create a run.
 
         Args:
             dag_id: the DAG.
-            month: the month of its data interval (YYYY-MM).
+            month: the month of its data interval (YYYY-MM); without one the interval has no length.
             retries: how often a task is tried again; see the fixture no_pauses.
             conf: the configuration of the run.
         """
@@ -57,10 +57,10 @@ class AirflowRun:
         from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
         self.dag = dag_bag().dags[dag_id]
-        self.run_id = f"manual__{month}__{next(_numbers)}"
+        self.run_id = f"manual__{month or dag_id}__{next(_numbers)}"
         self.states: dict[str, str | None] = {}
         self.before: dict[str, Callable[[], object]] = {}
-        end = pendulum.instance(month_after(month))
+        end = pendulum.instance(month_after(month or "2024-01"))
         with create_session() as session:
             latest = session.scalar(SerializedDagModel.latest_item_select_object(dag_id))  # type: ignore[no-untyped-call]
             assert latest is not None
@@ -68,7 +68,7 @@ class AirflowRun:
             run = self._scheduled_dag.create_dagrun(
                 run_id=self.run_id,
                 logical_date=end.add(seconds=next(_numbers)),
-                data_interval=(end.subtract(months=1), end),
+                data_interval=(end.subtract(months=1 if month else 0), end),
                 run_after=end,
                 run_type=DagRunType.MANUAL,
                 triggered_by=DagRunTriggeredByType.TEST,
