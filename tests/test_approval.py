@@ -99,7 +99,11 @@ def waiting(database: Database) -> AirflowRun:
 
 
 def test_an_unusual_month_is_published_marked_and_notified_and_asked_about_if_it_replaces_rows(
-    empty: Database, files: Files, posted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    empty: Database,
+    files: Files,
+    posted: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for number in range(1, 7):
         write_month(files, f"2024-{number:02}", MANY + number)
@@ -151,6 +155,10 @@ def test_an_unusual_month_is_published_marked_and_notified_and_asked_about_if_it
         assert row_count(empty) == rows
         assert load_of(empty, run) == ("published", f"ON_ANOMALY={mode}")
     assert [post["event"] for post in posted] == ["unusual"]
+
+    capsys.readouterr()
+    assert AirflowRun(SALES, MONTH, on_anomaly="hold").go_on() == "failed"
+    assert 'ON_ANOMALY is "hold". Write it as one of: protect, ask, warn, ignore.' in capsys.readouterr().out
 
 
 def test_a_person_is_asked_about_every_unusual_month_with_ask_and_about_any_with_a_preview(

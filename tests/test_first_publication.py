@@ -1,11 +1,13 @@
 """The features are closed until the first build that has a row; all else is open from the upgrade on."""
 
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import steps
 from conftest import Database, Files
-from psycopg.errors import CheckViolation, InsufficientPrivilege
+from psycopg.errors import CheckViolation, InsufficientPrivilege, UndefinedTable
 from steps import (
     CUSTOMERS,
     FEATURES,
@@ -98,6 +100,34 @@ def test_the_features_are_closed_until_the_first_build_that_has_a_row(database: 
     assert open_tables(database) == OTHER_TABLES
     build_feature_store(database)
     assert open_tables(database) == TABLES
+
+
+def downstream_job(database: Database) -> str:
+    """The job of others: it waits while the table does not exist or is denied, and dies on one without rows."""
+    while True:
+        try:
+            with database.connect("ds_user") as connection:
+                labels = connection.execute("select label from feature_store").fetchall()
+        except (UndefinedTable, InsufficientPrivilege):
+            time.sleep(0.05)
+            continue
+        [(label, _)] = Counter(label for (label,) in labels).most_common(1)
+        return f"trained on {len(labels)} rows: {label}"
+
+
+def test_a_job_that_waits_for_the_feature_store_since_before_the_upgrade_trains_on_its_first_rows(
+    empty_database: Database, bucket: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", empty_database.url("pipeline"))
+    with ThreadPoolExecutor(1) as pool:
+        trained = pool.submit(downstream_job, empty_database)
+        done = empty_database.alembic("upgrade", "head")
+        assert done.returncode == 0, done.stderr
+        build_feature_store(empty_database)
+        load_customers(empty_database)
+        assert not trained.done()
+        build_feature_store(empty_database)
+        assert trained.result(60) == "trained on 1 rows: 0"
 
 
 def test_features_that_a_later_build_empties_stay_open(database: Database, bucket: Files) -> None:
