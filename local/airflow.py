@@ -79,7 +79,7 @@ class Api:
         answer.raise_for_status()
         return True
 
-    def trigger(self, dag: str, logical_date: str, configuration: dict[str, str]) -> str:
+    def trigger(self, dag: str, logical_date: str, configuration: dict[str, str | bool]) -> str:
         """Create a manual run; returns its id.
 
         Raises:

@@ -112,9 +112,8 @@ class AirflowRun:
             question.responded_by = {"id": "1", "name": "a person"}
             question.responded_at = datetime.now(UTC)
             question.chosen_options = [option]
-            handle_event_submit(
-                TriggerEvent(question.as_resume_event_payload()), task_instance=instance, session=session
-            )
+            event = TriggerEvent(question.as_resume_event_payload())  # type: ignore[no-untyped-call]
+            handle_event_submit(event, task_instance=instance, session=session)
         return self.go_on()
 
     def question(self) -> str:

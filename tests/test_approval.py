@@ -11,6 +11,7 @@ from receivers import webhook
 from steps import CUSTOMERS, MAINTENANCE, SALES, SQL, Run, connect, load_month, run_sql
 
 from company_data import notifier
+from company_data.settings import notify_webhook_url
 from local.postgres import free_port
 
 pytestmark = pytest.mark.slow
@@ -141,7 +142,7 @@ def test_an_unusual_month_is_published_marked_and_notified_and_asked_about_if_it
     # The configuration of a run counts more than the setting; a receiver that is away stops nothing.
     posted.clear()
     monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", ())
-    address = notifier.notify_webhook_url()
+    address = notify_webhook_url()
     for setting, mode, rows, receiver in (
         ("ask", "warn", FEW, f"https://127.0.0.1:{free_port()}"),
         ("ask", "warn", MANY, address),
@@ -299,7 +300,7 @@ def test_an_answer_holds_until_the_load_is_compared_again(loaded: Database) -> N
 
 
 def publish_by_hand(database: Database, run: AirflowRun) -> list[str]:
-    loads = dict(
+    loads: dict[str, int] = dict(
         database.run(
             "select table_name || '_load', load_id from pipeline.loads join pipeline.files using (file_id)"
             f" where run_id = '{run.run_id}'"

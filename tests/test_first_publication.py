@@ -115,6 +115,7 @@ def downstream_job(database: Database) -> str:
         return f"trained on {len(labels)} rows: {label}"
 
 
+@pytest.mark.usefixtures("template")  # the logins exist
 def test_a_job_that_waits_for_the_feature_store_since_before_the_upgrade_trains_on_its_first_rows(
     empty_database: Database, bucket: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
