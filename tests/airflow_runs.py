@@ -15,9 +15,9 @@ _numbers = itertools.count(1)
 
 @cache
 def dag_bag() -> Any:
-    """The DAG files, read and recorded in Airflow's database once."""
+    """The DAG files, read once."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
+    from airflow.dag_processing.dagbag import BundleDagBag
 
     manager = DagBundlesManager()  # type: ignore[no-untyped-call]
     manager.sync_bundles_to_db()
@@ -26,8 +26,22 @@ def dag_bag() -> Any:
     assert bag.import_errors == {}
     for dag in bag.dags.values():
         dag.deadline = None
-    sync_bag_to_db(bag, bundle.name, bundle.version)
     return bag
+
+
+def scheduled_dag(dag_id: str) -> Any:
+    """The DAG as the scheduler has it: from Airflow's database, where it is recorded if it is not there."""
+    from airflow.dag_processing.dagbag import sync_bag_to_db
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.utils.session import create_session
+
+    for _ in range(2):
+        with create_session() as session:
+            latest = session.scalar(SerializedDagModel.latest_item_select_object(dag_id))  # type: ignore[no-untyped-call]
+            if latest is not None:
+                return latest.dag
+        sync_bag_to_db(dag_bag(), dag_bag().bundle_name, None)
+    raise LookupError(dag_id)
 
 
 def run_dag(dag_id: str, month: str | None = None, retries: int = 0, **conf: object) -> str:
@@ -52,7 +66,6 @@ class AirflowRun:
             retries: how often a task is tried again; see the fixture no_pauses.
             conf: the configuration of the run.
         """
-        from airflow.models.serialized_dag import SerializedDagModel
         from airflow.utils.session import create_session
         from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
@@ -61,10 +74,8 @@ class AirflowRun:
         self.states: dict[str, str | None] = {}
         self.before: dict[str, Callable[[], object]] = {}
         end = pendulum.instance(month_after(month or "2024-01"))
+        self._scheduled_dag = scheduled_dag(dag_id)
         with create_session() as session:
-            latest = session.scalar(SerializedDagModel.latest_item_select_object(dag_id))  # type: ignore[no-untyped-call]
-            assert latest is not None
-            self._scheduled_dag = latest.dag
             run = self._scheduled_dag.create_dagrun(
                 run_id=self.run_id,
                 logical_date=end.add(seconds=next(_numbers)),
