@@ -33,7 +33,7 @@ comment on column pipeline.column_profiles.negative_values is 'Rows with a numbe
 comment on column pipeline.column_profiles.negative_total is 'Sum of the numbers below 0.';
 comment on column pipeline.column_profiles.first_day is 'First day.';
 comment on column pipeline.column_profiles.last_day is 'Last day.';
-comment on column pipeline.column_profiles.counts is 'Rows of each value, for letters and labels; see pipeline.shown.';
+comment on column pipeline.column_profiles.counts is 'Rows of each value, where there are few; see pipeline.shown.';
 
 create table pipeline.anomaly_checks (
     load_id bigint references pipeline.loads,
@@ -83,6 +83,67 @@ end;
 comment on function pipeline.shown(text) is
 'A letter of a file, for pages and messages: letters and digits are shown as they are, other characters by their code.
 Text of more than 8 characters is not a letter.';
+
+create function pipeline.profile_load(load bigint)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    sample constant text := format(
+        '(select * from %s tablesample system (%s) repeatable (0)) as sample', this.staged_table,
+        least(100, 5e6 / greatest(this.row_count, 1))
+    );
+    profiled record;
+begin
+    delete from pipeline.column_profiles where load_id = load;
+    for profiled in
+        select
+            quote_ident(pg_attribute.attname) as name,
+            pg_attribute.attname,
+            pg_type.typcategory = 'N' as is_number,
+            pg_type.typcategory = 'D' as is_day,
+            pg_type.typcategory = 'S' as is_text
+        from pg_attribute
+        inner join pg_type
+            on pg_attribute.atttypid = pg_type.oid
+        where attrelid = this.staged_table::regclass and attnum > 0 and not attisdropped
+    loop
+        execute concat(
+            'insert into pipeline.column_profiles (load_id, column_name, sample_rows, missing_values, distinct_values',
+            case when profiled.is_number then ', smallest, lower_quartile, median, upper_quartile, largest,'
+                ' negative_values, negative_total' end,
+            case when profiled.is_day then ', first_day, last_day' end,
+            ', counts) select $1, $2, row_count, row_count - value_count, distinct_values',
+            case when profiled.is_number then ', quantiles[1], quantiles[2], quantiles[3], quantiles[4], quantiles[5],'
+                ' negative_values, negative_total' end,
+            case when profiled.is_day then ', first_day, last_day' end,
+            ', case when distinct_values <= ', case when profiled.is_text then 100 when profiled.is_number then 10 else 0 end,
+            ' then (select jsonb_object_agg(shown, shown_rows) from (select ',
+            case when profiled.is_text then 'pipeline.shown(value)' else 'value' end,
+            ' as shown, sum(value_rows) as shown_rows from (select ', profiled.name, '::text as value,',
+            ' count(*) as value_rows from ', sample, ' where ', profiled.name, ' is not null group by 1) as counted',
+            ' group by 1) as listed) end',
+            ' from (select count(*) as row_count, count(', profiled.name, ') as value_count',
+            ', count(distinct ', profiled.name, ') as distinct_values',
+            case when profiled.is_number then format(
+                ', (percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by %1$s))::numeric[] as quantiles'
+                ', count(*) filter (where %1$s < 0) as negative_values'
+                ', sum(%1$s) filter (where %1$s < 0) as negative_total', profiled.name
+            ) end,
+            case when profiled.is_day then format(
+                ', min(%1$s) as first_day, max(%1$s) as last_day', profiled.name
+            ) end,
+            ' from ', sample, ') as figures'
+        ) using load, profiled.attname;
+    end loop;
+end
+$$;
+
+comment on function pipeline.profile_load(bigint) is
+'Keeps the figures of each column of a staged load, by its type: of all rows up to 50,000, above that of a sample of
+about so many. Values are counted one by one where there are few: up to 100 of a text, up to 10 of a number.';
 
 create view public.data_statistics as
 select
@@ -137,7 +198,7 @@ comment on column public.data_statistics.negative_values is 'Rows with a number 
 comment on column public.data_statistics.negative_total is 'Sum of the numbers below 0.';
 comment on column public.data_statistics.first_day is 'First day.';
 comment on column public.data_statistics.last_day is 'Last day.';
-comment on column public.data_statistics.counts is 'Rows of each value, for letters and labels.';
+comment on column public.data_statistics.counts is 'Rows of each value, where there are few.';
 comment on column public.data_statistics.anomalies is 'What was unusual about the file; null if nothing was.';
 comment on column public.data_statistics.decided_by is 'Who published it all the same.';
 

@@ -31,56 +31,10 @@ where
     files.table_name = 'sales'
     and (loads.status = 'published' or loads.load_id = %(sales_load)s::bigint);
 
-delete from pipeline.column_profiles
-where load_id = %(sales_load)s::bigint;
+select pipeline.profile_load(%(sales_load)s::bigint);
 
 delete from pipeline.anomaly_checks
 where load_id = %(sales_load)s::bigint;
-
-insert into pipeline.column_profiles (
-    load_id, column_name, sample_rows, missing_values, distinct_values, smallest, lower_quartile, median,
-    upper_quartile, largest, negative_values, negative_total
-)
-select
-    %(sales_load)s::bigint as load_id,
-    'value' as column_name,
-    count(*) as sample_rows,
-    0 as missing_values,
-    count(distinct value) as distinct_values,
-    min(value) as smallest,
-    percentile_disc(0.25) within group (order by value) as lower_quartile,
-    percentile_disc(0.5) within group (order by value) as median,
-    percentile_disc(0.75) within group (order by value) as upper_quartile,
-    max(value) as largest,
-    count(*) filter (where value < 0) as negative_values,
-    coalesce(sum(value) filter (where value < 0), 0) as negative_total
-from staged_sales_sample;
-
-insert into pipeline.column_profiles (
-    load_id, column_name, sample_rows, missing_values, distinct_values, first_day, last_day
-)
-select
-    %(sales_load)s::bigint as load_id,
-    'date' as column_name,
-    count(*) as sample_rows,
-    0 as missing_values,
-    count(distinct date) as distinct_values,
-    min(date) as first_day,
-    max(date) as last_day
-from staged_sales_sample;
-
-insert into pipeline.column_profiles (load_id, column_name, sample_rows, missing_values, distinct_values)
-select
-    %(sales_load)s::bigint as load_id,
-    'store_idx' as column_name,
-    months.row_count as sample_rows,
-    0 as missing_values,
-    count(sold.store_idx) as distinct_values
-from months
-left join pipeline.sales_by_store as sold
-    on months.load_id = sold.load_id
-where months.is_this
-group by months.row_count;
 
 insert into pipeline.anomaly_checks (load_id, measure, value)
 with gaps as (
