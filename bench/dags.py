@@ -74,6 +74,7 @@ def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, A
         "dag_run": SimpleNamespace(dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, conf=PUBLISH_ALL),
         "data_interval_start": month,
         "outlet_events": {},
+        "task_state_store": {},
     }
     task.render_template_fields(context)
     with set_current_context(context):

@@ -21,14 +21,16 @@ from matplotlib.style import context  # type: ignore[import-not-found]
 from matplotlib.ticker import EngFormatter  # type: ignore[import-not-found]
 from sqlalchemy import create_engine, make_url, text
 
-STATES = {
+STATUSES = {
     "loaded": "tab:green",
-    "odd": "tab:olive",
+    "unusual": "tab:olive",
+    "changed": "tab:pink",
     "waiting": "tab:cyan",
     "loading": "tab:blue",
-    "held": "tab:orange",
+    "pending_approval": "tab:orange",
     "rejected": "tab:red",
     "failed": "tab:brown",
+    "retired": "tab:grey",
     "missing": "lightgrey",
 }
 PAGE = """<!doctype html>
@@ -49,7 +51,7 @@ th, td {{ text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px sol
 <h1>Company data</h1>
 <p>As of {moment} UTC.</p>
 <h2>Months</h2>
-<div class="pictures">{months}</div>{problems}
+<div class="pictures">{months}</div>{notes}
 <h2>Sales per month</h2>
 <div class="pictures">{sales}</div>
 <h2>Tables</h2>{freshness}
@@ -78,7 +80,8 @@ with engine.connect() as connection:
 # Months of the same calendar between the first and the last that nobody has tried to load are missing.
 if len(months):
     months = months.set_index("sale_month").asfreq("MS").reset_index()
-months["shown"] = months.state.fillna("missing").where(~((months.state == "loaded") & months.problem.notna()), "odd")
+is_unusual = (months.status == "loaded") & months.anomalies.notna()
+months["shown"] = months.status.fillna("missing").where(~is_unusual, "unusual")
 
 
 def picture(draw: Callable[[Figure], None], height: float) -> str:
@@ -97,19 +100,21 @@ def picture(draw: Callable[[Figure], None], height: float) -> str:
 def draw_months(figure: Figure) -> None:
     """A cell for each month: years downwards, months to the right."""
     axes = figure.subplots()
-    codes = {state: number for number, state in enumerate(STATES)}
+    codes = {status: number for number, status in enumerate(STATUSES)}
     grid = months.assign(year=months.sale_month.dt.year, month=months.sale_month.dt.month, code=months.shown.map(codes))
     grid = grid.pivot_table(index="year", columns="month", values="code").reindex(columns=range(1, 13))
     axes.pcolormesh(
-        range(1, 13), grid.index, grid, cmap=ListedColormap(list(STATES.values())), vmin=-0.5, vmax=len(STATES) - 0.5,
-        edgecolors="grey", linewidth=0.5,
+        range(1, 13), grid.index, grid, cmap=ListedColormap(list(STATUSES.values())), vmin=-0.5,
+        vmax=len(STATUSES) - 0.5, edgecolors="grey", linewidth=0.5,
     )  # fmt: skip
     axes.invert_yaxis()
     axes.set_xticks(range(1, 13))
     axes.set_yticks(grid.index)
-    seen = [state for state in STATES if state in set(months.shown)]
+    seen = [status for status in STATUSES if status in set(months.shown)]
     figure.legend(
-        handles=[Patch(color=STATES[state], label=f"{state} ({(months.shown == state).sum()})") for state in seen],
+        handles=[
+            Patch(color=STATUSES[status], label=f"{status} ({(months.shown == status).sum()})") for status in seen
+        ],
         loc="outside lower left",
         ncols=3,
         frameon=False,
@@ -117,17 +122,17 @@ def draw_months(figure: Figure) -> None:
 
 
 def draw_sales(column: str, name: str, figure: Figure) -> None:
-    """A column by month, with a mark on odd months."""
-    axes, odd = figure.subplots(), months[months.shown == "odd"]
+    """A column by month, with a mark on unusual months."""
+    axes, unusual = figure.subplots(), months[months.shown == "unusual"]
     axes.plot(months.sale_month, months[column].astype(float), marker=".")
-    axes.plot(odd.sale_month, odd[column].astype(float), "o", color=STATES["odd"], label="odd")
+    axes.plot(unusual.sale_month, unusual[column].astype(float), "o", color=STATUSES["unusual"], label="unusual")
     axes.set(ylim=(0, 1.1 * float(months[column].max())))
     axes.set_title(name, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.xaxis.set_major_locator(AutoDateLocator(maxticks=7))
     axes.xaxis.set_major_formatter(ConciseDateFormatter(axes.xaxis.get_major_locator()))
     axes.yaxis.set_major_formatter(EngFormatter(sep=" "))
-    if len(odd):
+    if len(unusual):
         axes.legend()
 
 
@@ -161,16 +166,16 @@ def drift() -> str:
     return found
 
 
-problems = months[months.problem.notna()]
+notes = months.assign(note=months.error.fillna(months.anomalies)).dropna(subset="note")
 # Other accounts of the machine cannot read it; a page that is replaced keeps its mode.
 with open(arguments.page, "w", opener=partial(os.open, mode=0o600)) as page:
     page.write(
         PAGE.format(
             moment=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
             months=picture(draw_months, 0.9 + 0.35 * months.sale_month.dt.year.nunique()) if len(months) else "",
-            problems="".join(
-                f"<p>{m:%Y-%m}: {html.escape(p)}</p>"
-                for m, p in zip(problems.sale_month, problems.problem, strict=True)
+            notes="".join(
+                f"<p>{month:%Y-%m}: {html.escape(note)}</p>"
+                for month, note in zip(notes.sale_month, notes.note, strict=True)
             ),
             sales="".join(
                 picture(partial(draw_sales, column, name), 2.5)
@@ -178,7 +183,7 @@ with open(arguments.page, "w", opener=partial(os.open, mode=0o600)) as page:
                 if len(months)
             ),
             freshness=table(
-                freshness[["table_name", "state", "row_count", "up_to", "loaded_at"]].assign(
+                freshness[["table_name", "status", "row_count", "up_to", "loaded_at"]].assign(
                     row_count=freshness.row_count.map(lambda rows: "" if pd.isna(rows) else f"{rows:,.0f}"),
                     loaded_at=freshness.loaded_at.map(
                         lambda moment: "" if pd.isna(moment) else f"{moment:%Y-%m-%d %H:%M}"

@@ -271,7 +271,10 @@ def plan(month: str) -> None:
     # Any moment of the month after it; a run has a moment of its own.
     run = api.trigger(SALES_DAG, f"{after}T{datetime.now(UTC):%H:%M:%S.%f}Z", {"preview": True})
     while not (questions := api.questions(SALES_DAG, run)):
-        raise_failures(api, {SALES_DAG: [found for found in api.runs(SALES_DAG) if found["dag_run_id"] == run]})
+        [found] = [found for found in api.runs(SALES_DAG) if found["dag_run_id"] == run]
+        raise_failures(api, {SALES_DAG: [found]})
+        if found["state"] == "success":
+            raise UpError("a later load of the month was published meanwhile, so there is nothing to decide.")
         time.sleep(0.5)
     for question in questions:
         print(question["body"])

@@ -15,7 +15,7 @@ from system import lend_packages
 from local.__main__ import OLDEST_SERVER
 from local.tree import copy_tree
 
-CHECKED = "alembic/versions/0010_training_sets.sql"
+CHECKED = "alembic/versions/0109_training_sets.sql"
 
 
 def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:

@@ -87,3 +87,22 @@ def test_the_report_is_one_page_with_every_month_and_table(python: Path, loaded:
     )
     for shown in ("loaded (3)", "customer_activity", "scd_a", "feature_store"):
         assert shown in text
+    # A month that is unusual, and one that waits for a person because it is.
+    for month, values in (
+        ("2024-01-01", "anomalies = 'few <rows>', decided_by = 'a person'"),
+        ("2024-03-01", "anomalies = 'many rows', status = 'pending_approval', decide_until = now() + interval '1 day'"),
+    ):
+        loaded.run(
+            f"update pipeline.loads set {values} from pipeline.files"
+            f" where loads.file_id = files.file_id and file_month = '{month}'"
+        )
+    run_example(python, "report.py", loaded, "--page", page)
+    text = page.read_text()
+    for shown in (
+        "loaded (1)",
+        "unusual (1)",
+        "pending_approval (1)",
+        "2024-01: few &lt;rows&gt; (published by a person)",
+        "2024-03: many rows",
+    ):
+        assert shown in text

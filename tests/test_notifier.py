@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from airflow.sdk.log import mask_secret
-from conftest import Database, Files, RunDag, month_after
+from airflow_runs import run_dag
+from conftest import Database, Files
 from misbehaviour import misbehaving, status
 from receivers import mail_server, webhook
 
@@ -19,7 +20,7 @@ from company_data.notifier import LoadNotifier
 from company_data.settings import notify_webhook_url
 from local.postgres import free_port
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 
 SALES_DAG = "sales_load_and_aggregation"
 TOKEN = "/services/a-secret-path"
@@ -51,16 +52,14 @@ def sent(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
         yield Sent(mail.mails, mail.receivers, posted, statuses)
 
 
-def run_month(files: Files, run_dag: RunDag, content: str, **options: Any) -> str:
+def run_month(files: Files, content: str, **options: Any) -> str:
     files.write("stores.csv", "idx,location\n1,Porto\n")
     files.write("sales/2024-02-01/sales.csv", content)
-    return run_dag(SALES_DAG, month_after("2024-02"), **options)
+    return run_dag(SALES_DAG, "2024-02", **options)
 
 
-def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(
-    database: Database, files: Files, run_dag: RunDag, sent: Sent
-) -> None:
-    assert run_month(files, run_dag, BAD) == "failed"
+def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(database: Database, files: Files, sent: Sent) -> None:
+    assert run_month(files, BAD) == "failed"
 
     [post] = sent.posted
     assert post["path"] == TOKEN
@@ -82,30 +81,28 @@ def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(
 
 
 def test_a_load_that_succeeds_at_its_second_try_is_not_notified(
-    database: Database, files: Files, run_dag: RunDag, sent: Sent, no_pauses: None, monkeypatch: pytest.MonkeyPatch
+    database: Database, files: Files, sent: Sent, no_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with misbehaving(files.folder) as (bucket, answers, requests):
         monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
         monkeypatch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
         answers["sales/2024-02-01/sales.csv"] = [status(503)]
-        assert run_month(files, run_dag, GOOD, retries=3) == "success"
+        assert run_month(files, GOOD, retries=3) == "success"
         assert len(requests) == 3  # the month twice, the stores
     assert (sent.mails, sent.posted) == ([], [])
 
 
 def test_nothing_is_sent_when_no_receiver_is_set(
-    database: Database, files: Files, run_dag: RunDag, sent: Sent, monkeypatch: pytest.MonkeyPatch
+    database: Database, files: Files, sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_EMAIL", "")
     monkeypatch.delenv("NOTIFY_WEBHOOK_URL")
-    assert run_month(files, run_dag, BAD) == "failed"
+    assert run_month(files, BAD) == "failed"
     assert (sent.mails, sent.posted) == ([], [])
     assert notifier.overdue_alert() is None
 
 
-def test_customer_data_has_no_month_and_names_its_run(
-    database: Database, files: Files, run_dag: RunDag, sent: Sent
-) -> None:
+def test_customer_data_has_no_month_and_names_its_run(database: Database, files: Files, sent: Sent) -> None:
     files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n")
     files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n")
     files.write("labels.csv", "idx,label\n1,0\n1,1\n")

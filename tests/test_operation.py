@@ -188,15 +188,19 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
         released.set()
         wait_for(lambda: not psutil.pid_exists(killed))
         wait_for(lambda: not staging_sessions(connection))
-        query = "select state, problem from month_status where sale_month = %s"
-        status = connection.execute(query, [month]).fetchall()
-        assert status == [("failed", "The process that loaded the file was killed.")]
+        query = "select status, error from month_status where sale_month = %s"
+        assert connection.execute(query, [month]).fetchall() == [
+            ("failed", "The process that loaded the file was killed.")
+        ]
         assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
 
         assert end_of(api, run) == "success"
         found = connection.execute("select count(*), sum(value) from sales where date = %s", [month]).fetchall()
         assert found == [(50_000, 100_000)]
-        left = "select load_id from pipeline.loads where sale_month = %s and to_regclass(staged_table) is not null"
+        left = (
+            "select load_id from pipeline.loads join pipeline.files using (file_id)"
+            " where file_month = %s and to_regclass(staged_table) is not null"
+        )
         assert connection.execute(left, [month]).fetchall() == []
 
 
@@ -253,7 +257,12 @@ def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> Non
     assert api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}").ok
 
 
-def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: FaultySystem) -> None:
+CHANGED = "rows 1000 -> 500 against what is published; total 500 -> 250 against what is published"
+
+
+def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_task_is_killed(
+    system: FaultySystem,
+) -> None:
     api, [newest] = system.api(), months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
@@ -265,21 +274,20 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
         assert made.ok, made.text
         return str(made.json()["dag_run_id"])
 
-    def answer(run: str, option: str) -> str:
-        wait_for(lambda: task_states(system, run)["compare_month"] == "awaiting_input")
-        place = f"{runs}/{quote(run)}/taskInstances/compare_month/-1/hitlDetails"
+    def answer(run: str, option: str) -> None:
+        wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
+        place = f"{runs}/{quote(run)}/taskInstances/approve_month/-1/hitlDetails"
         question = api.session.get(place).json()["body"]
         assert "rows 1000 -> 500 against what is published" in question
         assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in question  # store 1, rows and total
-        [(state, problem)] = ledger("select state, problem from month_status order by sale_month desc limit 1")
-        assert (state, problem) == ("held", "rows 1000 -> 500 against what is published; " + TOTAL)
+        newest_status = ledger("select status, error from month_status order by sale_month desc limit 1")
+        assert newest_status == [("pending_approval", CHANGED)]
 
         # Airflow 3.3.2 takes an answer for a failure if its scheduler has not yet heard that the task put the question.
-        heard = f"TaskInstance Finished: dag_id={SALES_DAG}, task_id=compare_month, run_id={run}"
+        heard = f"TaskInstance Finished: dag_id={SALES_DAG}, task_id=approve_month, run_id={run}"
         wait_for(lambda: heard in (system.run / "logs/scheduler.log").read_text())
         answered = api.session.patch(place, json={"chosen_options": [option], "params_input": {}})
         assert answered.ok, answered.text
-        return end_of(api, run)
 
     def ledger(query: str) -> Any:
         with system.connect() as connection:
@@ -289,17 +297,22 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
     assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in system.make("plan", f"MONTH={newest:%Y-%m}")
     assert ledger(of_month) == [(1_000,)]
     rejected = max(run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual")
-    assert answer(rejected, "Reject") == "failed"
+    answer(rejected, "Reject")
+    assert end_of(api, rejected) == "failed"
     assert ledger(of_month) == [(1_000,)]
     wait_for(lambda: [post for post in system.posted if (post["event"], post["run"]) == ("failed", rejected)])
-    assert [post for post in system.posted if (post["event"], post["run"]) == ("held", rejected)]
+    assert [post for post in system.posted if (post["event"], post["run"]) == ("pending_approval", rejected)]
 
-    approved = trigger(on_anomaly="hold")
-    assert answer(approved, "Approve") == "success"
+    approved = trigger(on_anomaly="ask")
+    wait_for(lambda: task_states(system, approved)["approve_month"] == "awaiting_input")
+    with system.connect() as connection, connection.transaction():
+        connection.execute("select from pipeline.loads where status = 'pending_approval' for update")
+        answer(approved, "Approve")
+        kill_the_task_that_decides(system, approved)
+    assert end_of(api, approved) == "success"
     assert ledger(of_month) == [(500,)]
-    assert ledger(
-        "select distinct decided_by, anomalies from data_statistics where is_current and decided_by = 'airflow'"
-    ) == [("airflow", "rows 1000 -> 500 against what is published; " + TOTAL)]
+    decided = "select distinct decided_by, anomalies from data_statistics where is_current and decided_by = 'airflow'"
+    assert ledger(decided) == [("airflow", CHANGED)]
 
     file.write_text(good)
     restored = trigger()
@@ -308,9 +321,6 @@ def test_an_odd_month_waits_for_a_person_who_rejects_or_publishes_it(system: Fau
     # The tests below look for the newest run of the month.
     for run in (rejected, approved, restored):
         assert api.session.delete(f"{runs}/{quote(run)}").ok
-
-
-TOTAL = "total 500 -> 250 against what is published"
 
 
 def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadline(system: FaultySystem) -> None:
@@ -376,7 +386,7 @@ def test_a_lost_event_leaves_a_stale_feature_store_which_the_daily_run_builds(sy
 def stale(system: FaultySystem) -> list[tuple[str]]:
     with system.connect() as connection:
         found: list[tuple[str]] = connection.execute(
-            "select table_name from data_freshness where state = 'stale'"
+            "select table_name from data_freshness where status = 'stale'"
         ).fetchall()
         return found
 
@@ -453,9 +463,10 @@ def test_the_maintenance_cleans_up_and_reports_what_it_did(system: FaultySystem)
     end_of(api, run, MAINTENANCE)
     assert api.failures(MAINTENANCE, run) == []
     report = get(system, f"dags/{MAINTENANCE}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value")["value"]
-    logs, staging, sales = report.splitlines()
+    logs, staging, compared, sales = report.splitlines()
     assert re.fullmatch(r"logs: deleted 0 files; \d+ are left, \d+ MB", logs)
     assert re.fullmatch(r"\d+ staged tables are left, .*; the ledger has \d+ loads", staging)
+    assert compared == "6 published files were compared with the tables; 0 differ"
     assert re.fullmatch(r"statistics of sales: 2 months, \d+ rows", sales)
 
 
@@ -604,3 +615,12 @@ def kill_the_task_that_copies(system: FaultySystem, connection: Any, run: str) -
     [pid] = [task["pid"] for task in task_instances(system, run) if task["task_id"] == "stage_sales"]
     os.kill(pid, signal.SIGKILL)
     return int(pid)
+
+
+def kill_the_task_that_decides(system: FaultySystem, run: str) -> None:
+    """SIGKILL the process of approve_month, once it waits to record the answer."""
+    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%pipeline.decide_load%'"
+    with system.connect() as connection:
+        wait_for(lambda: connection.execute(waiting).fetchall())
+    [pid] = [task["pid"] for task in task_instances(system, run) if task["task_id"] == "approve_month"]
+    os.kill(pid, signal.SIGKILL)

@@ -1,9 +1,11 @@
 """The schedule of the sales: the months are Airflow's own, the runs are named by them, and Trigger loads a month."""
 
+import os
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pendulum
@@ -16,19 +18,29 @@ SALES_DAG = "sales_load_and_aggregation"
 FIRST = pendulum.datetime(2023, 11, 1)
 
 
-def read_dag() -> Any:
-    """The DAG as the scheduler has it: its file read now, and taken from Airflow's database."""
+@cache
+def read_files(last_month: str | None) -> Any:
+    """The DAG files, read with this SALES_LAST_MONTH in the environment."""
     from airflow.dag_processing.bundles.manager import DagBundlesManager
-    from airflow.dag_processing.dagbag import BundleDagBag, sync_bag_to_db
-    from airflow.models.serialized_dag import SerializedDagModel
-    from airflow.utils.session import create_session
+    from airflow.dag_processing.dagbag import BundleDagBag
 
+    assert os.environ.get("SALES_LAST_MONTH") == last_month
     manager = DagBundlesManager()  # type: ignore[no-untyped-call]
     manager.sync_bundles_to_db()
     [bundle] = manager.get_all_dag_bundles()
     bag = BundleDagBag(dag_folder=bundle.path, bundle_path=bundle.path, bundle_name=bundle.name)
     assert bag.import_errors == {}
-    sync_bag_to_db(bag, bundle.name, bundle.version)
+    return bag
+
+
+def read_dag() -> Any:
+    """The DAG as the scheduler has it, taken from Airflow's database."""
+    from airflow.dag_processing.dagbag import sync_bag_to_db
+    from airflow.models.serialized_dag import SerializedDagModel
+    from airflow.utils.session import create_session
+
+    bag = read_files(os.environ.get("SALES_LAST_MONTH"))
+    sync_bag_to_db(bag, bag.bundle_name, None)
     with create_session() as session:
         latest = session.scalar(SerializedDagModel.latest_item_select_object(SALES_DAG))  # type: ignore[no-untyped-call]
         assert latest is not None
@@ -66,6 +78,11 @@ def ended(sales_dag: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 @pytest.fixture
 def client(sales_dag: Any) -> Any:
     """Airflow's API with an administrator logged in."""
+    return api()
+
+
+@cache
+def api() -> Any:
     from airflow.api_fastapi.app import create_app
     from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
     from fastapi.testclient import TestClient

@@ -4,34 +4,30 @@ import re
 
 import pytest
 from conftest import ROOT
+from steps import dag
 
 DAGS = ("customer_data_load", "feature_store", "maintenance", "sales_load_and_aggregation")
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
 def test_each_task_says_what_its_failure_means_where_to_look_and_what_to_do(airflow: None, dag_id: str) -> None:
-    from airflow.dag_processing.dagbag import DagBag
-
-    dag = DagBag(str(ROOT / "dags")).dags[dag_id]
-    for task in dag.tasks:
+    for task in dag(dag_id).tasks:
         text = task.doc_md or ""
         assert f"`{task.task_id}`" in text.splitlines()[0]
         assert re.findall(r"^- \*\*(\w+)", text, re.M) == ["When", "Look", "Then"], task.task_id
         assert text.count("####") == 1
-        assert text.rstrip() in str(dag.doc_md).rstrip()
+        assert text.rstrip() in str(dag(dag_id).doc_md).rstrip()
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
 def test_each_task_that_runs_sql_names_its_files(airflow: None, dag_id: str) -> None:
-    from airflow.dag_processing.dagbag import DagBag
     from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 
-    dag = DagBag(str(ROOT / "dags")).dags[dag_id]
-    tasks = [task for task in dag.tasks if isinstance(task, SQLExecuteQueryOperator)]
+    tasks = [task for task in dag(dag_id).tasks if isinstance(task, SQLExecuteQueryOperator)]
     assert tasks
     for task in tasks:
         named = re.findall(r"`(sql/\S+\.sql)`", task.doc_md or "")
         assert named
         # As the UI shows it: the text of the files, with bound parameters and nothing written into it.
-        rendered = task.render_template(task.sql, {"dag": dag}, dag.get_template_env())
+        rendered = task.render_template(task.sql, {"dag": dag(dag_id)}, dag(dag_id).get_template_env())
         assert rendered == "\n".join((ROOT / name).read_text().rstrip("\n") for name in named)

@@ -174,7 +174,7 @@ inner join pipeline.loads
     on column_profiles.load_id = loads.load_id
 inner join pipeline.files
     on loads.file_id = files.file_id
-where loads.status in ('published', 'superseded');
+where loads.published_at is not null;
 
 comment on view public.data_statistics is
 'Figures of each column of every file that was published, now or before: one row per table, load and column.';

@@ -3,15 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from company_data.notifier import anomaly_message, send
+from company_data.notifier import NotificationError, anomaly_message, send
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, DECISION_TIME, on_anomaly
+
+REQUESTS = """
+    select load_id, status, error, anomalies, decided_by, replaces_rows, question
+    from pipeline.approval_requests
+    where load_id = any(%s)
+    order by load_id
+"""
+ASK = "select pipeline.request_approval(load_id, now() + %s) from unnest(%s::bigint[]) as unusual (load_id)"
+PUBLISH = "select pipeline.decide_load(load_id, true, %s) from unnest(%s::bigint[]) as unusual (load_id)"
+# The loads about which a person was asked, and that have no answer yet.
+DECIDE = """
+    select pipeline.decide_load(load_id, %s::boolean, %s::text)
+    from pipeline.loads
+    where
+        load_id = any(%s::bigint[])
+        and status in ('pending_approval', 'superseded')
+        and decide_until is not null
+        and decided_by is null
+"""
+
+ANSWER = "answer"  # its key in what Airflow keeps for the tries of a task
 
 
 class Request(NamedTuple):
@@ -46,84 +66,78 @@ class LoadApprovalOperator(ApprovalOperator):
         """Take the loads to decide on, and the arguments of the operators that TASK_DEFAULTS do not give."""
         self.loads = loads
         super().__init__(
-            subject="{{ dag.dag_id }}, {{ run_id }}: publish this?",
-            fail_on_reject=True,
-            response_timeout=DECISION_TIME,
-            **arguments,
+            subject="{{ dag.dag_id }}, {{ run_id }}: publish this?", response_timeout=DECISION_TIME, **arguments
         )
 
     def execute(self, context: Any) -> None:
         """Publish by the setting, or ask.
 
         Raises:
-            AirflowFailException: somebody has rejected one of the loads.
+            AirflowFailException: somebody has rejected one of the loads, or nobody decided in time.
             TaskAwaitingInput: a person is asked. Airflow calls execute_complete with the answer.
         """
+        kept = context["task_state_store"]
+        if answer := kept.get(ANSWER):
+            # A try that had the answer ended before it was recorded.
+            self._run(DECIDE, *answer)
         conf = context["dag_run"].conf or {}
-        mode = on_anomaly(conf.get("on_anomaly"))
-        requests = self._requests()
-        for request in requests:
-            if request.status == "rejected":
-                raise AirflowFailException(f"load {request.load_id}: {request.error}")
-        undecided = [
+        mode, preview = on_anomaly(conf.get("on_anomaly")), bool(conf.get("preview"))
+        unusual = [
             request
-            for request in requests
-            if request.status in ("checked", "pending_approval") and not request.decided_by
+            for request in self._requests()
+            if request.status in ("checked", "pending_approval")
+            and not request.decided_by
+            and (request.anomalies or preview)
         ]
-        unusual = [request for request in undecided if request.anomalies or conf.get("preview")]
         if not unusual:
             return
-        found = "; ".join(str(request.anomalies or "a preview was asked for") for request in unusual)
+        loads = [request.load_id for request in unusual]
         replaces_rows = any(request.replaces_rows for request in unusual)
-        if conf.get("preview") or mode == "ask" or (mode == "protect" and replaces_rows):
-            self._each(unusual, "select pipeline.request_approval(%s, %s)", datetime.now(UTC) + DECISION_TIME)
+        asks = preview or mode == "ask" or (mode == "protect" and replaces_rows)
+        if asks:
+            kept.delete(ANSWER)
+            self._run(ASK, DECISION_TIME, loads)
+        anomalies = "; ".join(request.anomalies for request in unusual if request.anomalies)
+        if anomalies and (asks or mode != "ignore"):
+            try:
+                send(anomaly_message(context, anomalies, None if asks else mode))
+            except NotificationError as error:
+                # month_status shows the same, and Required Actions.
+                self.log.warning("%s", error)
+        if asks:
             self.body = "\n\n".join(request.question for request in unusual)
-            send(anomaly_message(context, "pending_approval", found))
             super().execute(context)
-        if mode != "ignore":
-            send(anomaly_message(context, "unusual", found))
-        self._decide(True, f"nobody, by ON_ANOMALY={mode}")
+        self._run(PUBLISH, f"ON_ANOMALY={mode}", loads)
 
-    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> None:
         """Record the answer, and fail if it is no.
 
         Raises:
-            AirflowFailException: the answer came too late.
+            AirflowFailException: the file was rejected, or nobody answered in time.
             AirflowSkipException: a later load of the file is published.
-            HITLRejectException: the file was rejected.
-            HITLTimeoutError: nobody answered in time.
         """
+        loads = [int(load) for load in self.loads]
         if "error" in event:
-            self._decide(None, None)
-            return super().execute_complete(context, event)
-        person = event.get("responded_by_user") or {"name": "unknown"}
-        self._decide(event["chosen_options"] == [self.APPROVE], person["name"])
-        for request in self._requests():
-            if request.status == "failed":
-                raise AirflowFailException(f"load {request.load_id}: {request.error}")
-            if request.status == "superseded":
-                raise AirflowSkipException(
-                    f"load {request.load_id} was superseded before {person['name']} decided, so there is nothing to do."
-                )
-        return super().execute_complete(context, event)
-
-    def _hook(self) -> PostgresHook:
-        return PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
+            answer = [None, None, loads]
+        else:
+            person = event.get("responded_by_user") or {"name": "unknown"}
+            answer = [event["chosen_options"] == [self.APPROVE], person["name"], loads]
+            # Airflow gives it to this try alone.
+            context["task_state_store"].set(ANSWER, answer)
+        self._run(DECIDE, *answer)
+        if any(request.status == "superseded" for request in self._requests()):
+            raise AirflowSkipException("A later load of the file is published, so the answer changes nothing.")
 
     def _requests(self) -> list[Request]:
-        rows = self._hook().get_records(
-            "select load_id, status, error, anomalies, decided_by, replaces_rows, question"
-            " from pipeline.approval_requests where load_id = any(%s) order by load_id",
-            parameters=[[int(load) for load in self.loads]],
-        )
-        return [Request(*row) for row in rows]
+        """The loads, none of which is rejected or failed."""
+        rows = self._run(REQUESTS, [int(load) for load in self.loads])
+        requests = [Request(*row) for row in rows]
+        if ended := [request for request in requests if request.status in ("rejected", "failed")]:
+            raise AirflowFailException("; ".join(f"load {request.load_id}: {request.error}" for request in ended))
+        return requests
 
-    def _decide(self, is_approved: bool | None, decided_by: str | None) -> None:
-        asked = [request for request in self._requests() if request.anomalies or request.status == "pending_approval"]
-        self._each(asked, "select pipeline.decide_load(%s, %s::boolean, %s::text)", is_approved, decided_by)
-
-    def _each(self, requests: list[Request], statement: str, *arguments: object) -> None:
-        """Run a statement for each request, in one transaction."""
-        with self._hook().get_conn() as connection:
-            for request in requests:
-                connection.execute(statement, [request.load_id, *arguments])
+    def _run(self, statement: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Run a statement in a transaction of its own; returns its rows."""
+        with PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS).get_conn() as connection:
+            rows: list[tuple[Any, ...]] = connection.execute(statement, parameters).fetchall()
+            return rows

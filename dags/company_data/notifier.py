@@ -57,7 +57,7 @@ class Message:
     @property
     def subject(self) -> str:
         """The message in one line."""
-        what = f"{self.task} failed" if self.event == "failed" else self.event
+        what = f"{self.task} failed" if self.event == "failed" else self.event.replace("_", " ")
         return f"{self.dag}, {self.month or self.run}: {what}"
 
     @property
@@ -122,13 +122,19 @@ def failure_message(context: Mapping[str, Any]) -> Message:
     )
 
 
-def anomaly_message(context: Mapping[str, Any], event: str, anomalies: str) -> Message:
-    """The message for an unusual file; see Message.event."""
-    waits = (
-        "waits for a decision under Required Actions" if event == "pending_approval" else "is published all the same"
-    )
-    reason = f"The file is unusual: {anomalies}. It {waits}."
-    return replace(failure_message(context), event=event, reason=reason)
+def anomaly_message(context: Mapping[str, Any], anomalies: str, published_by: str | None) -> Message:
+    """The message for an unusual file.
+
+    Args:
+        context: that of the task.
+        anomalies: what is unusual.
+        published_by: the value of ON_ANOMALY by which it is published; None if a person is asked.
+    """
+    if published_by:
+        event, outcome = "unusual", f"It is published without a decision (ON_ANOMALY={published_by})."
+    else:
+        event, outcome = "pending_approval", "Nothing is published until it is approved under Required Actions."
+    return replace(failure_message(context), event=event, reason=f"The file is unusual: {anomalies}. {outcome}")
 
 
 def overdue_message(context: Mapping[str, Any]) -> Message:

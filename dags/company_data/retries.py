@@ -3,7 +3,6 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.providers.standard.exceptions import HITLRejectException, HITLTimeoutError
 from airflow.sdk import RetryDecision, RetryPolicy
 from psycopg import Error, errors
 
@@ -27,11 +26,9 @@ MAX_RETRY_AFTER = timedelta(hours=6)
 # How long after its month a sales file may come late.
 LATE_FOR = timedelta(days=7)
 
-# What a retry would find again: bad data, bad SQL, a limit, a read-only or damaged database, an error in the code, a
-# person's answer.
+# What a retry would find again: bad data, bad SQL, a limit, a read-only or damaged database, an error in the
+# code.
 PERMANENT = (
-    HITLRejectException,
-    HITLTimeoutError,
     errors.DataError,
     errors.IntegrityError,
     errors.ProgrammingError,

@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 from system import SALES_DAG, System, months, started, wait_for
 
 WORKFLOWS = ("customer_data_load", "feature_store", SALES_DAG)
-TASKS = ("stage_sales", "stage_stores", "check_month", "compare_month", "publish_month")
+TASKS = ("stage_sales", "stage_stores", "check_month", "compare_month", "approve_month", "publish_month")
 MONTHS = 8  # with fewer, a month is compared with none
 RUN_SECONDS = 180
 
@@ -161,7 +161,7 @@ def test_a_trigger_with_the_date_that_the_form_offers_loads_the_last_whole_month
     assert in_tables(system, newest) == in_file(system, newest)
 
 
-def test_an_odd_month_is_rejected_and_then_published_under_required_actions(page: Page, system: System) -> None:
+def test_an_unusual_month_is_rejected_and_then_published_under_required_actions(page: Page, system: System) -> None:
     [newest] = months(1)
     before = in_tables(system, newest)
     header, *rows = file_of(system, newest).read_text().splitlines(keepends=True)
@@ -183,12 +183,12 @@ def decide(page: Page, system: System, run: str, answer: str, shown: str) -> Non
     """Answer under Required Actions, and go back to the runs of the sales."""
     wait_for(lambda: system.api().questions(SALES_DAG, run))
     page.goto(f"{system.url}/required_actions")
-    question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="compare_month", exact=True)
+    question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="approve_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)
     question.first.click()
     expect(page.get_by_role("cell", name=shown)).to_be_visible()
     page.set_viewport_size({"width": WIDTH, "height": 1200})  # the whole question
-    picture(page, "odd-month", last=page.get_by_role("button", name="Reject", exact=True))
+    picture(page, "unusual-month", last=page.get_by_role("button", name="Reject", exact=True))
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     page.get_by_role("button", name=answer, exact=True).click()
     open_sales(page)
