@@ -55,7 +55,7 @@ declare
         else 'requested'
     end;
 begin
-    perform pauses.wait_at(new.table_name || ' ' || state);
+    perform pauses.wait_at(table_name || ' ' || state) from pipeline.files where file_id = new.file_id;
     perform pauses.wait_at('load ' || state);
     return null;
 end
@@ -78,6 +78,7 @@ begin
         'staging.clients', 'staging.feature_history', 'pipeline.client_hashes', 'pipeline.sales_by_store',
         'pipeline.feature_store_builds'
     ] loop
+        continue when to_regclass(place) is null;
         foreach event in array array{events} loop
             execute format(
                 'create trigger pause_%2$s after %2$s on %1$s for each statement execute function pauses.wait(%3$L)',
@@ -193,13 +194,6 @@ def wait_until_nothing_is_left(database: Database) -> None:
     """Wait until no session of a load, and so no lock and no transaction, is left."""
     wait_for(
         database,
-        f"""
-        select pid, state, query from pg_stat_activity where datname = current_database() and usename = 'pipeline'
-        union all
-        select pid, mode, objid::text from pg_locks
-        where locktype = 'advisory' and classid <> {LOCK_CLASS} and database = (
-            select oid from pg_database where datname = current_database()
-        )
-        """,
+        "select pid, state, query from pg_stat_activity where datname = current_database() and usename = 'pipeline'",
         enough=lambda rows: not rows,
     )

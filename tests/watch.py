@@ -7,7 +7,6 @@ from itertools import product
 from pathlib import Path
 
 import psycopg
-import pytest
 from conftest import ROOT
 
 from local import SAFE_PATH
@@ -36,8 +35,6 @@ PAIRED = ("integer", "bigint", "numeric", "text", "date", "timestamptz")
 # Calls with several types, as the pipeline makes them.
 CALLS = (("text", "bigint", "numeric", "numeric"), ("integer", "date", "integer"), ("text", "text", "integer"))
 MAX_ARGUMENTS = 5
-
-LOGIN_TRIGGERS = 170000  # the first version that has them
 
 
 # The address of a database for a login.
@@ -130,8 +127,6 @@ class Logins:
 def watched_logins(address: Address) -> Iterator[Logins]:
     """Record each session that begins, as the server sees it."""
     with safe(address) as connection:
-        if connection.info.server_version < LOGIN_TRIGGERS:
-            pytest.skip("the server has no login triggers")
         for statement in (
             "create schema watch",
             "create table watch.logins (who name, path text)",

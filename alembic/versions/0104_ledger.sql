@@ -684,7 +684,10 @@ begin
 
     is_late := previous.request_number > this.request_number;
 
-    if source.is_cumulative and (is_late or this.status in ('published', 'superseded')) then
+    if
+        source.is_cumulative
+        and (this.status in ('published', 'superseded') or (is_late and this.status = 'checked'))
+    then
         return; -- An older file still adds its rows.
     elsif this.status = 'published' then
         raise exception using errcode = 'PL002', message = format(
@@ -744,7 +747,18 @@ declare
 begin
     if this.status = 'rejected' and this.decided_by is not null then
         perform pipeline.reject(concat(this.source_url, ': load ', load, ': ', this.error));
-    elsif to_regclass(this.staged_table) is null and this.status = 'superseded' then
+    elsif
+        to_regclass(this.staged_table) is null
+        and this.status = 'superseded'
+        and not exists (
+            select
+            from pipeline.loads as of_run
+            where
+                of_run.dag_id = this.dag_id
+                and of_run.run_id = this.run_id
+                and of_run.status in ('loading', 'waiting', 'staged', 'checked', 'pending_approval', 'rejected')
+        )
+    then
         raise exception using errcode = 'PL001', message = format(
             '%s: load %s is superseded, so there is nothing to do.', this.source_url, load
         );

@@ -35,7 +35,10 @@ begin
     end if;
     execute format(
         'select count(*), %s from public.%I where %s',
-        coalesce(format('coalesce(sum(%I), 0)', source.amount_column), 'null'),
+        case
+            when source.amount_column is null then 'null::numeric'
+            else format('coalesce(sum(%I), 0)', source.amount_column)
+        end,
         source.table_name,
         case
             when source.is_monthly then format(
