@@ -65,6 +65,9 @@ def dags() -> None:
 @pytest.fixture(autouse=True)
 def only_listed_transitions(request: pytest.FixtureRequest) -> Iterator[None]:
     """No test changes the status of a load in a way that 0104_ledger.sql does not list."""
+    if "small_disk" in request.fixturenames:
+        yield  # its database goes with its disk
+        return
     [name] = {"database", "own_database"} & set(request.fixturenames)
     database: Database = request.getfixturevalue(name)
     with database.connect() as admin:

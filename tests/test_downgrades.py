@@ -24,7 +24,7 @@ def load_all(database: Database) -> None:
     load_month(database, MONTH)
     load_customers(database)
     build_feature_store(database)
-    Run(database, MAINTENANCE).run()
+    Run(database, MAINTENANCE).run("discard_orphans", "compare_tables")
 
 
 def assert_all_is_loaded(database: Database, version: int) -> None:

@@ -323,6 +323,23 @@ def test_a_new_attempt_of_an_earlier_run_that_is_rejected_does_not_supersede_a_l
     }
 
 
+def test_of_two_loads_of_customers_the_request_for_the_profiles_decides(database: Database, files: Files) -> None:
+    """Also if the other run was requested and published since the other files of the run were staged."""
+    write_customer_files(files)
+    files.write("labels.csv", "idx,label\n1,1\n2,1\n")
+    later, earlier = Run(database, CUSTOMERS), Run(database, CUSTOMERS)
+    later.run("stage_labels", "stage_customer_activity")
+    files.write("labels.csv", "idx,label\n1,0\n2,0\n")
+    earlier.run()
+    assert database.run("select distinct label from labels") == [(0,)]
+    later.run("stage_customer_profiles", "check_customers", "compare_customers", "publish_customers")
+    assert database.run("select distinct label from labels") == [(1,)]
+    assert statuses(database) == {
+        **dict.fromkeys(later.loads.values(), "published"),
+        **dict.fromkeys(earlier.loads.values(), "superseded"),
+    }
+
+
 @pytest.fixture
 def months(files: Files) -> Files:
     files.write("stores.csv", "idx,location\n1,Porto\n")
