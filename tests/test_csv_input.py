@@ -335,7 +335,11 @@ def load(
     rows: Rows = []
     try:
         with connection.transaction() as transaction:
-            connection.execute("select pipeline.create_staged(1)")
+            # COPY can freeze the rows of a table that is new or was emptied in its transaction.
+            if name.endswith("_1"):
+                connection.execute("select pipeline.create_staged(1)")
+            else:
+                connection.execute(f"truncate {name}".encode())
             copy_file(connection, sql.Identifier(*name.split(".")), iter(pieces), "file.csv")
             rows = connection.execute(f"select {columns} from {name}").fetchall()
             raise psycopg.Rollback(transaction)

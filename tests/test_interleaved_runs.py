@@ -155,10 +155,10 @@ class Model:
         load.status = "superseded" if published and published.requested > load.requested else "staged"
 
     def open_staged(self, sales: Load, stores: Load) -> None:
-        """Without its rows a run must start again, unless none of its loads can be published any more."""
+        """Without its rows a run must start again, unless its month cannot be published any more."""
         for load in (sales, stores):
             is_over = load.status == "superseded" and not any(
-                other.run == load.run and other.status in ("loading", "waiting", *STAGED, "rejected")
+                other.run == load.run and other.month and not load.month and other.status in (*STAGED, "rejected")
                 for other in self.loads.values()
             )
             if load.is_decided:

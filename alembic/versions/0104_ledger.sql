@@ -750,13 +750,21 @@ begin
     elsif
         to_regclass(this.staged_table) is null
         and this.status = 'superseded'
+        -- The file that decides for the run may still be published.
         and not exists (
             select
             from pipeline.loads as of_run
+            inner join pipeline.files
+                on of_run.file_id = files.file_id
+            inner join pipeline.sources
+                on files.table_name = sources.table_name
             where
                 of_run.dag_id = this.dag_id
                 and of_run.run_id = this.run_id
-                and of_run.status in ('loading', 'waiting', 'staged', 'checked', 'pending_approval', 'rejected')
+                and of_run.file_id <> this.file_id
+                and of_run.status in ('staged', 'checked', 'pending_approval', 'rejected')
+                and sources.published_with is null
+                and not sources.is_cumulative
         )
     then
         raise exception using errcode = 'PL001', message = format(
