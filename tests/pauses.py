@@ -18,7 +18,7 @@ EVENTS = ("insert", "update", "delete", "truncate")
 # The points:
 #
 #     sales begun, sales requested, sales staged, …, load begun, …
-#                              the load of that table, or any, has come to this state in the ledger
+#                              the load of that table, or any, has come to this status in the ledger
 #     before commit            all statements of a publication are done
 #     insert public.stores, …  rows of that table were inserted, updated, deleted or truncated
 #
@@ -49,14 +49,14 @@ create function pauses.wait_of_load() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    state constant text := case
+    status constant text := case
         when new.status <> 'loading' then new.status
         when new.requested_at is null then 'begun'
         else 'requested'
     end;
 begin
-    perform pauses.wait_at(table_name || ' ' || state) from pipeline.files where file_id = new.file_id;
-    perform pauses.wait_at('load ' || state);
+    perform pauses.wait_at(table_name || ' ' || status) from pipeline.files where file_id = new.file_id;
+    perform pauses.wait_at('load ' || status);
     return null;
 end
 $$;

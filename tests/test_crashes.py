@@ -78,7 +78,7 @@ def only_listed_transitions(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 def write_version(files: Files, version: int, rows: int = ROWS) -> None:
-    """A month in which every sale is 100 and the version, so that none is odd, and the store's location has it."""
+    """A month in which every sale is 100 and the version, so that none is unusual, and the store's location has it."""
     files.write("stores.csv", f"idx,location\n1,Porto {version}\n")
     files.write(SALES, csv_text("idx,value,date,store_idx", [(n, 100 + version, MONTH, 1) for n in range(rows)]))
 

@@ -169,7 +169,7 @@ class Model:
     def check(self, sales: Load, stores: Load) -> None:
         self.open_staged(sales, stores)
         known = {store for store, _ in stores.rows} | self.stores.keys()
-        has_problem = {
+        is_wrong = {
             id(sales): any(store not in known for store, _ in sales.rows),
             id(stores): not stores.rows or len(set(stores.rows)) > len(dict(stores.rows)),
         }
@@ -177,7 +177,7 @@ class Model:
             if load.status in (*STAGED, "rejected"):
                 published = self.published(load.month)
                 is_overtaken = published and published.requested > load.requested and load.status == "rejected"
-                load.status = "rejected" if has_problem[id(load)] else "superseded" if is_overtaken else "checked"
+                load.status = "rejected" if is_wrong[id(load)] else "superseded" if is_overtaken else "checked"
         if "rejected" in (sales.status, stores.status):
             raise Rejected
 
