@@ -263,7 +263,6 @@ SYSTEM_FILES = (
 
 
 # Files whose tests share what takes long to make.
-SHARING_FILES = ("tests/test_anomalies.py", "tests/test_examples.py", "tests/test_odd_months.py")
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]

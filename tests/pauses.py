@@ -18,7 +18,7 @@ EVENTS = ("insert", "update", "delete", "truncate")
 # The points:
 #
 #     sales begun, sales requested, sales staged, …, load begun, …
-#                              the load of that table, or any, has come to this state in the ledger
+#                              the load of that table, or any, has come to this status in the ledger
 #     before commit            all statements of a publication are done
 #     insert public.stores, …  rows of that table were inserted, updated, deleted or truncated
 #
@@ -49,14 +49,14 @@ create function pauses.wait_of_load() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
-    state constant text := case
+    status constant text := case
         when new.status <> 'loading' then new.status
         when new.requested_at is null then 'begun'
         else 'requested'
     end;
 begin
-    perform pauses.wait_at(new.table_name || ' ' || state);
-    perform pauses.wait_at('load ' || state);
+    perform pauses.wait_at(table_name || ' ' || status) from pipeline.files where file_id = new.file_id;
+    perform pauses.wait_at('load ' || status);
     return null;
 end
 $$;
@@ -78,6 +78,7 @@ begin
         'pipeline.client_hashes', 'pipeline.sales_by_store', 'pipeline.rejected_builds',
         'pipeline.feature_store_builds'
     ] loop
+        continue when to_regclass(place) is null;
         foreach event in array array{events} loop
             execute format(
                 'create trigger pause_%2$s after %2$s on %1$s for each statement execute function pauses.wait(%3$L)',
@@ -193,13 +194,6 @@ def wait_until_nothing_is_left(database: Database) -> None:
     """Wait until no session of a load, and so no lock and no transaction, is left."""
     wait_for(
         database,
-        f"""
-        select pid, state, query from pg_stat_activity where datname = current_database() and usename = 'pipeline'
-        union all
-        select pid, mode, objid::text from pg_locks
-        where locktype = 'advisory' and classid <> {LOCK_CLASS} and database = (
-            select oid from pg_database where datname = current_database()
-        )
-        """,
+        "select pid, state, query from pg_stat_activity where datname = current_database() and usename = 'pipeline'",
         enough=lambda rows: not rows,
     )

@@ -10,6 +10,7 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
+from functools import cache
 from itertools import chain, repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -34,8 +35,9 @@ pytestmark = [
     ),
 ]
 
-MAX_GROWTH = 160_000_000
-ENDLESS = 400_000_000  # bytes that are sent of what has no end
+MAX_GROWTH = 64_000_000
+LARGE = 100_000_000  # bytes of a file that must not be held in memory
+ENDLESS = 160_000_000  # bytes that are sent of what has no end
 UNREAD = 40_000_000  # more than the buffers of a connection that nobody reads from
 PATH, GOOD_PATH = "stores.csv", "good/stores.csv"
 HEADER = b"idx,location\n"
@@ -137,12 +139,10 @@ def packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield packer.flush()
 
 
+@cache
 def bomb(layers: int) -> bytes:
-    """Zeros, compressed so many times: what is sent, its kilobytes become hundreds of megabytes."""
-    data = b"".join(packed(endless(b"\0")))
-    for _ in range(layers - 1):
-        data = gzip.compress(data)
-    return data
+    """Zeros, compressed so many times: what is sent, its kilobytes become a hundred megabytes and more."""
+    return gzip.compress(bomb(layers - 1)) if layers > 1 else b"".join(packed(endless(b"\0")))
 
 
 def words(length: int, count: int) -> Iterator[bytes]:
@@ -153,14 +153,14 @@ def words(length: int, count: int) -> Iterator[bytes]:
 
 
 def distinct_rows(length: int) -> Iterator[bytes]:
-    return chain([HEADER], (b"1,%b\n" % word for word in words(length, 240_000_000 // length)))
+    return chain([HEADER], (b"1,%b\n" % word for word in words(length, LARGE // length)))
 
 
 CHUNKED = "HTTP/1.1 200 OK\nTransfer-Encoding: chunked"
 PACKED = f"{CHUNKED}\nContent-Encoding: gzip"
 REDIRECT = f"HTTP/1.1 302 Found\nLocation: /{GOOD_PATH}\nTransfer-Encoding: chunked"
 MISSING = "HTTP/1.1 404 Not Found\nTransfer-Encoding: chunked"
-TOO_LARGE = "FileRejected: .*/stores.csv: .* SOURCE_MAX_BYTES allows 50,000,000, so that .* set SOURCE_MAX_BYTES higher"
+TOO_LARGE = "FileRejected: .*/stores.csv: .* SOURCE_MAX_BYTES allows 20,000,000, so that .* set SOURCE_MAX_BYTES higher"
 
 # What is sent, and how the load ends; None: well.
 SERVERS: dict[str, tuple[Callable[[], Iterable[bytes]], str | None]] = {
@@ -196,8 +196,8 @@ SERVERS: dict[str, tuple[Callable[[], Iterable[bytes]], str | None]] = {
     ),
     "a large file": (lambda: http(CHUNKED, in_chunks(chain([HEADER], endless(b"1,Porto\n")))), TOO_LARGE),
     "a length above the limit": (
-        lambda: http("HTTP/1.1 200 OK\nContent-Length: 400000000", endless(b"1,Porto\n")),
-        r"the server announces 400,000,000 bytes, and SOURCE_MAX_BYTES allows 50,000,000",
+        lambda: http(f"HTTP/1.1 200 OK\nContent-Length: {ENDLESS}", endless(b"1,Porto\n")),
+        f"the server announces {ENDLESS:,} bytes, and SOURCE_MAX_BYTES allows 20,000,000",
     ),
     "a length of sixty thousand digits": (
         lambda: http(f"HTTP/1.1 200 OK\nContent-Length: {'9' * 60_000}", endless(b"1,Porto\n")),
@@ -260,7 +260,7 @@ SERVERS: dict[str, tuple[Callable[[], Iterable[bytes]], str | None]] = {
 def test_no_server_takes_the_memory_of_a_load(
     server: str, database: Database, faulty: FaultyFiles, loader: Load, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SOURCE_MAX_BYTES", "100000" if server.startswith("gzip") else "50000000")
+    monkeypatch.setenv("SOURCE_MAX_BYTES", "100000" if server.startswith("gzip") else "20000000")
     answer, error = SERVERS[server]
     sent: list[int] = []
     faulty.answers[PATH] = [body(answer(), sent)]
@@ -290,20 +290,20 @@ def test_long_rows_that_all_differ_are_loaded_in_little_memory(
     loaded = loader(database)
     assert loaded.error is None
     assert loaded.growth < MAX_GROWTH
-    assert database.run("select row_count from pipeline.loads") == [(240_000_000 // length,)]
+    assert database.run("select row_count from pipeline.loads") == [(LARGE // length,)]
 
 
 def test_a_small_file_that_becomes_large_is_loaded_in_little_memory_where_the_limit_allows_it(
     database: Database, faulty: FaultyFiles, loader: Load
 ) -> None:
-    rows, row = 60_000, b"1," + b"x" * 4_997 + b"\n"
+    rows, row = 20_000, b"1," + b"x" * 4_997 + b"\n"
     data = b"".join(packed(chain([HEADER], repeat(row * 100, rows // 100))))
-    assert len(data) < 2_000_000
+    assert len(data) < 1_000_000
     faulty.answers[PATH] = [body(http(PACKED, in_chunks([data])), [])]
     loaded = loader(database)
     assert loaded.error is None
     assert loaded.growth < MAX_GROWTH
-    assert database.run("select row_count, bytes from pipeline.loads") == [(60_000, 300_000_013)]
+    assert database.run("select row_count, bytes from pipeline.loads") == [(20_000, 100_000_013)]
 
 
 @pytest.mark.parametrize("status", ["200 OK", "302 Found\nLocation: /again", "500 No"])

@@ -45,12 +45,12 @@ def test_letters_of_a_file_are_shown_without_markup(database: Database, files: F
     write(files, list(HOSTILE))
     run = Run(database, CUSTOMERS, asks=True)
     run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
-    run.run("compare_customers")
+    run.run("compare_customers", "approve_customers")
     load = run.loads["stage_customer_profiles"]
     [(question, anomalies, status)] = database.run(
         f"select question, anomalies, status from pipeline.approval_requests where load_id = {load}"
     )
-    assert status == "held"
+    assert status == "pending_approval"
     for text in (question, anomalies):
         for hostile, shown in HOSTILE.items():
             if hostile != shown:

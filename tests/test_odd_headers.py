@@ -164,8 +164,8 @@ def test_an_answer_that_cannot_be_read_is_a_sentence_in_the_ledger(
     except (FileRejected, SourceUnavailable) as error:
         failure = str(error)
     assert bool(failure) == bool(message)
-    [(problem,)] = database.run("select problem from pipeline.loads")
-    assert problem == (failure or None)
+    [(error,)] = database.run("select error from pipeline.loads")
+    assert error == (failure or None)
     assert (message or "") in failure
     assert len(failure) < 2_000
     assert not has_control_characters(failure + "".join(caplog.messages))
@@ -199,7 +199,7 @@ def test_the_error_of_the_database_is_kept_without_control_characters(database: 
     )
     with pytest.raises(psycopg.errors.RaiseException):
         stage_month(database)
-    [(problem,)] = database.run("select problem from pipeline.loads")
-    assert problem.startswith(r"a\x1b[31mb cxxx")
-    assert len(problem) < 5_000
-    assert not has_control_characters(problem)
+    [(error,)] = database.run("select error from pipeline.loads")
+    assert error.startswith(r"a\x1b[31mb cxxx")
+    assert len(error) < 5_000
+    assert not has_control_characters(error)

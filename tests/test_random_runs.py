@@ -16,12 +16,13 @@ from typing import Any
 
 import psycopg
 import pytest
+import transitions
 from conftest import Database, Rows, drop_database, new_database
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 from misbehaviour import Answer, broken_chunks, cut, misbehaving, packed, page, reset, status
-from steps import CUSTOMERS, SALES, Run, build_feature_store, csv_text
+from steps import CUSTOMERS, MAINTENANCE, SALES, Run, build_feature_store, csv_text
 
 from company_data.errors import FileRejected, SourceUnavailable
 from local.postgres import Cluster
@@ -138,6 +139,7 @@ class Machine(RuleBasedStateMachine):
         os.environ["AIRFLOW_CONN_OPERATIONAL_DB"] = self.database.url("pipeline")
         self.admin = self.database.connect()
         install_faults(self.admin)
+        transitions.record(self.admin)
         self.model = Model()
         self.runs: list[Run] = []
         self.stores = dict.fromkeys(range(1, 6), "Porto")
@@ -149,6 +151,7 @@ class Machine(RuleBasedStateMachine):
         self.write_customers()
 
     def teardown(self) -> None:
+        assert transitions.unlisted(transitions.seen(self.admin)) == set()
         self.admin.close()
         drop_database(self.database)
 
@@ -286,6 +289,12 @@ class Machine(RuleBasedStateMachine):
         before = self.found("select load_id, status, updated_at from pipeline.loads order by 1")
         assert run.run("publish_month") == []
         assert self.found("select load_id, status, updated_at from pipeline.loads order by 1") == before
+
+    @rule()
+    def compare_the_tables_with_the_ledger(self) -> None:
+        """The maintenance finds that every row stands that was published."""
+        Run(self.database, MAINTENANCE).run("compare_tables")
+        assert self.found("select * from pipeline.files where difference is not null") == []
 
     @rule(files=st.none() | customers)
     def load_customers(self, files: tuple[dict[int, Any], list[Any], dict[int, int]] | None) -> None:
@@ -430,7 +439,8 @@ class Machine(RuleBasedStateMachine):
             for month, sales in model.sales.items()
         }
         version = self.found(
-            "select sale_month, sha256 from pipeline.loads where sale_month is not null and status = 'published'"
+            "select file_month, sha256 from pipeline.loads inner join pipeline.files using (file_id)"
+            " where table_name = 'sales' and status = 'published'"
         )
         for month, found in version:
             if model.sales[str(month)] == self.sales[str(month)]:

@@ -1,6 +1,7 @@
 """What keeps a month's cost the same at any length of history, and the tables ready to be distributed."""
 
 import re
+from contextlib import nullcontext
 
 import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
@@ -45,11 +46,13 @@ def test_the_steps_of_a_load_read_their_month_alone(database: Database, months: 
     read = []
     with connect(database) as connection:
         for task in ("check_month", "publish_month"):
-            for statement in DbApiHook.split_sql_string(run.dag.get_task(task).sql):
-                if re.search(r"\b(from|join) (staged_sales|public\.sales)\b", statement):
-                    plan = connection.execute(f"explain {statement}", run.parameters(task)).fetchall()
-                    read.append((task, tables_in(plan)))
-                connection.execute(statement, run.parameters(task))
+            # The file of the publication has its own transaction.
+            with connection.transaction() if task == "check_month" else nullcontext():
+                for statement in DbApiHook.split_sql_string(run.dag.get_task(task).sql):
+                    if re.search(r"\b(from|join) (staged_sales|public\.sales)\b", statement):
+                        plan = connection.execute(f"explain {statement}", run.parameters(task)).fetchall()
+                        read.append((task, tables_in(plan)))
+                    connection.execute(statement, run.parameters(task))
     staged, published = f"sales_{run.loads['stage_sales']}", "sales_2024_02"
     assert read == [
         ("check_month", {staged}),

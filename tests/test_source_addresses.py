@@ -109,7 +109,7 @@ def test_the_query_is_sent_and_written_nowhere(
         failure = repr(error)
     assert bool(failure) == bool(answer)
     assert faulty.requests == [f"/{FAULTY_PATH}?{SECRET}"]
-    [(address, row)] = database.run("select address, loads::text from pipeline.loads")
+    [(address, row)] = database.run("select source_url, loads::text from pipeline.loads")
     assert address == f"{faulty.bucket.url}/{FAULTY_PATH}"
     for secret in ("s3cr3t", "reader", "passw0rd"):
         assert secret not in row + caplog.text + failure

@@ -64,7 +64,7 @@ def test_transient_faults_are_retried_by_airflow_until_the_month_is_complete(
     faulty.answers[FAULTY_PATH] = list(faults)
     assert run_dag("sales_load_and_aggregation", month_after("2024-02"), retries=3) == "success"
     assert total(database) == TOTAL
-    assert database.run("select status from pipeline.loads where table_name = 'sales' order by load_id") == [
+    assert database.run("select status from pipeline.loads where source_url like '%/sales.csv' order by load_id") == [
         *[("failed",)] * 3,
         ("published",),
     ]
@@ -111,11 +111,11 @@ def test_a_permanent_fault_fails_at_once_with_the_address_and_the_reason(
     assert FAULTY_PATH in log
     assert "hidden" not in log
     assert total(database) == TOTAL
-    [(status, problem)] = database.run(
-        "select status, problem from pipeline.loads where table_name = 'sales' order by load_id desc limit 1"
+    [(outcome, error)] = database.run(
+        "select status, error from pipeline.loads where source_url like '%/sales.csv' order by load_id desc limit 1"
     )
-    assert status == "rejected"
-    assert reason in problem
+    assert outcome == "rejected"
+    assert reason in error
 
 
 def test_a_refused_connection_is_retried(faulty: FaultyFiles) -> None:
@@ -163,7 +163,7 @@ def test_gzip_and_chunks_load_as_the_plain_file_does(good: Answer, database: Dat
     load_month(database, FAULTY_MONTH)
     assert total(database) == TOTAL
     assert database.run(
-        "select count(distinct sha256), min(bytes) from pipeline.loads where address like '%/sales.csv'"
+        "select count(distinct sha256), min(bytes) from pipeline.loads where source_url like '%/sales.csv'"
     ) == [(1, len(CONTENT))]
 
 
@@ -293,10 +293,10 @@ def test_a_month_whose_missing_file_is_forbidden_is_waited_for_within_its_week(
     faulty.write(path, f"idx,value,date,store_idx\n1,5,{this_month}-03,1\n")
     faulty.answers[path] = [s3_error(403, "AccessDenied", "Access Denied")]
     assert run_dag("sales_load_and_aggregation", month_after(this_month)) == "failed"
-    [(state, problem)] = database.run("select state, problem from month_status")
-    assert state == "waiting"
-    assert "answers 403 Forbidden (AccessDenied: Access Denied)" in problem
-    assert "Either the file may not be read, or it is missing" in problem
+    [(month, error)] = database.run("select status, error from month_status")
+    assert month == "waiting"
+    assert "answers 403 Forbidden (AccessDenied: Access Denied)" in error
+    assert "Either the file may not be read, or it is missing" in error
     assert run_dag("sales_load_and_aggregation", month_after(this_month)) == "success"
 
 
@@ -319,9 +319,9 @@ def test_a_source_that_trickles_is_given_up_at_the_task_s_time_limit_and_recorde
     monkeypatch.setitem(settings.TASK_DEFAULTS, "execution_timeout", timedelta(seconds=3))
     faulty.answers[FAULTY_PATH] = [trickle]
     assert run_dag("sales_load_and_aggregation", month_after("2024-02")) == "failed"
-    [(status, problem)] = database.run("select status, problem from pipeline.loads")
-    assert status == "failed"
-    assert f"{FAULTY_PATH}: the file was not complete when the task's time limit was reached" in problem
+    [(outcome, error)] = database.run("select status, error from pipeline.loads")
+    assert outcome == "failed"
+    assert f"{FAULTY_PATH}: the file was not complete when the task's time limit was reached" in error
 
 
 @pytest.mark.parametrize(

@@ -36,6 +36,7 @@ PAIRED = ("integer", "bigint", "numeric", "text", "date", "timestamptz")
 CALLS = (("text", "bigint", "numeric", "numeric"), ("integer", "date", "integer"), ("text", "text", "integer"))
 MAX_ARGUMENTS = 5
 
+
 # The address of a database for a login.
 Address = Callable[[str], str]
 

@@ -690,15 +690,15 @@ begin
         on sources.table_name = files.table_name
     where files.file_id = this.file_id;
 
-    is_late := this.status = 'superseded' or previous.request_number > this.request_number;
+    is_late := previous.request_number > this.request_number and this.status = 'checked';
 
-    if source.is_cumulative and (is_late or this.status = 'published') then
+    if source.is_cumulative and (is_late or this.status in ('published', 'superseded')) then
         return; -- An older file still adds its rows.
     elsif this.status = 'published' then
         raise exception using errcode = 'PL002', message = format(
             '%s: load %s is published already, so nothing is changed.', this.source_url, load
         );
-    elsif is_late then
+    elsif is_late or this.status = 'superseded' then
         raise exception using errcode = 'PL001', message = concat(
             this.source_url, ': load ', load, ' is superseded', ' by load ' || previous.load_id,
             ', which requested the file later, so nothing is changed.'

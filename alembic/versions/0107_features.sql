@@ -136,7 +136,7 @@ published as (
         max(loads.load_id) filter (where files.table_name = 'labels') as labels_load,
         max(loads.published_at) as published_at,
         count(*) = 3 and count(newest.build_id) < 3 as is_stale,
-        coalesce(bool_or(newest.build_id is null and loads.decided_by not like 'nobody%'), false) as is_approved
+        coalesce(bool_or(newest.build_id is null and loads.decided_by not like 'ON_ANOMALY=%'), false) as is_approved
     from pipeline.loads
     inner join pipeline.files
         on loads.file_id = files.file_id

@@ -37,7 +37,10 @@ begin
     end if;
     execute format(
         'select count(*), %s from public.%I where %s',
-        coalesce('coalesce(sum(' || quote_ident(source.amount_column) || '), 0)', 'null'),
+        case
+            when source.amount_column is null then 'null::numeric'
+            else format('coalesce(sum(%I), 0)', source.amount_column)
+        end,
         source.table_name,
         case
             when source.is_monthly then format(
