@@ -35,7 +35,7 @@ as $$
         valid_from <= $1
         and (valid_to > $1 or valid_to is null)
         and known_from <= $2
-        and (known_to > $2 or known_to is null)
+        and (known_to is null or known_to > $2)
 $$;
 
 comment on function public.feature_store_as_of(date, timestamptz) is
@@ -85,7 +85,7 @@ as $$
                 begun.idx = pairs.idx
                 and begun.valid_from <= pairs.day
                 and begun.known_from <= $3
-                and (begun.known_to > $3 or begun.known_to is null)
+                and (begun.known_to is null or begun.known_to > $3)
             order by begun.valid_from desc
             limit 1
         ) as history
