@@ -263,6 +263,7 @@ SYSTEM_FILES = (
 
 
 # Files whose tests share what takes long to make.
+SHARING_FILES = ("tests/test_anomalies.py", "tests/test_examples.py")
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
