@@ -7,7 +7,7 @@
 --     loading           waiting            stop_load          the file of a month that has just ended is not there yet
 --     loading           rejected           stop_load          the file, its server or a setting is wrong
 --     loading           failed             stop_load          the network or a server failed; Airflow tries again
---     loading           failed             fail_dead_loads    the process was killed
+--     loading           failed             clean_up           the process was killed
 --     staged            checked            check_load         the check found no error
 --     staged            rejected           check_load         the check found one; its rows stay, to be looked at
 --     checked           rejected           check_load         checked again
@@ -17,8 +17,8 @@
 --     checked           pending_approval   request_approval   the file is unusual, and a person decides
 --     pending_approval  checked, rejected  decide_load        a person approves or rejects it
 --     pending_approval  failed             decide_load        the answer came after decide_until
---     pending_approval  failed             fail_dead_loads    nobody decided until decide_until
---     staged, checked   failed             fail_dead_loads    the run did not publish it for 30 days
+--     pending_approval  failed             clean_up           nobody decided until decide_until
+--     staged, checked   failed             clean_up           the run did not publish it for 30 days
 --     checked           published          publish_load       its rows are in public now
 --     staged            superseded         publish_load       a file that was requested later is published; the same
 --     checked           superseded         publish_load       for pending_approval, published and retired
@@ -252,7 +252,31 @@ comment on function pipeline.is_running(bigint) is
 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
 a session, so only those of the pipeline count.';
 
-create function pipeline.fail_dead_loads(file bigint default null)
+create function pipeline.drop_staged(load bigint)
+returns void
+language plpgsql
+security definer
+set search_path = pg_catalog, pg_temp
+-- Shorter than deadlock_timeout: a session that has locked its view of the table, and waits for the table, goes on.
+set lock_timeout = '300ms'
+as $$
+declare
+    staged constant text := (select staged_table from pipeline.loads where load_id = load);
+begin
+    if to_regclass(staged) is not null then
+        execute 'lock table ' || staged || ' in access exclusive mode nowait';
+        execute 'drop table ' || staged;
+    end if;
+exception
+    when lock_not_available or undefined_table or dependent_objects_still_exist then
+        null; -- A session reads the table, or has a view of it. The next load tries again.
+end
+$$;
+
+comment on function pipeline.drop_staged(bigint) is
+'Drops the staged table of a load, unless a session uses it; clean_up drops what was left.';
+
+create function pipeline.clean_up(file bigint default null)
 returns void
 language sql
 set search_path = pg_catalog, pg_temp
@@ -284,40 +308,7 @@ begin atomic
         updated_at = clock_timestamp()
     from dead
     where loads.load_id = dead.load_id;
-end;
 
-comment on function pipeline.fail_dead_loads(bigint) is
-'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten.';
-
-create function pipeline.drop_staged(load bigint)
-returns void
-language plpgsql
-security definer
-set search_path = pg_catalog, pg_temp
--- Shorter than deadlock_timeout: a session that has locked its view of the table, and waits for the table, goes on.
-set lock_timeout = '300ms'
-as $$
-declare
-    staged constant text := (select staged_table from pipeline.loads where load_id = load);
-begin
-    if to_regclass(staged) is not null then
-        execute 'lock table ' || staged || ' in access exclusive mode nowait';
-        execute 'drop table ' || staged;
-    end if;
-exception
-    when lock_not_available or undefined_table or dependent_objects_still_exist then
-        null; -- A session reads the table, or has a view of it. The next load tries again.
-end
-$$;
-
-comment on function pipeline.drop_staged(bigint) is
-'Drops the staged table of a load, unless a session uses it; clear_staging drops what was left.';
-
-create function pipeline.clear_staging()
-returns void
-language sql
-set search_path = pg_catalog, pg_temp
-begin atomic
     select pipeline.drop_staged(loads.load_id)
     from pg_class
     inner join pipeline.loads
@@ -356,9 +347,10 @@ begin atomic
         );
 end;
 
-comment on function pipeline.clear_staging() is
-'Drops the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again,
-and those of a cumulative source while they are the published ones.';
+comment on function pipeline.clean_up(bigint) is
+'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten. Then drops
+the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again, and those
+of a cumulative source while they are the published ones.';
 
 create function pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text)
 returns bigint
@@ -392,7 +384,6 @@ begin
     where files.table_name = begin_load.table_name and files.file_month is not distinct from begin_load.file_month
     for no key update;
 
-    perform pipeline.fail_dead_loads(this_file);
     -- A run that begins again does not publish what it staged before.
     update pipeline.loads
     set status = 'superseded', updated_at = clock_timestamp()
@@ -407,7 +398,8 @@ begin
         this_load, this_file, begin_load.dag_id, begin_load.run_id, begin_load.source_url,
         format('staging.%I', begin_load.table_name || '_' || this_load)
     );
-    perform pipeline.clear_staging();
+    perform set_config('application_name', 'load ' || this_load, false);
+    perform pipeline.clean_up(this_file);
 
     -- Created and then attached, which lets readers pass; CREATE TABLE ... PARTITION OF would not.
     if file_month is not null and not exists (
@@ -433,7 +425,6 @@ begin
         execute format('grant maintain on partitions.%I to pipeline', partition_name);
     end if;
 
-    perform set_config('application_name', 'load ' || this_load, false);
     return this_load;
 end
 $$;
@@ -660,7 +651,9 @@ begin atomic
         decided_by = decide_load.decided_by,
         decided_at = clock_timestamp(),
         updated_at = clock_timestamp()
-    where load_id = load and status in ('checked', 'pending_approval', 'superseded')
+    where
+        load_id = load
+        and (status in ('pending_approval', 'superseded') or (status = 'checked' and is_approved))
     returning status;
 end;
 

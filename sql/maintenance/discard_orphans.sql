@@ -5,9 +5,7 @@
 --             days, are failed; staging
 -- Idempotent  Yes. A load is failed once, and a table is dropped once. The ledger loses no row.
 
-select pipeline.fail_dead_loads();
-
-select pipeline.clear_staging();
+select pipeline.clean_up();
 
 select
     concat(
