@@ -315,7 +315,7 @@ def test_old_log_files_are_deleted_with_the_folders_that_they_leave_empty(tmp_pa
 
 
 # By hand 500, on PostgreSQL: see docs/performance.md.
-MONTHS = int(os.environ.get("MAINTENANCE_MONTHS", "6"))
+MONTHS = int(os.environ.get("MAINTENANCE_MONTHS", "5"))
 MONTH = timedelta(days=31)
 KEPT = 2
 
