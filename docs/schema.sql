@@ -42,13 +42,6 @@ CREATE SCHEMA staging;
 
 COMMENT ON SCHEMA staging IS 'What the files must look like, and one table per load: its file as it was downloaded, before it is published.';
 
-CREATE FUNCTION pipeline.analyze_clients() RETURNS void
-    LANGUAGE sql SECURITY DEFINER
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    AS $$analyze staging.clients$$;
-
-COMMENT ON FUNCTION pipeline.analyze_clients() IS 'Analyzes staging.clients.';
-
 CREATE FUNCTION pipeline.analyze_sales() RETURNS void
     LANGUAGE plpgsql
     SET search_path TO 'pg_catalog', 'pg_temp'
@@ -93,7 +86,6 @@ begin
     where files.table_name = begin_load.table_name and files.file_month is not distinct from begin_load.file_month
     for no key update;
 
-    perform pipeline.fail_dead_loads(this_file);
     -- A run that begins again does not publish what it staged before.
     update pipeline.loads
     set status = 'superseded', updated_at = clock_timestamp()
@@ -108,7 +100,8 @@ begin
         this_load, this_file, begin_load.dag_id, begin_load.run_id, begin_load.source_url,
         format('staging.%I', begin_load.table_name || '_' || this_load)
     );
-    perform pipeline.clear_staging();
+    perform set_config('application_name', 'load ' || this_load, false);
+    perform pipeline.clean_up(this_file);
 
     -- Created and then attached, which lets readers pass; CREATE TABLE ... PARTITION OF would not.
     if file_month is not null and not exists (
@@ -134,7 +127,6 @@ begin
         execute format('grant maintain on partitions.%I to pipeline', partition_name);
     end if;
 
-    perform set_config('application_name', 'load ' || this_load, false);
     return this_load;
 end
 $$;
@@ -198,7 +190,15 @@ exception
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.drop_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; clear_staging drops what was left.';
+COMMENT ON FUNCTION pipeline.drop_staged(load bigint) IS 'Drops the staged table of a load, unless a session uses it; clean_up drops what was left.';
+
+CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
+    LANGUAGE sql STABLE
+    SET search_path TO 'pg_catalog', 'pg_temp'
+    RETURN (EXISTS (SELECT FROM pg_stat_activity WHERE ((pg_stat_activity.datname = current_database()) AND (pg_stat_activity.application_name = ('load '::text || is_running.load)) AND pg_has_role(pg_stat_activity.usesysid, 'pipeline'::name, 'member'::text))));
+
+COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
+a session, so only those of the pipeline count.';
 
 CREATE TABLE pipeline.files (
     file_id bigint NOT NULL,
@@ -332,10 +332,24 @@ COMMENT ON COLUMN pipeline.sources.is_cumulative IS 'Whether a load adds and cha
 
 COMMENT ON COLUMN pipeline.sources.is_monthly IS 'Whether there is one file per month.';
 
-CREATE FUNCTION pipeline.clear_staging() RETURNS void
+CREATE FUNCTION pipeline.clean_up(file bigint DEFAULT NULL::bigint) RETURNS void
     LANGUAGE sql
     SET search_path TO 'pg_catalog', 'pg_temp'
     BEGIN ATOMIC
+ WITH dead AS (
+          SELECT loads_1.load_id,
+                 CASE
+                     WHEN (loads_1.status = 'loading'::text) THEN 'The process that loaded the file was killed.'::text
+                     WHEN (loads_1.status = 'pending_approval'::text) THEN concat('Nobody decided until ', loads_1.decide_until, '.')
+                     ELSE 'The run did not publish the rows in 30 days.'::text
+                 END AS reason
+            FROM pipeline.loads loads_1
+           WHERE (((clean_up.file IS NULL) OR (loads_1.file_id = clean_up.file)) AND (((loads_1.status = 'loading'::text) AND (NOT pipeline.is_running(loads_1.load_id))) OR ((loads_1.status = 'pending_approval'::text) AND (loads_1.decide_until < now())) OR ((loads_1.status = ANY (ARRAY['staged'::text, 'checked'::text])) AND (loads_1.updated_at < (now() - '30 days'::interval)))))
+          FOR NO KEY UPDATE OF loads_1 SKIP LOCKED
+         )
+  UPDATE pipeline.loads SET status = 'failed'::text, error = (dead.reason || ' Clear the run to load the file again.'::text), updated_at = clock_timestamp()
+    FROM dead
+   WHERE (loads.load_id = dead.load_id);
  SELECT pipeline.drop_staged(loads.load_id) AS drop_staged
     FROM (((pg_class
       JOIN pipeline.loads ON ((format('staging.%I'::text, pg_class.relname) = loads.staged_table)))
@@ -348,8 +362,9 @@ CREATE FUNCTION pipeline.clear_staging() RETURNS void
            WHERE (sources.is_cumulative AND (of_run.dag_id = loads.dag_id) AND (of_run.run_id = loads.run_id) AND (of_run.status = ANY (ARRAY['loading'::text, 'waiting'::text, 'staged'::text, 'checked'::text, 'pending_approval'::text])))))))));
 END;
 
-COMMENT ON FUNCTION pipeline.clear_staging() IS 'Drops the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again,
-and those of a cumulative source while they are the published ones.';
+COMMENT ON FUNCTION pipeline.clean_up(file bigint) IS 'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten. Then
+drops the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again, and
+those of a cumulative source while they are the published ones.';
 
 CREATE FUNCTION pipeline.compare_load(load bigint) RETURNS text
     LANGUAGE plpgsql
@@ -374,7 +389,10 @@ begin
     end if;
     execute format(
         'select count(*), %s from public.%I where %s',
-        coalesce('coalesce(sum(' || quote_ident(source.amount_column) || '), 0)', 'null'),
+        case
+            when source.amount_column is null then 'null::numeric'
+            else format('coalesce(sum(%I), 0)', source.amount_column)
+        end,
         source.table_name,
         case
             when source.is_monthly then format(
@@ -442,42 +460,12 @@ CREATE FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_b
              WHEN (NOT decide_load.is_approved) THEN concat('Rejected by ', decide_load.decided_by, ': ', loads.anomalies, '. It stays rejected; to stage the file anew, clear the whole run.')
              ELSE NULL::text
          END, decided_by = decide_load.decided_by, decided_at = clock_timestamp(), updated_at = clock_timestamp()
-   WHERE ((loads.load_id = decide_load.load) AND (loads.status = ANY (ARRAY['checked'::text, 'pending_approval'::text, 'superseded'::text])))
+   WHERE ((loads.load_id = decide_load.load) AND ((loads.status = ANY (ARRAY['pending_approval'::text, 'superseded'::text])) OR ((loads.status = 'checked'::text) AND decide_load.is_approved)))
    RETURNING loads.status;
 END;
 
 COMMENT ON FUNCTION pipeline.decide_load(load bigint, is_approved boolean, decided_by text) IS 'Records who decided on an unusual load, and returns its status: checked if it may be published, rejected, or failed if
 the answer came too late or, with null, if there was none. A load that is superseded meanwhile stays so.';
-
-CREATE FUNCTION pipeline.is_running(load bigint) RETURNS boolean
-    LANGUAGE sql STABLE
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    RETURN (EXISTS (SELECT FROM pg_stat_activity WHERE ((pg_stat_activity.datname = current_database()) AND (pg_stat_activity.application_name = ('load '::text || is_running.load)) AND pg_has_role(pg_stat_activity.usesysid, 'pipeline'::name, 'member'::text))));
-
-COMMENT ON FUNCTION pipeline.is_running(load bigint) IS 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
-a session, so only those of the pipeline count.';
-
-CREATE FUNCTION pipeline.fail_dead_loads(file bigint DEFAULT NULL::bigint) RETURNS void
-    LANGUAGE sql
-    SET search_path TO 'pg_catalog', 'pg_temp'
-    BEGIN ATOMIC
- WITH dead AS (
-          SELECT loads_1.load_id,
-                 CASE
-                     WHEN (loads_1.status = 'loading'::text) THEN 'The process that loaded the file was killed.'::text
-                     WHEN (loads_1.status = 'pending_approval'::text) THEN concat('Nobody decided until ', loads_1.decide_until, '.')
-                     ELSE 'The run did not publish the rows in 30 days.'::text
-                 END AS reason
-            FROM pipeline.loads loads_1
-           WHERE (((fail_dead_loads.file IS NULL) OR (loads_1.file_id = fail_dead_loads.file)) AND (((loads_1.status = 'loading'::text) AND (NOT pipeline.is_running(loads_1.load_id))) OR ((loads_1.status = 'pending_approval'::text) AND (loads_1.decide_until < now())) OR ((loads_1.status = ANY (ARRAY['staged'::text, 'checked'::text])) AND (loads_1.updated_at < (now() - '30 days'::interval)))))
-          FOR NO KEY UPDATE OF loads_1 SKIP LOCKED
-         )
-  UPDATE pipeline.loads SET status = 'failed'::text, error = (dead.reason || ' Clear the run to load the file again.'::text), updated_at = clock_timestamp()
-    FROM dead
-   WHERE (loads.load_id = dead.load_id);
-END;
-
-COMMENT ON FUNCTION pipeline.fail_dead_loads(file bigint) IS 'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten.';
 
 CREATE FUNCTION pipeline.failed_trigger(context text) RETURNS text
     LANGUAGE sql STABLE
@@ -701,15 +689,15 @@ begin
         on sources.table_name = files.table_name
     where files.file_id = this.file_id;
 
-    is_late := this.status = 'superseded' or previous.request_number > this.request_number;
+    is_late := previous.request_number > this.request_number and this.status = 'checked';
 
-    if source.is_cumulative and (is_late or this.status = 'published') then
+    if source.is_cumulative and (is_late or this.status in ('published', 'superseded')) then
         return; -- An older file still adds its rows.
     elsif this.status = 'published' then
         raise exception using errcode = 'PL002', message = format(
             '%s: load %s is published already, so nothing is changed.', this.source_url, load
         );
-    elsif is_late then
+    elsif is_late or this.status = 'superseded' then
         raise exception using errcode = 'PL001', message = concat(
             this.source_url, ': load ', load, ' is superseded', ' by load ' || previous.load_id,
             ', which requested the file later, so nothing is changed.'
@@ -994,142 +982,88 @@ $$;
 COMMENT ON FUNCTION pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric) IS 'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. The total of
 a source that has no amounts is null.';
 
-CREATE TABLE public.feature_history (
+CREATE TABLE public.feature_store (
     idx integer NOT NULL,
-    valid_from date NOT NULL,
-    valid_to date,
     attr_a integer,
     attr_b text,
     scd_a double precision,
     scd_b integer,
-    label integer NOT NULL,
-    known_from timestamp with time zone NOT NULL,
-    known_to timestamp with time zone,
-    CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
-    CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
+    label integer NOT NULL
 )
-PARTITION BY LIST (known_to);
+WITH (vacuum_truncate=off);
 
-COMMENT ON TABLE public.feature_history IS 'The features of every client that has a profile, an activity and a label, on every day, and when they were known. The
-rows of a client that are known now (known_to is null) follow each other without a gap from its first day on.';
+COMMENT ON TABLE public.feature_store IS 'One row for every client that has a profile, an activity and a label, with its latest activity: the last row of each
+client in feature_history.';
 
-COMMENT ON COLUMN public.feature_history.idx IS 'Client: customer_profiles.idx.';
+COMMENT ON COLUMN public.feature_store.idx IS 'Client: customer_profiles.idx.';
 
-COMMENT ON COLUMN public.feature_history.valid_from IS 'First day on which the row holds.';
+COMMENT ON COLUMN public.feature_store.attr_a IS 'customer_profiles.attr_a';
 
-COMMENT ON COLUMN public.feature_history.valid_to IS 'Day on which the next row of the client begins; null for the last row, which is the row of feature_store.';
+COMMENT ON COLUMN public.feature_store.attr_b IS 'customer_profiles.attr_b';
 
-COMMENT ON COLUMN public.feature_history.attr_a IS 'customer_profiles.attr_a';
+COMMENT ON COLUMN public.feature_store.scd_a IS 'customer_activity.scd_a of the latest activity';
 
-COMMENT ON COLUMN public.feature_history.attr_b IS 'customer_profiles.attr_b';
+COMMENT ON COLUMN public.feature_store.scd_b IS 'customer_activity.scd_b of the latest activity';
 
-COMMENT ON COLUMN public.feature_history.scd_a IS 'customer_activity.scd_a of the latest activity on these days';
+COMMENT ON COLUMN public.feature_store.label IS 'labels.label';
 
-COMMENT ON COLUMN public.feature_history.scd_b IS 'customer_activity.scd_b of the latest activity on these days';
-
-COMMENT ON COLUMN public.feature_history.label IS 'labels.label';
-
-COMMENT ON COLUMN public.feature_history.known_from IS 'When the newest of the three files that the row was built from was published.';
-
-COMMENT ON COLUMN public.feature_history.known_to IS 'The same of the files that replaced or removed the row; null while the row is known.';
-
-CREATE FUNCTION public.feature_store_as_of(day date) RETURNS TABLE(idx integer, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
+CREATE FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone) RETURNS SETOF public.feature_store
     LANGUAGE sql STABLE PARALLEL SAFE
-    BEGIN ATOMIC
- SELECT history.idx,
-     history.attr_a,
-     history.attr_b,
-     history.scd_a,
-     history.scd_b,
-     history.label
-    FROM public.feature_history history
-   WHERE ((history.valid_from <= feature_store_as_of.day) AND ((history.valid_to > feature_store_as_of.day) OR (history.valid_to IS NULL)) AND (history.known_to IS NULL));
-END;
+    AS $_$
+    select (features).*
+    from public.feature_rows
+    where
+        valid_from <= $1
+        and (valid_to > $1 or valid_to is null)
+        and known_from <= $2
+        and (known_to is null or known_to > $2)
+$_$;
 
-COMMENT ON FUNCTION public.feature_store_as_of(day date) IS 'The features of each client on that day, as they are known now. Clients whose first activity began later are left out.
-On a day after all rows of the files it equals feature_store.';
+COMMENT ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) IS 'The features of each client on that day, as they were known at that moment; without one, as they are known now. Clients
+whose first activity began later are left out. On a day after all rows of the files it equals feature_store.';
 
-CREATE FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) RETURNS TABLE(idx integer, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
+CREATE FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone DEFAULT 'infinity'::timestamp with time zone) RETURNS TABLE(idx integer, day date, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
     LANGUAGE sql STABLE PARALLEL SAFE
-    BEGIN ATOMIC
- SELECT history.idx,
-     history.attr_a,
-     history.attr_b,
-     history.scd_a,
-     history.scd_b,
-     history.label
-    FROM public.feature_history history
-   WHERE ((history.valid_from <= feature_store_as_of.day) AND ((history.valid_to > feature_store_as_of.day) OR (history.valid_to IS NULL)) AND (history.known_from <= feature_store_as_of.known_at) AND ((history.known_to > feature_store_as_of.known_at) OR (history.known_to IS NULL)));
-END;
+    AS $_$
+    -- Sorted pairs find their rows next to each other. A join without a limit would hash the whole history.
+    with pairs as (
+        select
+            given.idx,
+            given.day,
+            given.position
+        from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) with ordinality as given (idx, day, position)
+        order by given.idx
+    )
 
-COMMENT ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) IS 'The features of each client on that day, as they were known at that moment.';
+    select
+        pairs.idx,
+        pairs.day,
+        history.attr_a,
+        history.attr_b,
+        history.scd_a,
+        history.scd_b,
+        history.label
+    from pairs
+    left join
+        lateral (
+            select
+                begun.valid_to,
+                (begun.features).*
+            from public.feature_rows as begun
+            where
+                begun.idx = pairs.idx
+                and begun.valid_from <= pairs.day
+                and begun.known_from <= $3
+                and (begun.known_to is null or begun.known_to > $3)
+            order by begun.valid_from desc
+            limit 1
+        ) as history
+        on pairs.day < history.valid_to or history.valid_to is null
+    order by pairs.position
+$_$;
 
-CREATE FUNCTION public.feature_store_at(idx integer[], day date[]) RETURNS TABLE(idx integer, day date, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
-    LANGUAGE sql STABLE PARALLEL SAFE
-    BEGIN ATOMIC
- WITH pairs AS (
-          SELECT given.idx,
-             given.day,
-             given."position"
-            FROM UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY given(idx, day, "position")
-           ORDER BY given.idx
-         )
-  SELECT pairs.idx,
-     pairs.day,
-     history.attr_a,
-     history.attr_b,
-     history.scd_a,
-     history.scd_b,
-     history.label
-    FROM (pairs
-      LEFT JOIN LATERAL ( SELECT begun.valid_to,
-             begun.attr_a,
-             begun.attr_b,
-             begun.scd_a,
-             begun.scd_b,
-             begun.label
-            FROM public.feature_history begun
-           WHERE ((begun.idx = pairs.idx) AND (begun.valid_from <= pairs.day) AND (begun.known_to IS NULL))
-           ORDER BY begun.valid_from DESC
-          LIMIT 1) history ON (((pairs.day < history.valid_to) OR (history.valid_to IS NULL))))
-   ORDER BY pairs."position";
-END;
-
-COMMENT ON FUNCTION public.feature_store_at(idx integer[], day date[]) IS 'The features of each pair of a client and a day, as they are known now: one row per pair, in the order of the arrays,
-with nulls if nothing is known of the client on the day.';
-
-CREATE FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) RETURNS TABLE(idx integer, day date, attr_a integer, attr_b text, scd_a double precision, scd_b integer, label integer)
-    LANGUAGE sql STABLE PARALLEL SAFE
-    BEGIN ATOMIC
- WITH pairs AS (
-          SELECT given.idx,
-             given.day,
-             given."position"
-            FROM UNNEST(feature_store_at.idx, feature_store_at.day) WITH ORDINALITY given(idx, day, "position")
-           ORDER BY given.idx
-         )
-  SELECT pairs.idx,
-     pairs.day,
-     history.attr_a,
-     history.attr_b,
-     history.scd_a,
-     history.scd_b,
-     history.label
-    FROM (pairs
-      LEFT JOIN LATERAL ( SELECT begun.valid_to,
-             begun.attr_a,
-             begun.attr_b,
-             begun.scd_a,
-             begun.scd_b,
-             begun.label
-            FROM public.feature_history begun
-           WHERE ((begun.idx = pairs.idx) AND (begun.valid_from <= pairs.day) AND (begun.known_from <= feature_store_at.known_at) AND ((begun.known_to > feature_store_at.known_at) OR (begun.known_to IS NULL)))
-           ORDER BY begun.valid_from DESC
-          LIMIT 1) history ON (((pairs.day < history.valid_to) OR (history.valid_to IS NULL))))
-   ORDER BY pairs."position";
-END;
-
-COMMENT ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) IS 'The features of each pair of a client and a day, as they were known at that moment, in the order of the arrays.';
+COMMENT ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) IS 'The features of each pair of a client and a day, as they were known at that moment; without one, as they are known now:
+one row per pair, in the order of the arrays, with nulls if nothing is known of the client on the day.';
 
 CREATE TABLE pipeline.training_sets (
     set_name text NOT NULL,
@@ -1233,6 +1167,45 @@ END;
 
 COMMENT ON FUNCTION public.repeat_training_set(name text) IS 'Makes a training set again, for the login that made it, and says whether it has the same rows.';
 
+CREATE TABLE public.feature_history (
+    idx integer NOT NULL,
+    valid_from date NOT NULL,
+    valid_to date,
+    attr_a integer,
+    attr_b text,
+    scd_a double precision,
+    scd_b integer,
+    label integer NOT NULL,
+    known_from timestamp with time zone NOT NULL,
+    known_to timestamp with time zone,
+    CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
+    CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
+)
+PARTITION BY LIST (known_to);
+
+COMMENT ON TABLE public.feature_history IS 'The features of every client that has a profile, an activity and a label, on every day, and when they were known. The
+rows of a client that are known now (known_to is null) follow each other without a gap from its first day on.';
+
+COMMENT ON COLUMN public.feature_history.idx IS 'Client: customer_profiles.idx.';
+
+COMMENT ON COLUMN public.feature_history.valid_from IS 'First day on which the row holds.';
+
+COMMENT ON COLUMN public.feature_history.valid_to IS 'Day on which the next row of the client begins; null for the last row, which is the row of feature_store.';
+
+COMMENT ON COLUMN public.feature_history.attr_a IS 'customer_profiles.attr_a';
+
+COMMENT ON COLUMN public.feature_history.attr_b IS 'customer_profiles.attr_b';
+
+COMMENT ON COLUMN public.feature_history.scd_a IS 'customer_activity.scd_a of the latest activity on these days';
+
+COMMENT ON COLUMN public.feature_history.scd_b IS 'customer_activity.scd_b of the latest activity on these days';
+
+COMMENT ON COLUMN public.feature_history.label IS 'labels.label';
+
+COMMENT ON COLUMN public.feature_history.known_from IS 'When the newest of the three files that the row was built from was published.';
+
+COMMENT ON COLUMN public.feature_history.known_to IS 'The same of the files that replaced or removed the row; null while the row is known.';
+
 CREATE TABLE partitions.feature_history_known (
     idx integer NOT NULL,
     valid_from date NOT NULL,
@@ -1261,7 +1234,8 @@ CREATE TABLE partitions.feature_history_superseded (
     known_from timestamp with time zone CONSTRAINT feature_history_known_from_not_null NOT NULL,
     known_to timestamp with time zone,
     CONSTRAINT feature_history_check CHECK ((valid_to > valid_from)),
-    CONSTRAINT feature_history_check1 CHECK ((known_to > known_from))
+    CONSTRAINT feature_history_check1 CHECK ((known_to > known_from)),
+    CONSTRAINT feature_history_superseded_known_to CHECK (((known_to IS NOT NULL) AND (known_to < 'infinity'::timestamp with time zone)))
 )
 WITH (vacuum_truncate=off);
 
@@ -1502,6 +1476,7 @@ COMMENT ON COLUMN pipeline.column_profiles.last_day IS 'Last day.';
 COMMENT ON COLUMN pipeline.column_profiles.counts IS 'Rows of each value, where there are few; see pipeline.shown.';
 
 CREATE TABLE pipeline.feature_store_builds (
+    build_id bigint NOT NULL,
     built_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL,
     known_at timestamp with time zone NOT NULL,
     kept_from timestamp with time zone,
@@ -1513,6 +1488,8 @@ CREATE TABLE pipeline.feature_store_builds (
 );
 
 COMMENT ON TABLE pipeline.feature_store_builds IS 'Every rebuild of feature_history and feature_store, and its loads.';
+
+COMMENT ON COLUMN pipeline.feature_store_builds.build_id IS 'The later of two builds has the greater one.';
 
 COMMENT ON COLUMN pipeline.feature_store_builds.built_at IS 'When.';
 
@@ -1531,6 +1508,86 @@ COMMENT ON COLUMN pipeline.feature_store_builds.profiles_load IS 'Load of custom
 COMMENT ON COLUMN pipeline.feature_store_builds.activity_load IS 'Load of customer_activity.';
 
 COMMENT ON COLUMN pipeline.feature_store_builds.labels_load IS 'Load of labels.';
+
+CREATE TABLE pipeline.rejected_builds (
+    profiles_load bigint,
+    activity_load bigint,
+    labels_load bigint,
+    error text NOT NULL
+);
+
+ALTER TABLE ONLY pipeline.rejected_builds REPLICA IDENTITY FULL;
+
+COMMENT ON TABLE pipeline.rejected_builds IS 'The newest attempt at a rebuild, if it would have lost too many clients; otherwise no row.';
+
+COMMENT ON COLUMN pipeline.rejected_builds.profiles_load IS 'Load of customer_profiles.';
+
+COMMENT ON COLUMN pipeline.rejected_builds.activity_load IS 'Load of customer_activity.';
+
+COMMENT ON COLUMN pipeline.rejected_builds.labels_load IS 'Load of labels.';
+
+COMMENT ON COLUMN pipeline.rejected_builds.error IS 'What would be lost, and what to do.';
+
+CREATE VIEW pipeline.feature_sources AS
+ WITH newest AS (
+         SELECT feature_store_builds.build_id,
+            feature_store_builds.built_at,
+            feature_store_builds.known_at,
+            feature_store_builds.kept_from,
+            feature_store_builds.row_count,
+            feature_store_builds.history_row_count,
+            feature_store_builds.profiles_load,
+            feature_store_builds.activity_load,
+            feature_store_builds.labels_load
+           FROM pipeline.feature_store_builds
+          ORDER BY feature_store_builds.build_id DESC
+         LIMIT 1
+        ), published AS (
+         SELECT max(loads.load_id) FILTER (WHERE (files.table_name = 'customer_profiles'::text)) AS profiles_load,
+            max(loads.load_id) FILTER (WHERE (files.table_name = 'customer_activity'::text)) AS activity_load,
+            max(loads.load_id) FILTER (WHERE (files.table_name = 'labels'::text)) AS labels_load,
+            max(loads.published_at) AS published_at,
+            ((count(*) = 3) AND (count(newest.build_id) < 3)) AS is_stale,
+            COALESCE(bool_or(((newest.build_id IS NULL) AND (loads.decided_by !~~ 'ON_ANOMALY=%'::text))), false) AS is_approved
+           FROM ((pipeline.loads
+             JOIN pipeline.files ON ((loads.file_id = files.file_id)))
+             LEFT JOIN newest ON ((((loads.load_id = newest.profiles_load) OR (loads.load_id = newest.activity_load)) OR (loads.load_id = newest.labels_load))))
+          WHERE ((loads.status = 'published'::text) AND (files.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
+        )
+ SELECT published.profiles_load,
+    published.activity_load,
+    published.labels_load,
+    published.published_at,
+    published.is_stale,
+    published.is_approved,
+    (rejected.error IS NOT NULL) AS is_rejected
+   FROM (published
+     LEFT JOIN pipeline.rejected_builds rejected ON (((published.profiles_load = rejected.profiles_load) AND (published.activity_load = rejected.activity_load) AND (published.labels_load = rejected.labels_load))));
+
+COMMENT ON VIEW pipeline.feature_sources IS 'The published loads of the customer files, in one row.';
+
+COMMENT ON COLUMN pipeline.feature_sources.profiles_load IS 'Load of customer_profiles.';
+
+COMMENT ON COLUMN pipeline.feature_sources.activity_load IS 'Load of customer_activity.';
+
+COMMENT ON COLUMN pipeline.feature_sources.labels_load IS 'Load of labels.';
+
+COMMENT ON COLUMN pipeline.feature_sources.published_at IS 'When the newest of them was published.';
+
+COMMENT ON COLUMN pipeline.feature_sources.is_stale IS 'Whether the newest build used other loads. Before all files have been published, nothing is stale.';
+
+COMMENT ON COLUMN pipeline.feature_sources.is_approved IS 'Whether a person approved one of them that the newest build did not use.';
+
+COMMENT ON COLUMN pipeline.feature_sources.is_rejected IS 'Whether the newest attempt used them and was rejected, because too many clients would be lost.';
+
+ALTER TABLE pipeline.feature_store_builds ALTER COLUMN build_id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME pipeline.feature_store_builds_build_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
 
 CREATE TABLE pipeline.features_opened (
     opened_at timestamp with time zone DEFAULT clock_timestamp() NOT NULL
@@ -1589,29 +1646,10 @@ CREATE SEQUENCE pipeline.request_numbers
     CACHE 1;
 
 CREATE VIEW pipeline.stale_tables AS
- WITH newest AS (
-         SELECT feature_store_builds.built_at,
-            feature_store_builds.known_at,
-            feature_store_builds.kept_from,
-            feature_store_builds.row_count,
-            feature_store_builds.history_row_count,
-            feature_store_builds.profiles_load,
-            feature_store_builds.activity_load,
-            feature_store_builds.labels_load
-           FROM pipeline.feature_store_builds
-          ORDER BY feature_store_builds.built_at DESC
-         LIMIT 1
-        ), staleness AS (
-         SELECT ((count(*) = 3) AND (count(newest.built_at) < 3)) AS is_stale
-           FROM ((pipeline.loads
-             JOIN pipeline.files ON ((loads.file_id = files.file_id)))
-             LEFT JOIN newest ON ((((loads.load_id = newest.profiles_load) OR (loads.load_id = newest.activity_load)) OR (loads.load_id = newest.labels_load))))
-          WHERE ((loads.status = 'published'::text) AND (files.table_name = ANY (ARRAY['customer_profiles'::text, 'customer_activity'::text, 'labels'::text])))
-        )
  SELECT built_tables.table_name
-   FROM (staleness
+   FROM (pipeline.feature_sources
      CROSS JOIN ( VALUES ('feature_history'::text), ('feature_store'::text)) built_tables(table_name))
-  WHERE staleness.is_stale;
+  WHERE feature_sources.is_stale;
 
 COMMENT ON VIEW pipeline.stale_tables IS 'Tables that were not built from the loads that are published now. A table whose files have never been published is not
 stale.';
@@ -1799,7 +1837,7 @@ CREATE VIEW public.data_statistics AS
    FROM ((pipeline.column_profiles
      JOIN pipeline.loads ON ((column_profiles.load_id = loads.load_id)))
      JOIN pipeline.files ON ((loads.file_id = files.file_id)))
-  WHERE (loads.status = ANY (ARRAY['published'::text, 'superseded'::text]));
+  WHERE (loads.published_at IS NOT NULL);
 
 COMMENT ON VIEW public.data_statistics IS 'Figures of each column of every file that was published, now or before: one row per table, load and column.';
 
@@ -1847,30 +1885,29 @@ COMMENT ON COLUMN public.data_statistics.decided_by IS 'Who published it all the
 
 COMMENT ON COLUMN public.data_statistics.is_current IS 'Whether its rows are in the table now.';
 
-CREATE TABLE public.feature_store (
-    idx integer NOT NULL,
-    attr_a integer,
-    attr_b text,
-    scd_a double precision,
-    scd_b integer,
-    label integer NOT NULL
-)
-WITH (vacuum_truncate=off);
+CREATE VIEW public.feature_rows WITH (security_invoker='true') AS
+ SELECT idx,
+    valid_from,
+    valid_to,
+    known_from,
+    known_to,
+    ROW(idx, attr_a, attr_b, scd_a, scd_b, label)::public.feature_store AS features
+   FROM public.feature_history;
 
-COMMENT ON TABLE public.feature_store IS 'One row for every client that has a profile, an activity and a label, with its latest activity: the last row of each
-client in feature_history.';
+COMMENT ON VIEW public.feature_rows IS 'The rows of feature_history, each with its features as a row of feature_store. feature_store_as_of and feature_store_at
+read it.';
 
-COMMENT ON COLUMN public.feature_store.idx IS 'Client: customer_profiles.idx.';
+COMMENT ON COLUMN public.feature_rows.idx IS 'Client: customer_profiles.idx.';
 
-COMMENT ON COLUMN public.feature_store.attr_a IS 'customer_profiles.attr_a';
+COMMENT ON COLUMN public.feature_rows.valid_from IS 'First day on which the row holds.';
 
-COMMENT ON COLUMN public.feature_store.attr_b IS 'customer_profiles.attr_b';
+COMMENT ON COLUMN public.feature_rows.valid_to IS 'Day on which the next row of the client begins; null for the last row.';
 
-COMMENT ON COLUMN public.feature_store.scd_a IS 'customer_activity.scd_a of the latest activity';
+COMMENT ON COLUMN public.feature_rows.known_from IS 'feature_history.known_from';
 
-COMMENT ON COLUMN public.feature_store.scd_b IS 'customer_activity.scd_b of the latest activity';
+COMMENT ON COLUMN public.feature_rows.known_to IS 'feature_history.known_to; null while the row is known.';
 
-COMMENT ON COLUMN public.feature_store.label IS 'labels.label';
+COMMENT ON COLUMN public.feature_rows.features IS 'The row, as feature_store shows the last one.';
 
 CREATE TABLE public.labels (
     idx integer NOT NULL,
@@ -2042,35 +2079,6 @@ COMMENT ON COLUMN public.monthly_sales.sale_month IS 'First day of the month.';
 
 COMMENT ON COLUMN public.monthly_sales.value IS 'Exact sum of sales.value.';
 
-CREATE UNLOGGED TABLE staging.clients (
-    idx integer NOT NULL,
-    attr_a integer,
-    attr_b text,
-    label integer,
-    has_profile boolean NOT NULL,
-    has_activity boolean NOT NULL,
-    source_hash bigint,
-    is_changed boolean NOT NULL
-);
-
-COMMENT ON TABLE staging.clients IS 'Every client that has a profile or is in feature_history.';
-
-COMMENT ON COLUMN staging.clients.idx IS 'Client.';
-
-COMMENT ON COLUMN staging.clients.attr_a IS 'customer_profiles.attr_a.';
-
-COMMENT ON COLUMN staging.clients.attr_b IS 'customer_profiles.attr_b.';
-
-COMMENT ON COLUMN staging.clients.label IS 'labels.label; null without one.';
-
-COMMENT ON COLUMN staging.clients.has_profile IS 'Whether there is a profile.';
-
-COMMENT ON COLUMN staging.clients.has_activity IS 'Whether there is an activity at all.';
-
-COMMENT ON COLUMN staging.clients.source_hash IS 'Hash of its rows; null if it lacks a profile, an activity or a label.';
-
-COMMENT ON COLUMN staging.clients.is_changed IS 'Whether its rows in feature_history were built from other source rows.';
-
 CREATE TABLE staging.customer_activity (
     idx integer NOT NULL,
     valid_from date NOT NULL,
@@ -2107,38 +2115,6 @@ COMMENT ON COLUMN staging.customer_profiles.attr_a IS 'Profile attribute a, a wh
 COMMENT ON COLUMN staging.customer_profiles.attr_b IS 'Profile attribute b, one letter.';
 
 COMMENT ON COLUMN staging.customer_profiles.attr_c IS 'Profile attribute c, up to three characters; not part of the feature store.';
-
-CREATE UNLOGGED TABLE staging.feature_history (
-    idx integer NOT NULL,
-    valid_from date NOT NULL,
-    valid_to date,
-    attr_a integer,
-    attr_b text,
-    scd_a double precision,
-    scd_b integer,
-    label integer NOT NULL,
-    is_resolved boolean NOT NULL
-);
-
-COMMENT ON TABLE staging.feature_history IS 'The rows of the changed clients, as feature_history should show them.';
-
-COMMENT ON COLUMN staging.feature_history.idx IS 'Client.';
-
-COMMENT ON COLUMN staging.feature_history.valid_from IS 'First day.';
-
-COMMENT ON COLUMN staging.feature_history.valid_to IS 'Day on which the next row begins; null for the last row.';
-
-COMMENT ON COLUMN staging.feature_history.attr_a IS 'customer_profiles.attr_a.';
-
-COMMENT ON COLUMN staging.feature_history.attr_b IS 'customer_profiles.attr_b.';
-
-COMMENT ON COLUMN staging.feature_history.scd_a IS 'customer_activity.scd_a of the latest activity.';
-
-COMMENT ON COLUMN staging.feature_history.scd_b IS 'customer_activity.scd_b of the latest activity.';
-
-COMMENT ON COLUMN staging.feature_history.label IS 'labels.label.';
-
-COMMENT ON COLUMN staging.feature_history.is_resolved IS 'Whether one activity is the latest on all these days; otherwise the days are still to be divided.';
 
 CREATE TABLE staging.labels (
     idx integer NOT NULL,
@@ -2196,7 +2172,7 @@ ALTER TABLE ONLY pipeline.column_profiles
     ADD CONSTRAINT column_profiles_pkey PRIMARY KEY (load_id, column_name);
 
 ALTER TABLE ONLY pipeline.feature_store_builds
-    ADD CONSTRAINT feature_store_builds_pkey PRIMARY KEY (built_at);
+    ADD CONSTRAINT feature_store_builds_pkey PRIMARY KEY (build_id);
 
 ALTER TABLE ONLY pipeline.files
     ADD CONSTRAINT files_pkey PRIMARY KEY (file_id);
@@ -2253,6 +2229,15 @@ ALTER TABLE ONLY pipeline.files
 
 ALTER TABLE ONLY pipeline.loads
     ADD CONSTRAINT loads_file_id_fkey FOREIGN KEY (file_id) REFERENCES pipeline.files(file_id);
+
+ALTER TABLE ONLY pipeline.rejected_builds
+    ADD CONSTRAINT rejected_builds_activity_load_fkey FOREIGN KEY (activity_load) REFERENCES pipeline.loads(load_id);
+
+ALTER TABLE ONLY pipeline.rejected_builds
+    ADD CONSTRAINT rejected_builds_labels_load_fkey FOREIGN KEY (labels_load) REFERENCES pipeline.loads(load_id);
+
+ALTER TABLE ONLY pipeline.rejected_builds
+    ADD CONSTRAINT rejected_builds_profiles_load_fkey FOREIGN KEY (profiles_load) REFERENCES pipeline.loads(load_id);
 
 ALTER TABLE ONLY pipeline.sources
     ADD CONSTRAINT sources_published_with_fkey FOREIGN KEY (published_with) REFERENCES pipeline.sources(table_name);
@@ -2378,9 +2363,6 @@ GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integ
 GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integer) TO pipeline;
 GRANT ALL ON FUNCTION pg_catalog.pg_try_advisory_xact_lock_shared(integer, integer) TO pipeline_owner;
 
-REVOKE ALL ON FUNCTION pipeline.analyze_clients() FROM PUBLIC;
-GRANT ALL ON FUNCTION pipeline.analyze_clients() TO pipeline;
-
 REVOKE ALL ON FUNCTION pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text) FROM PUBLIC;
 GRANT ALL ON FUNCTION pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text) TO pipeline;
 
@@ -2447,16 +2429,10 @@ REVOKE ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zon
 GRANT ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) TO ds_user_role;
 GRANT ALL ON FUNCTION pipeline.training_moment(known_at timestamp with time zone) TO mle_user_role;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_history TO pipeline;
-
-GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO mle_user_role;
-GRANT ALL ON FUNCTION public.feature_store_as_of(day date) TO ds_user_role;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
 
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) TO mle_user_role;
 GRANT ALL ON FUNCTION public.feature_store_as_of(day date, known_at timestamp with time zone) TO ds_user_role;
-
-GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[]) TO mle_user_role;
-GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[]) TO ds_user_role;
 
 GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) TO mle_user_role;
 GRANT ALL ON FUNCTION public.feature_store_at(idx integer[], day date[], known_at timestamp with time zone) TO ds_user_role;
@@ -2469,6 +2445,8 @@ GRANT ALL ON FUNCTION public.make_training_set(name text, query text, known_at t
 
 GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO mle_user_role;
 GRANT ALL ON FUNCTION public.repeat_training_set(name text) TO ds_user_role;
+
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_history TO pipeline;
 
 GRANT SELECT ON TABLE public.sales TO ds_user_role;
 GRANT ALL ON TABLE public.sales TO mle_user_role;
@@ -2488,11 +2466,9 @@ GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.column_profiles TO pipeline;
 
 GRANT SELECT,INSERT ON TABLE pipeline.feature_store_builds TO pipeline;
 
-GRANT UPDATE(built_at) ON TABLE pipeline.feature_store_builds TO pipeline;
+GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE pipeline.rejected_builds TO pipeline;
 
-GRANT UPDATE(row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
-
-GRANT UPDATE(history_row_count) ON TABLE pipeline.feature_store_builds TO pipeline;
+GRANT SELECT ON TABLE pipeline.feature_sources TO pipeline;
 
 GRANT SELECT ON TABLE pipeline.published_sales_by_store TO pipeline;
 
@@ -2519,7 +2495,8 @@ GRANT SELECT ON TABLE public.data_freshness TO pipeline;
 GRANT SELECT ON TABLE public.data_statistics TO ds_user_role;
 GRANT ALL ON TABLE public.data_statistics TO mle_user_role;
 
-GRANT SELECT,INSERT,DELETE,UPDATE ON TABLE public.feature_store TO pipeline;
+GRANT SELECT ON TABLE public.feature_rows TO ds_user_role;
+GRANT ALL ON TABLE public.feature_rows TO mle_user_role;
 
 GRANT SELECT ON TABLE public.labels TO ds_user_role;
 GRANT ALL ON TABLE public.labels TO mle_user_role;
@@ -2532,10 +2509,6 @@ GRANT SELECT ON TABLE public.month_status TO pipeline;
 GRANT SELECT ON TABLE public.monthly_sales TO ds_user_role;
 GRANT ALL ON TABLE public.monthly_sales TO mle_user_role;
 GRANT SELECT,INSERT,DELETE ON TABLE public.monthly_sales TO pipeline;
-
-GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE staging.clients TO pipeline;
-
-GRANT SELECT,INSERT,DELETE,TRUNCATE,UPDATE ON TABLE staging.feature_history TO pipeline;
 
 ALTER DEFAULT PRIVILEGES FOR ROLE admin IN SCHEMA public GRANT ALL ON SEQUENCES TO mle_user_role;
 

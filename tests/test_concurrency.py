@@ -250,7 +250,7 @@ def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_fi
         select distinct on (file_id) status from pipeline.loads order by file_id, request_number desc
     """)
     assert newest == [("published",)] * 4
-    database.run("select pipeline.clear_staging()", "pipeline")
+    database.run("select pipeline.clean_up()", "pipeline")
     assert staged_tables(database) == []
     assert_tables_agree(database)
 
@@ -266,7 +266,7 @@ def test_staged_rows_are_left_to_a_session_that_is_about_to_read_them(database: 
         with reader.transaction():
             # Locks the view and not yet its table, as a query does at first.
             reader.execute("comment on view staged_sales is ''")
-            discard = pool.submit(database.run, f"select pipeline.clear_staging({load})", "pipeline")
+            discard = pool.submit(database.run, f"select pipeline.drop_staged({load})", "pipeline")
             discard.result(timeout=WAIT_SECONDS)
             assert reader.execute("select count(*) from staged_sales").fetchall() == [(ROWS,)]
     assert database.run(f"select status from pipeline.loads where load_id = {load}") == [("superseded",)]

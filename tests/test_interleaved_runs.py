@@ -134,18 +134,17 @@ class Model:
             elif load.status in STAGED and load.run == run:
                 load.status = "superseded"
         self.loads[number] = Load(run, month, requested=requested)
-        self.clear_staging(month)
+        self.drop_staged()
 
-    def clear_staging(self, month: str | None) -> None:
-        """Drop the staged tables of a file that nobody needs."""
-        of_file = self.of_file(month)
-        for load in of_file:
+    def drop_staged(self) -> None:
+        """Drop the staged tables that nobody needs."""
+        for load in self.loads.values():
             # Only a list of stores is needed after it was published, and while its run goes on.
             if (
                 load.status == "failed"
-                or (load.status == "published" and month)
-                or (load.status == "superseded" and (month or not self.is_needed(load)))
-                or (load.status == "rejected" and load is not of_file[-1])
+                or (load.status == "published" and load.month)
+                or (load.status == "superseded" and (load.month or not self.is_needed(load)))
+                or (load.status == "rejected" and load is not self.of_file(load.month)[-1])
             ):
                 load.has_table = False
 
@@ -155,16 +154,14 @@ class Model:
         load.status = "superseded" if published and published.requested > load.requested else "staged"
 
     def open_staged(self, sales: Load, stores: Load) -> None:
-        """Without its rows a run must start again, unless its month cannot be published any more."""
+        """Without its rows a run must start again, unless its month is superseded."""
         for load in (sales, stores):
-            is_over = load.status == "superseded" and not any(
-                other.run == load.run and other.month and not load.month and other.status in (*STAGED, "rejected")
-                for other in self.loads.values()
-            )
             if load.is_decided:
                 raise Rejected
+            if load.status == "superseded" and load.month:
+                raise Skipped
             if not load.has_table:
-                raise Skipped if is_over else Rejected
+                raise Rejected
 
     def check(self, sales: Load, stores: Load) -> None:
         self.open_staged(sales, stores)
@@ -176,7 +173,7 @@ class Model:
         for load in (sales, stores):
             if load.status in (*STAGED, "rejected"):
                 published = self.published(load.month)
-                is_overtaken = published and published.requested > load.requested and load.status == "rejected"
+                is_overtaken = published and published.requested > load.requested
                 load.status = "rejected" if is_wrong[id(load)] else "superseded" if is_overtaken else "checked"
         if "rejected" in (sales.status, stores.status):
             raise Rejected
@@ -203,8 +200,7 @@ class Model:
             sums[store] += value
         self.monthly[month] = {store: (self.stores[store], value) for store, value in sums.items()}
         self.sales[month] = sales.rows
-        for each in (month, None):
-            self.clear_staging(each)
+        sales.has_table = False
 
     def publish_load(self, load: Load) -> None:
         if load.status != "checked":

@@ -117,7 +117,7 @@ def test_mle_user_creates_tables_sequences_functions_and_views_in_public(databas
         "select pipeline.publish_load(1)",
         "select pipeline.create_staged(1)",
         "select pipeline.drop_staged(1)",
-        "select pipeline.clear_staging()",
+        "select pipeline.clean_up()",
         "select pipeline.retire_load(1)",
         "select pipeline.decide_load(1, true, 'me')",
         "select pipeline.open_feature_store()",
@@ -284,7 +284,7 @@ def test_the_functions_with_the_rights_of_their_owner_are_those_of_the_page(temp
     page = (ROOT / "docs/architecture.md").read_text()
     [rows] = re.findall(r"\| function \| called by \|.*\n\| ---.*\n((?:\|.*\n)+)", page)
     found = template.run("select proname from pg_proc where prosecdef and pronamespace = 'pipeline'::regnamespace")
-    assert {name for (name,) in found} - {"analyze_clients"} == set(re.findall(r"^\| `(\w+)`", rows, re.M))
+    assert {name for (name,) in found} == set(re.findall(r"^\| `(\w+)`", rows, re.M))
 
 
 def test_functions_with_the_rights_of_their_owner_have_no_rights_on_the_server(database: Database) -> None:

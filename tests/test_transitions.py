@@ -81,7 +81,7 @@ def test_every_listed_change_of_a_status_happens_and_no_other(database: Database
         call("stop_load", loads.begun(), f"'{status}'", "'a reason'")
     loads.begun()
     loads.connection.execute("set application_name = ''")  # the session of the load is gone
-    call("fail_dead_loads")
+    call("clean_up")
 
     # Checked, also repeatedly.
     load = loads.checked()
@@ -95,10 +95,10 @@ def test_every_listed_change_of_a_status_happens_and_no_other(database: Database
     assert call("decide_load", loads.pending(), "false", "'a person'") == "rejected"
     assert call("decide_load", loads.pending(until="now()"), "true", "'a person'") == "failed"
     loads.pending(until="now()")
-    call("fail_dead_loads")
+    call("clean_up")
     for load in (loads.staged(), loads.checked()):
         database.run(f"update pipeline.loads set updated_at = now() - interval '31 days' where load_id = {load}")
-    call("fail_dead_loads")
+    call("clean_up")
 
     # Superseded by a later load, or by the next attempt of the run.
     with database.connect("pipeline") as other:  # or the load would count as killed when the session gets another name

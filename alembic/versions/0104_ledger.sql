@@ -348,9 +348,9 @@ begin atomic
 end;
 
 comment on function pipeline.clean_up(bigint) is
-'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten. Then drops
-the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again, and those
-of a cumulative source while they are the published ones.';
+'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten. Then
+drops the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again, and
+those of a cumulative source while they are the published ones.';
 
 create function pipeline.begin_load(table_name text, file_month date, source_url text, dag_id text, run_id text)
 returns bigint
