@@ -18,7 +18,7 @@ MONTH = "2024-02-01"
 
 
 class Loads:
-    """Loads of one file, brought to a status by the functions that the tasks call."""
+    """Loads of one month, or of another file, brought to a status by the functions that the tasks call."""
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
@@ -29,10 +29,8 @@ class Loads:
         rows = self.connection.execute(f"select pipeline.{function}({', '.join(map(str, arguments))})".encode())
         return rows.fetchall()[0][0]
 
-    def begun(self, run: str | None = None) -> int:
-        load = self.call(
-            "begin_load", "'sales'", f"'{MONTH}'", "'https://bucket'", "'dag'", f"'{run or next(self.runs)}'"
-        )
+    def begun(self, run: str | None = None, file: str = f"'sales', '{MONTH}'") -> int:
+        load = self.call("begin_load", file, "'https://bucket'", "'dag'", f"'{run or next(self.runs)}'")
         self.call("request_file", load)
         self.call("create_staged", load)
         return int(load)
@@ -114,6 +112,14 @@ def test_every_listed_change_of_a_status_happens_and_no_other(database: Database
     for staged in (loads.staged, loads.checked, loads.pending):
         staged("a run")
         loads.begun("a run")
+
+    # A file that is published with another has the number of that one's request when it is checked.
+    deciding, newer, older = loads.staged(), *(loads.begun(file="'labels', null") for _ in range(2))
+    for load, number in ((newer, newer), (older, deciding)):
+        loads.stage(load)
+        call("check_load", load, "null", "null", "null", number)
+        if load == newer:
+            call("publish_load", load)
 
     with database.connect() as admin:
         assert transitions.seen(admin) == transitions.listed()
