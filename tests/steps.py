@@ -190,6 +190,22 @@ def build_feature_store(database: Database, **settings: str) -> list[str]:
         return run_sql(connection, [*given, *replaced, find, resolve, write, commit, require], {})
 
 
+def staged_tables(database: Database) -> list[str]:
+    """The tables of loads that the next load leaves, without that of the published list of stores."""
+    database.run("select pipeline.clean_up()", "pipeline")
+    rows = database.run("""
+        select relname
+        from pg_class
+        left join pipeline.loads on 'staging.' || relname = staged_table
+        left join pipeline.files using (file_id)
+        where
+            relnamespace = 'staging'::regnamespace
+            and relname ~ '_[0-9]+$'
+            and (table_name, status) is distinct from ('stores', 'published')
+    """)
+    return [name for (name,) in rows]
+
+
 def csv_text(header: str, rows: Sequence[Sequence[object]]) -> str:
     """A CSV file of plain values."""
     return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"

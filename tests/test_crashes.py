@@ -22,7 +22,7 @@ import transitions
 from conftest import AIRFLOW_HOME, Database, Files, RunDag, drop_database, month_after, new_database
 from misbehaviour import MisbehavingHandler, misbehaving
 from pauses import WAIT_SECONDS, Pause, pausing, wait_for_copy, wait_until_nothing_is_left
-from steps import CUSTOMERS, FEATURES, Run, build_feature_store, csv_text, load_customers, load_month
+from steps import CUSTOMERS, FEATURES, Run, build_feature_store, csv_text, load_customers, load_month, staged_tables
 from steps import SALES as SALES_DAG
 
 from company_data import retries, source
@@ -143,21 +143,6 @@ def assert_all_is_as_if_nothing_had_been_cut_off(database: Database, version: in
     assert database.run("select count(*) from pipeline.loads where status = 'loading'") == [(0,)]
     assert staged_tables(database) == []
     wait_until_nothing_is_left(database)
-
-
-def staged_tables(database: Database) -> list[str]:
-    """Tables that loads have left in schema staging, without that of the published list of stores."""
-    rows = database.run("""
-        select relname
-        from pg_class
-        left join pipeline.loads on 'staging.' || relname = staged_table
-        left join pipeline.files using (file_id)
-        where
-            relnamespace = 'staging'::regnamespace
-            and relname ~ '_[0-9]+$'
-            and (table_name, status) is distinct from ('stores', 'published')
-    """)
-    return [name for (name,) in rows]
 
 
 def terminate(database: Database, pid: int) -> None:

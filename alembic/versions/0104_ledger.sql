@@ -750,7 +750,22 @@ begin
     where files.file_id = this.file_id;
     if this.status = 'rejected' and this.decided_by is not null then
         perform pipeline.reject(concat(this.source_url, ': load ', load, ': ', this.error));
-    elsif this.status = 'superseded' and not source.is_cumulative then
+    elsif
+        this.status = 'superseded'
+        and (
+            not source.is_cumulative
+            -- The rows are gone, because nothing of the run can be published any more.
+            or (to_regclass(this.staged_table) is null and not exists (
+                select
+                from pipeline.loads as of_run
+                where
+                    of_run.dag_id = this.dag_id
+                    and of_run.run_id = this.run_id
+                    and of_run.file_id <> this.file_id
+                    and of_run.status in ('staged', 'checked', 'pending_approval', 'rejected')
+            ))
+        )
+    then
         raise exception using errcode = 'PL001', message = format(
             '%s: load %s is superseded, so there is nothing to do.', this.source_url, load
         );

@@ -21,18 +21,6 @@ select
 from staged_sales
 group by store_idx;
 
--- What was found in superseded loads of the month is not needed any more.
-delete from pipeline.sales_by_store
-using pipeline.loads
-where
-    sales_by_store.load_id = loads.load_id
-    and loads.status = 'superseded'
-    and loads.file_id = (
-        select this.file_id
-        from pipeline.loads as this
-        where this.load_id = %(sales_load)s::bigint
-    );
-
 insert into pipeline.sales_by_store (load_id, store_idx, row_count, min_idx, max_date, total)
 select
     %(sales_load)s::bigint as load_id,

@@ -119,6 +119,18 @@ select
     ))
 from sold;
 
+-- What the check found in superseded loads of the month is not needed any more.
+delete from pipeline.sales_by_store
+using pipeline.loads
+where
+    sales_by_store.load_id = loads.load_id
+    and loads.status = 'superseded'
+    and loads.file_id = (
+        select this.file_id
+        from pipeline.loads as this
+        where this.load_id = %(sales_load)s::bigint
+    );
+
 drop view staged_sales, staged_stores;
 
 -- The list of stores stays staged until a newer one is published, to be compared with the table.
