@@ -1894,8 +1894,8 @@ CREATE VIEW public.feature_rows WITH (security_invoker='true') AS
     ROW(idx, attr_a, attr_b, scd_a, scd_b, label)::public.feature_store AS features
    FROM public.feature_history;
 
-COMMENT ON VIEW public.feature_rows IS 'The rows of feature_history, each with its features as a row of feature_store. feature_store_as_of and feature_store_at
-read it.';
+COMMENT ON VIEW public.feature_rows IS 'The rows of feature_history, each with its features as a row of feature_store. The rebuild of feature_store,
+feature_store_as_of and feature_store_at read it.';
 
 COMMENT ON COLUMN public.feature_rows.idx IS 'Client: customer_profiles.idx.';
 
@@ -2497,6 +2497,7 @@ GRANT ALL ON TABLE public.data_statistics TO mle_user_role;
 
 GRANT SELECT ON TABLE public.feature_rows TO ds_user_role;
 GRANT ALL ON TABLE public.feature_rows TO mle_user_role;
+GRANT SELECT ON TABLE public.feature_rows TO pipeline;
 
 GRANT SELECT ON TABLE public.labels TO ds_user_role;
 GRANT ALL ON TABLE public.labels TO mle_user_role;

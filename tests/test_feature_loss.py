@@ -69,7 +69,7 @@ def test_a_shifted_activity_keeps_the_features_and_fails_once_until_a_corrected_
         assert features(database) == before
         assert daily_run_builds(database) is False
     assert database.run("select count(*) from pipeline.feature_store_builds") == [(1,)]
-    assert database.run("select state from data_freshness where table_name = 'feature_store'") == [("stale",)]
+    assert database.run("select status from data_freshness where table_name = 'feature_store'") == [("stale",)]
 
     write_customers(files, CLIENTS, CLIENTS[1:])
     load_customers(database)
@@ -109,14 +109,15 @@ def test_clients_that_others_replace_are_lost(database: Database, files: Files) 
         build_feature_store(database, max_loss="20")
 
 
-@pytest.mark.parametrize("decided_by", ["nobody, because the run catches up", "nobody, by ODD_MONTHS=warn", None])
+@pytest.mark.parametrize("decided_by", ["ON_ANOMALY=protect", "ON_ANOMALY=warn", None])
 def test_only_a_person_approves_a_loss(built: Database, decided_by: str | None) -> None:
     with built.connect() as admin:
-        admin.execute("update pipeline.loads set decided_by = %s where outcome = 'published'", [decided_by])
+        admin.execute("update pipeline.loads set decided_by = %s where status = 'published'", [decided_by])
     with pytest.raises(CheckViolation):
         build_feature_store(built, max_loss="20")
     built.run(
-        "update pipeline.loads set decided_by = 'anna' where outcome = 'published' and table_name = 'customer_activity'"
+        "update pipeline.loads set decided_by = 'anna' from pipeline.files"
+        " where loads.file_id = files.file_id and status = 'published' and table_name = 'customer_activity'"
     )
     build_feature_store(built, max_loss="20")
     assert built.run("select count(*) from feature_store") == [(7,)]

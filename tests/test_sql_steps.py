@@ -141,8 +141,8 @@ class Case:
 
     @property
     def checks(self) -> bool:
-        """Whether the task of the file raises the verdict after it."""
-        return isinstance(sql_tasks()[self.file.read_text()], CheckOperator)
+        """Whether the task raises the verdict after it."""
+        return isinstance(self.task, CheckOperator)
 
     @property
     def parameters(self) -> dict[str, Any]:

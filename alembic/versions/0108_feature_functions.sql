@@ -1,6 +1,7 @@
 -- The one list of the feature columns: a view with another column is all that feature_store_as_of needs. With the
--- rights of its reader, because the features are closed until they are built.
-create view public.feature_rows with (security_invoker = true) as
+-- rights of its reader, because the features are closed until they are built. A revision that adds a column runs a copy
+-- of this file, so it replaces what exists.
+create or replace view public.feature_rows with (security_invoker = true) as
 select
     idx,
     valid_from,
@@ -11,8 +12,8 @@ select
 from public.feature_history;
 
 comment on view public.feature_rows is
-'The rows of feature_history, each with its features as a row of feature_store. feature_store_as_of and feature_store_at
-read it.';
+'The rows of feature_history, each with its features as a row of feature_store. The rebuild of feature_store,
+feature_store_as_of and feature_store_at read it.';
 comment on column public.feature_rows.idx is 'Client: customer_profiles.idx.';
 comment on column public.feature_rows.valid_from is 'First day on which the row holds.';
 comment on column public.feature_rows.valid_to is
@@ -21,9 +22,12 @@ comment on column public.feature_rows.known_from is 'feature_history.known_from'
 comment on column public.feature_rows.known_to is 'feature_history.known_to; null while the row is known.';
 comment on column public.feature_rows.features is 'The row, as feature_store shows the last one.';
 
+-- For the rebuild, which takes the rows of feature_store from it.
+grant select on public.feature_rows to pipeline;
+
 -- Texts and not BEGIN ATOMIC, which would keep the columns of today. They are read again in each session, so they
 -- qualify every name, and the operands of each operator have its types.
-create function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
+create or replace function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
 returns setof public.feature_store
 language sql
 stable
@@ -42,7 +46,7 @@ comment on function public.feature_store_as_of(date, timestamptz) is
 'The features of each client on that day, as they were known at that moment; without one, as they are known now. Clients
 whose first activity began later are left out. On a day after all rows of the files it equals feature_store.';
 
-create function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
+create or replace function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
 returns table (
     idx integer,
     day date,

@@ -29,7 +29,7 @@ different_profiles as (
     inner join repeated_profiles
         on staged_profiles.idx = repeated_profiles.idx
     group by staged_profiles.idx
-    having count(distinct row(staged_profiles.attr_a, staged_profiles.attr_b, staged_profiles.attr_c)) > 1
+    having count(distinct row(staged_profiles.*)) > 1
 ),
 
 different_labels as (

@@ -34,10 +34,11 @@ where not exists (
 );
 
 -- Each client that has a profile or is in feature_history. Its hash is null without a profile, an activity or a label.
+-- What profiles selects becomes part of the table and of the hash.
 create temporary table clients on commit drop as
 with profiles as (
     select distinct
-        idx,
+        idx as profile_idx,
         attr_a,
         attr_b
     from public.customer_profiles
@@ -61,38 +62,28 @@ activity as (
 
 found as (
     select
-        profiles.idx,
-        profiles.attr_a,
-        profiles.attr_b,
+        profiles.*,
         labelled.label,
         activity.idx is not null as has_activity,
         case
             when activity.idx is not null and labelled.idx is not null
-                then
-                    hash_record_extended(
-                        row(profiles.attr_a, profiles.attr_b, labelled.label, activity.source_hash), 0
-                    )
+                then hash_record_extended(row(profiles.*, labelled.label, activity.source_hash), 0)
         end as source_hash
     from profiles
     left join activity
-        on profiles.idx = activity.idx
+        on profiles.profile_idx = activity.idx
     left join labelled
-        on profiles.idx = labelled.idx
+        on profiles.profile_idx = labelled.idx
 )
 
 select
-    coalesce(found.idx, client_hashes.idx) as idx,
-    found.attr_a,
-    found.attr_b,
-    found.label,
-    found.idx is not null as has_profile,
-    found.has_activity,
-    found.source_hash,
+    coalesce(found.profile_idx, client_hashes.idx) as idx,
+    found.*,
     client_hashes.source_hash as known_hash,
     (found.source_hash is distinct from client_hashes.source_hash) as is_changed
 from found
 full join pipeline.client_hashes
-    on found.idx = client_hashes.idx;
+    on found.profile_idx = client_hashes.idx;
 
 -- check_customers.sql rejects such files, but rows can also be written by hand.
 select
@@ -172,7 +163,7 @@ select
         ' without a label (a client may lack both)'
     ))
 from clients
-where has_profile;
+where profile_idx is not null;
 
 delete from clients
 where not exists (

@@ -66,13 +66,7 @@ set local enable_hashjoin = on;
 -- same row. A row has ended on valid_to. Between two rows that begin, only the end of a row can change the choice.
 insert into resolved (idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label, is_resolved)
 with parts as (
-    select
-        idx,
-        valid_from as part_from,
-        valid_to as part_to,
-        attr_a,
-        attr_b,
-        label
+    select *
     from resolved
     where not is_resolved
 ),
@@ -80,23 +74,23 @@ with parts as (
 days as (
     select
         idx,
-        part_from,
-        part_from as changes_on
+        valid_from as part_from,
+        valid_from as changes_on
     from parts
 
     union
 
     select
         parts.idx,
-        parts.part_from,
+        parts.valid_from as part_from,
         activity.valid_to as changes_on
     from parts
     inner join public.customer_activity as activity
         on parts.idx = activity.idx
     where
-        activity.valid_from <= parts.part_from
-        and activity.valid_to > parts.part_from
-        and (activity.valid_to < parts.part_to or parts.part_to is null)
+        activity.valid_from <= parts.valid_from
+        and activity.valid_to > parts.valid_from
+        and (activity.valid_to < parts.valid_to or parts.valid_to is null)
 ),
 
 latest as (
@@ -140,7 +134,7 @@ with_previous as (
 select
     chosen.idx,
     chosen.changes_on as valid_from,
-    coalesce(lead(chosen.changes_on) over by_day, parts.part_to) as valid_to,
+    coalesce(lead(chosen.changes_on) over by_day, parts.valid_to) as valid_to,
     parts.attr_a,
     parts.attr_b,
     chosen.scd_a,
@@ -151,7 +145,7 @@ from with_previous as chosen
 inner join parts
     on
         chosen.idx = parts.idx
-        and chosen.part_from = parts.part_from
+        and chosen.part_from = parts.valid_from
 where
     -- A row that ends need not change the choice.
     (

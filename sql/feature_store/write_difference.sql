@@ -1,6 +1,6 @@
 -- Writes the difference between the tables of the features and what they should be: rows that did not change stay.
 --
--- Reads       the temporary tables build, clients and resolved
+-- Reads       the temporary tables build, clients and resolved; feature_rows
 -- Writes      feature_history and feature_store: the rows that have changed; deletes superseded rows after
 --             FEATURE_HISTORY_KEEP_DAYS; pipeline.client_hashes: the changed clients; pipeline.feature_store_builds
 -- Idempotent  Yes. A second run finds no difference, and adds a row to feature_store_builds.
@@ -60,24 +60,18 @@ where not exists (
 delete from public.feature_history
 where known_to < (select build.kept_from from build);
 
+-- The view's rows have the columns of feature_store, in their order.
 merge into public.feature_store as kept
 using (
-    select
-        idx,
-        attr_a,
-        attr_b,
-        scd_a,
-        scd_b,
-        label
-    from public.feature_history
+    select (features).*
+    from public.feature_rows
     where
         known_to is null
         and valid_to is null
 ) as history
     on kept.idx = history.idx
 when matched
-and (history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label)
-is distinct from (kept.attr_a, kept.attr_b, kept.scd_a, kept.scd_b, kept.label)
+and row(history.*) is distinct from row(kept.*)
 then
     update
         set
@@ -88,8 +82,7 @@ then
             label = history.label
 when not matched
 then
-    insert (idx, attr_a, attr_b, scd_a, scd_b, label)
-    values (history.idx, history.attr_a, history.attr_b, history.scd_a, history.scd_b, history.label)
+    insert values (history.*)
 when not matched by source
 then
     delete;
