@@ -17,8 +17,8 @@ import yaml
 from conftest import ROOT, alembic, new_database
 from psycopg.conninfo import make_conninfo
 
-from local.postgres import Cluster, free_port
-from local.secrets import DEFAULT_PASSWORDS
+from embedded.postgres import Cluster, free_port
+from services.passwords import DEFAULT_PASSWORDS
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def volumes(tmp_path: Path) -> Path:
 def command(volumes: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """What the containers run."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_PASSWORD")}
-    return forked.run("local.secrets", "--folder", str(volumes), *arguments, environment={**kept, **settings})
+    return forked.run("services.passwords", "--folder", str(volumes), *arguments, environment={**kept, **settings})
 
 
 def written(volumes: Path) -> dict[str, str]:
