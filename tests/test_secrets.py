@@ -29,7 +29,7 @@ NASTY = """a"b'c@d%41/e f\\g:h#i?j$k;l&m=n{o}é"""
 
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-OVERLAYS = [yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("docker-compose.*.yml"))]
+OVERLAYS = [yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("deploy/*/docker-compose.yml"))]
 
 
 def make_volumes(folder: Path) -> Path:
