@@ -14,14 +14,14 @@ WORKDIR /opt/company-data
 
 # Before the code: a change of SQL does not install the packages again.
 ARG REQUIREMENTS=requirements.lock
-COPY ${REQUIREMENTS} ./
-RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r ${REQUIREMENTS}
+COPY ${REQUIREMENTS} requirements.lock
+RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
 COPY alembic.ini ./
 COPY alembic alembic
 COPY dags dags
-COPY local/__init__.py local/cleaning.py local/secrets.py local/status.py local/
 COPY plugins plugins
+COPY services services
 COPY sql sql
 
 USER airflow

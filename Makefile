@@ -1,30 +1,30 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status backup restore rotate down clean test test-fast test-ui test-celery test-citus examples report plan bench docs lint audit sbom lock images venv
+.PHONY: help up status backup restore rotate down clean test test-fast test-ui test-celery test-citus examples report preview bench docs lint audit sbom lock images venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
-	@$(PYTHON) -m local up
+	@$(PYTHON) -m embedded up
 
 status: venv ## print per table and per month what is loaded; fails unless all of it is, or a month waits for a late file
-	@$(PYTHON) -m local status
+	@$(PYTHON) -m embedded status
 
 backup: venv ## copy the data into a new folder of backups/, or into BACKUP=folder, and verify it; loads may go on
-	@$(PYTHON) -m local backup $(if $(BACKUP),"$(BACKUP)")
+	@$(PYTHON) -m embedded backup $(if $(BACKUP),"$(BACKUP)")
 
 restore: venv ## go on with the newest of backups/, or with BACKUP=folder; keeps the data that was here beside it
-	@$(PYTHON) -m local restore $(if $(BACKUP),"$(BACKUP)")
+	@$(PYTHON) -m embedded restore $(if $(BACKUP),"$(BACKUP)")
 
 rotate: venv ## replace all keys, and set the passwords that the environment has; then make up
-	@$(PYTHON) -m local rotate
+	@$(PYTHON) -m embedded rotate
 
 down: ## stop what make up started; keeps the data
-	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local down; else echo "nothing was started here"; fi
+	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m embedded down; else echo "nothing was started here"; fi
 
 clean: ## stop it and delete its data
-	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m local clean; else echo "nothing to delete here"; fi
+	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m embedded clean; else echo "nothing to delete here"; fi
 
 test: venv ## run the tests on all cores, each on an embedded PostgreSQL of its own
 	@$(PYTHON) -m pytest -n logical --maxprocesses 8
@@ -47,7 +47,7 @@ test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
 
 # The broker comes from the system: apt install valkey-server, or redis-server.
 test-celery: venv ## run the workflows on two Celery workers and a real broker, and kill one of them
-	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.celery.lock
+	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/celery/requirements.lock
 	@$(PYTHON) -m pytest --exitfirst tests/workers
 
 examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
@@ -57,8 +57,8 @@ examples: .venv-examples/installed ## run the examples as ds_user, on what make 
 report: .venv-examples/installed ## write report.html: months, sales, freshness and drift, of what make up loaded
 	@$(AS_DS_USER) examples/report.py --url $(DS_URL)
 
-plan: venv ## show what loading a month again would change, for example MONTH=2024-02; publishes nothing
-	@$(PYTHON) -m local plan --month "$(MONTH)"
+preview: venv ## show what loading a month again would change, for example MONTH=2024-02; publishes nothing
+	@$(PYTHON) -m embedded preview --month "$(MONTH)"
 
 AS_DS_USER = PGPASSWORD="$${DS_USER_PASSWORD:-ds_user}" .venv-examples/bin/python
 DS_URL = "postgresql://ds_user@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
@@ -75,18 +75,18 @@ bench: venv ## measure the loads against psql's \copy and other tools, on an emb
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
 
 docs: venv ## write the dictionary and the schema in docs/ from what the migrations make
-	@$(PYTHON) -m local.schema
+	@$(PYTHON) -m docs.generate
 
 lint: venv ## check format, types, SQL, migrations and workflows; changes nothing
 	$(PYTHON) -m ruff check
 	$(PYTHON) -m ruff format --check
-	$(PYTHON) -m mypy bench dags examples local plugins tests
+	$(PYTHON) -m mypy bench dags deploy docs embedded examples plugins services tests
 	$(PYTHON) -m sqlfluff lint --disable-progress-bar alembic/versions sql
 	.venv/bin/squawk alembic/versions/*.sql
 	.venv/bin/zizmor --offline --quiet .github
 
 audit: .venv-audit/installed ## look the locked packages up in the public list of vulnerabilities
-	$(AUDIT) local/requirements.lock --requirement requirements.celery.lock
+	$(AUDIT) embedded/requirements.lock --requirement deploy/celery/requirements.lock
 	@set -e; for lock in $(LOCKS); do $(AUDIT) "$$lock"; done
 
 sbom: .venv-audit/installed ## list the packages of the image in sbom.json, as CycloneDX
@@ -94,9 +94,9 @@ sbom: .venv-audit/installed ## list the packages of the image in sbom.json, as C
 
 AUDIT = .venv-audit/bin/pip-audit --strict --require-hashes --disable-pip --requirement
 
-.venv-audit/installed: local/audit/requirements.lock | venv
+.venv-audit/installed: .ci/audit/requirements.lock | venv
 	@$(PYTHON) -m venv --clear .venv-audit
-	@.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r local/audit/requirements.lock
+	@.venv-audit/bin/pip install --quiet --disable-pip-version-check --require-hashes -r .ci/audit/requirements.lock
 	@touch $@
 
 # All locks at once, so that the images and .venv have the same versions. Without its extra, pip rejects celery[redis].
@@ -104,20 +104,20 @@ COMPILE = $(PYTHON) -m uv pip compile --quiet --universal --python-version 3.11 
 	--no-emit-index-url --custom-compile-command "make lock"
 
 # Each beside its requirements.txt, for what is not part of the pipeline. Those of the UI are installed into .venv.
-LOCKS = bench/requirements.lock examples/requirements.lock local/audit/requirements.lock tests/ui/requirements.lock
+LOCKS = bench/requirements.lock examples/requirements.lock .ci/audit/requirements.lock tests/ui/requirements.lock
 
 lock: venv ## renew the locks, with the hash of every package, for Python 3.11 to 3.14; of the examples, also for 3.10
-	$(COMPILE) --upgrade requirements.txt local/requirements.txt -o local/requirements.lock
-	$(COMPILE) requirements.txt --constraints local/requirements.lock -o requirements.lock
-	$(COMPILE) --no-strip-extras requirements.txt requirements.celery.txt --constraints local/requirements.lock -o requirements.celery.lock
+	$(COMPILE) --upgrade requirements.txt embedded/requirements.txt -o embedded/requirements.lock
+	$(COMPILE) requirements.txt --constraints embedded/requirements.lock -o requirements.lock
+	$(COMPILE) --no-strip-extras requirements.txt deploy/celery/requirements.txt --constraints embedded/requirements.lock -o deploy/celery/requirements.lock
 	$(COMPILE) --upgrade bench/requirements.txt -o bench/requirements.lock
 	$(subst 3.11,3.10,$(COMPILE)) --upgrade examples/requirements.txt -o examples/requirements.lock
-	$(COMPILE) --upgrade local/audit/requirements.txt -o local/audit/requirements.lock
-	$(COMPILE) --upgrade tests/ui/requirements.txt --constraints local/requirements.lock -o tests/ui/requirements.lock
+	$(COMPILE) --upgrade .ci/audit/requirements.txt -o .ci/audit/requirements.lock
+	$(COMPILE) --upgrade tests/ui/requirements.txt --constraints embedded/requirements.lock -o tests/ui/requirements.lock
 
 images: ## write the base images with the digests that the registry has now into .env
 	@(umask 077 && touch .env)  # it may have passwords
-	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose*.yml | sort -u); do \
+	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose.yml deploy/*/docker-compose.yml | sort -u); do \
 		name=$${setting%%:-*} image=$${setting#*:-}; \
 		digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$image") || exit 1; \
 		sed -i "/^$$name=/d" .env; \
@@ -125,4 +125,4 @@ images: ## write the base images with the digests that the registry has now into
 	done
 
 venv:
-	@sh local/make_venv.sh
+	@sh embedded/make_venv.sh

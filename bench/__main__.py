@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bench import catchup, cluster, customers, pairs, sales
 from bench.server import ROOT, BenchError, Server, call
-from local import SAFE_PATH
-from local.citus import SETTING as CITUS_NODES
-from local.postgres import ClusterError
+from deploy.citus.cluster import SETTING as CITUS_NODES
+from embedded.postgres import ClusterError
+from services import SAFE_PATH
 
 RESULTS = ROOT / "bench" / "results"
 PLOT, CLUSTER = "plot", "cluster"

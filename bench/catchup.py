@@ -8,10 +8,10 @@ from pathlib import Path
 from bench.customers import write_files
 from bench.sales import DAG, write_month
 from bench.server import Answer, BenchError, Server, call
-from local.airflow import Api
-from local.postgres import free_port
-from local.sample_data import months_before
-from local.tree import copy_tree
+from embedded.api import Api
+from embedded.postgres import free_port
+from embedded.sample_data import months_before
+from embedded.tree import copy_tree
 
 MONTHS, ROWS = 24, 3_000
 
@@ -29,10 +29,10 @@ def run(server: Server) -> Answer:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         copy_tree(Path(folder))
         try:
-            call([sys.executable, "-m", "local", "up"], Path(folder), **environment)
+            call([sys.executable, "-m", "embedded", "up"], Path(folder), **environment)
             runs = Api(f"http://127.0.0.1:{ports['AIRFLOW_PORT']}", "airflow", "airflow").runs(DAG)
         finally:
-            call([sys.executable, "-m", "local", "clean"], Path(folder), **environment)
+            call([sys.executable, "-m", "embedded", "clean"], Path(folder), **environment)
     if [run["state"] for run in runs] != ["success"] * MONTHS:
         raise BenchError(f"{MONTHS} months should have been loaded, and the runs are {runs}.")
     begin, end = min(run["start_date"] for run in runs), max(run["end_date"] for run in runs)

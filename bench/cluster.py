@@ -17,8 +17,8 @@ from bench.customers import CHANGE, EMPTY, FEATURES, LOADS, VACUUM, write_files
 from bench.pairs import ANSWERS, DAYS, PAIRS, TABLES
 from bench.sales import DAG, MONTH, OF_MONTH, write_month
 from bench.server import OTHERS, ROOT, Answer, Ask, BenchError, Server, call, describe
-from local.bucket import serve
-from local.citus import SHARDS, CitusCluster
+from deploy.citus.cluster import SHARDS, CitusCluster
+from embedded.bucket import serve
 
 PLAIN, CLUSTER = "bench_plain", "bench_cluster"
 MONTH_QUERY = f"select store_idx, sum(value) from public.sales where {OF_MONTH.format(month=MONTH)} group by store_idx"

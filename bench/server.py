@@ -20,8 +20,8 @@ import requests
 from psycopg.rows import dict_row
 
 from bench.answer import READY
-from local.bucket import serve
-from local.postgres import Cluster
+from embedded.bucket import serve
+from embedded.postgres import Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 OTHERS = "bench_others"  # the database of all contenders but ours; migrated, so that their tables get the same columns

@@ -58,11 +58,11 @@ the files of a run that requested the profiles later are published already.
 from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
-from company_data.docs import explain_tasks
 from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
 from company_data.staging import stage_csv
+from company_data.task_docs import explain_tasks
 
 with DAG(
     dag_id="customer_data_load",

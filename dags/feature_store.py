@@ -29,13 +29,27 @@ clients were left out, and why.
 - **Then** fix the cause, and clear the run. Customer files that are corrected and loaded again start a new run.
 """
 
+from typing import Any
+
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.sdk.exceptions import AirflowSkipException
 
-from company_data.docs import explain_tasks
-from company_data.handlers import skip_unless_true
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, feature_history_keep_for, feature_store_max_loss
+from company_data.task_docs import explain_tasks
+
+
+def skip_unless_true(cursor: Any) -> None:
+    """Skip the task, and with it the tasks that follow, unless the first value of the first row is true.
+
+    Raises:
+        AirflowSkipException: it is not.
+    """
+    (needed,) = cursor.fetchone()
+    if not needed:
+        raise AirflowSkipException("There is nothing to do.")
+
 
 with DAG(
     dag_id="feature_store",

@@ -49,10 +49,10 @@ Writes what the tasks did into one log.
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG
 
-from company_data.docs import explain_tasks
-from company_data.maintenance import delete_old_logs, report
+from company_data.log_files import delete_old_logs, report
 from company_data.notifier import LoadNotifier
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
+from company_data.task_docs import explain_tasks
 
 with DAG(
     dag_id="maintenance",

@@ -73,12 +73,12 @@ Publishes stores, the month of `sales` and the month of `monthly_sales` in one t
 from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
-from company_data.docs import explain_tasks
 from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier, overdue_alert
 from company_data.schedule import MonthlyTimetable
 from company_data.settings import SALE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
 from company_data.staging import stage_csv
+from company_data.task_docs import explain_tasks
 
 with DAG(
     dag_id="sales_load_and_aggregation",

@@ -56,10 +56,10 @@ from not_on_a_cluster import NOT_ON_A_CLUSTER  # noqa: E402
 from system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
-from local.bucket import Bucket, serve  # noqa: E402
-from local.citus import SETTING as CITUS_NODES  # noqa: E402
-from local.citus import CitusCluster  # noqa: E402
-from local.postgres import Cluster  # noqa: E402
+from deploy.citus.cluster import SETTING as CITUS_NODES  # noqa: E402
+from deploy.citus.cluster import CitusCluster  # noqa: E402
+from embedded.bucket import Bucket, serve  # noqa: E402
+from embedded.postgres import Cluster  # noqa: E402
 
 Rows = list[tuple[Any, ...]]
 

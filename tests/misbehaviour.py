@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from local.bucket import Bucket, BucketHandler, serve
+from embedded.bucket import Bucket, BucketHandler, serve
 
 Answer = Callable[["MisbehavingHandler"], None]
 

@@ -12,7 +12,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import Any, cast
 
-from local.bucket import POLL_SECONDS, Bucket, BucketHandler, serve
+from embedded.bucket import POLL_SECONDS, Bucket, BucketHandler, serve
 
 
 class MailServer(socketserver.ThreadingTCPServer):

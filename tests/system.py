@@ -19,12 +19,12 @@ import psycopg
 from misbehaviour import Answer, misbehaving
 from receivers import MailServer, mail_server, webhook
 
-from local import processes
-from local.airflow import Api
-from local.postgres import Cluster, free_port
-from local.sample_data import months_before
-from local.secrets import DEFAULT_PASSWORDS
-from local.tree import ROOT, copy_tree
+from embedded import processes
+from embedded.api import Api
+from embedded.postgres import Cluster, free_port
+from embedded.sample_data import months_before
+from embedded.tree import ROOT, copy_tree
+from services.passwords import DEFAULT_PASSWORDS
 
 SALES_DAG = "sales_load_and_aggregation"
 LONGEST_WAIT = 300  # seconds
@@ -105,10 +105,10 @@ def started(
         folder: where the copy is made.
         settings: environment variables of `make up`.
         dags: more DAG files.
-        airflow_settings: what is added to airflow.env; the last line of a setting counts.
+        airflow_settings: what is added to services/airflow.env; the last line of a setting counts.
     """
     copy_tree(folder)
-    with (folder / "airflow.env").open("a") as file:
+    with (folder / "services/airflow.env").open("a") as file:
         file.writelines(f"{name}={value}\n" for name, value in {**CALM, **(airflow_settings or {})}.items())
     for name, text in (dags or {}).items():
         # The checks of the tree, which a documented command runs there, are not for them.
@@ -252,7 +252,7 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
 def status(system: System) -> tuple[int, str]:
     """Exit status and output of make status."""
     done = subprocess.run(
-        [sys.executable, "-m", "local", "status"],
+        [sys.executable, "-m", "embedded", "status"],
         cwd=system.folder,
         env=system.environment,
         capture_output=True,

@@ -21,7 +21,7 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import Database, drop_database, new_database
 from steps import SALES, Run, connect, dag
 
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

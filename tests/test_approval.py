@@ -12,7 +12,7 @@ from steps import CUSTOMERS, MAINTENANCE, SALES, SQL, Run, connect, load_month, 
 
 from company_data import notifier
 from company_data.settings import notify_webhook_url
-from local.postgres import free_port
+from embedded.postgres import free_port
 
 pytestmark = pytest.mark.slow
 

@@ -14,7 +14,7 @@ from psycopg.sql import Identifier
 from steps import build_feature_store, connect, load_customers, load_month
 
 from company_data import staging
-from local.postgres import Cluster, ClusterError, free_port
+from embedded.postgres import Cluster, ClusterError, free_port
 
 pytestmark = pytest.mark.slow
 

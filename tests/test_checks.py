@@ -12,8 +12,8 @@ import yaml
 from conftest import ROOT
 from system import lend_packages
 
-from local.__main__ import OLDEST_SERVER
-from local.tree import copy_tree
+from embedded.server import OLDEST_SERVER
+from embedded.tree import copy_tree
 
 CHECKED = "alembic/versions/0109_training_sets.sql"
 
@@ -54,16 +54,16 @@ def test_a_commit_that_breaks_the_format_is_rejected(tmp_path: Path) -> None:
     for command in ("git init --quiet", "git add --all", author, ".venv/bin/pre-commit install"):
         assert run(folder, *command.split()).returncode == 0
 
-    (folder / "local/tree.py").write_text("import  os\n")
+    (folder / "embedded/tree.py").write_text("import  os\n")
     (folder / CHECKED).write_text("SELECT 1 ;\n")
     rejected = run(folder, *author.split(), "--all")
     assert rejected.returncode != 0
     for tool in ("ruff check", "ruff format", "sqlfluff"):
         assert [line for line in rejected.stderr.splitlines() if line.startswith(tool) and line.endswith("Failed")]
 
-    for name in ("local/tree.py", CHECKED):
+    for name in ("embedded/tree.py", CHECKED):
         shutil.copy(ROOT / name, folder / name)
-    changed = folder / "local/tree.py"
+    changed = folder / "embedded/tree.py"
     changed.write_text(changed.read_text() + "\n\n# One more line.\n")
     done = run(folder, *author.split(), "--all")
     assert done.returncode == 0, done.stderr
@@ -94,22 +94,22 @@ def test_actions_are_pinned_by_their_commit_and_vulnerabilities_are_looked_up_we
 @pytest.mark.parametrize(
     ("lock", "wanted", "installer", "installed"),
     [
-        ("requirements.lock", ["requirements.txt"], "Dockerfile", "${REQUIREMENTS}"),
+        ("requirements.lock", ["requirements.txt"], "Dockerfile", "requirements.lock"),
         (
-            "requirements.celery.lock",
-            ["requirements.txt", "requirements.celery.txt"],
+            "deploy/celery/requirements.lock",
+            ["requirements.txt", "deploy/celery/requirements.txt"],
             "Makefile",
-            "requirements.celery.lock",
+            "deploy/celery/requirements.lock",
         ),
         (
-            "local/requirements.lock",
-            ["requirements.txt", "local/requirements.txt"],
-            "local/make_venv.sh",
-            "local/requirements.lock",
+            "embedded/requirements.lock",
+            ["requirements.txt", "embedded/requirements.txt"],
+            "embedded/make_venv.sh",
+            "embedded/requirements.lock",
         ),
         *(
             (f"{folder}/requirements.lock", [f"{folder}/requirements.txt"], "Makefile", f"{folder}/requirements.lock")
-            for folder in ("bench", "examples", "local/audit", "tests/ui")
+            for folder in ("bench", "examples", ".ci/audit", "tests/ui")
         ),
     ],
 )
@@ -178,16 +178,19 @@ def test_nothing_is_installed_without_hashes() -> None:
 
 
 def test_no_image_that_is_pulled_has_a_movable_tag_by_name() -> None:
-    texts = {file.name: file.read_text() for file in tracked("docker-compose*.yml", "Dockerfile", "kubernetes/*")}
+    texts = {
+        str(file.relative_to(ROOT)): file.read_text()
+        for file in tracked("docker-compose.yml", "Dockerfile", "deploy/*.yml", "deploy/*.yaml")
+    }
     for name, text in texts.items():
         assert not re.search(r"\blatest\b", text), name
     defaults = re.findall(r"^ARG \w+_IMAGE=(.*)", texts["Dockerfile"], re.M)
     for name, text in texts.items():
-        if name.startswith("docker-compose"):
+        if name.endswith("docker-compose.yml"):
             # The one without a variable is built here, and never pulled.
             images = [line for line in re.findall(r"^ *image: (.*)", text, re.M) if line != "company-data"]
             defaults += [re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", image) for image in images]
-    chart = settings("kubernetes/values.yaml")["images"]["airflow"]
+    chart = settings("deploy/kubernetes/values.yaml")["images"]["airflow"]
     defaults.append(f"{chart['repository']}:{chart['tag']}")
     assert len(defaults) == 5
     for image in defaults:
@@ -198,9 +201,9 @@ def test_the_image_and_the_workers_have_the_same_versions_as_the_tests() -> None
     def versions(lock: str) -> dict[str, str]:
         return dict(re.findall(r"^([\w.-]+)(?:\[.*?\])?==(\S+)", (ROOT / lock).read_text(), re.M))
 
-    tested = versions("local/requirements.lock")
+    tested = versions("embedded/requirements.lock")
     assert versions("requirements.lock").items() <= tested.items()
-    shared = {name: version for name, version in versions("requirements.celery.lock").items() if name in tested}
+    shared = {name: version for name, version in versions("deploy/celery/requirements.lock").items() if name in tested}
     assert shared.items() <= tested.items()
     assert "ARG REQUIREMENTS=requirements.lock\n" in (ROOT / "Dockerfile").read_text()
 

@@ -27,7 +27,7 @@ from steps import SALES as SALES_DAG
 
 from company_data import retries, source
 from company_data.settings import CONNECTION_OPTIONS
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

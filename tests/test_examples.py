@@ -11,7 +11,7 @@ from conftest import ROOT, Database, Files
 from steps import build_feature_store, load_customers, load_month
 from watch import watched_logins
 
-from local.sample_data import write_bucket
+from embedded.sample_data import write_bucket
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivile
 from steps import CUSTOMERS, MAINTENANCE, SALES, Run, build_feature_store, load_customers, load_month
 from watch import plant_shadows, safe, shadows_ran, watched_logins
 
-from local.sample_data import months_before, write_bucket
-from local.secrets import set_passwords
-from local.status import read_status
+from embedded.sample_data import months_before, write_bucket
+from services.passwords import set_passwords
+from services.status import read_status
 
 pytestmark = pytest.mark.slow
 

@@ -23,8 +23,8 @@ from misbehaviour import Answer, MisbehavingHandler
 from steps import stage_file
 
 from company_data import notifier
-from company_data.csv import MAX_ROW_BYTES
-from local.bucket import serve
+from company_data.csv_files import MAX_ROW_BYTES
+from embedded.bucket import serve
 
 STATUS = Path("/proc/self/status")
 

@@ -37,7 +37,7 @@ from psycopg import sql
 from steps import CUSTOMERS, SALES, Run, connect, csv_text
 
 from company_data import staging
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -15,7 +15,7 @@ from steps import CUSTOMERS, Run, build_feature_store, load_customers, load_mont
 from steps import SALES as SALES_DAG
 
 from company_data.errors import FileNotYetAvailable, FileRejected
-from local.bucket import BucketHandler
+from embedded.bucket import BucketHandler
 
 pytestmark = pytest.mark.slow
 

@@ -15,10 +15,10 @@ from conftest import ROOT, Database, Files, Rows, RunDag, month_after
 from psycopg.errors import CheckViolation, InsufficientPrivilege
 from steps import MAINTENANCE, SALES, SQL, Run, connect, dag, load_customers, load_month
 
-from company_data import maintenance
-from local.cleaning import clean_command
-from local.sample_data import months_before
-from local.status import read_status
+from company_data import log_files
+from embedded.sample_data import months_before
+from services.airflow_db_clean import clean_command
+from services.status import read_status
 
 pytestmark = pytest.mark.slow
 
@@ -307,7 +307,7 @@ def test_old_log_files_are_deleted_with_the_folders_that_they_leave_empty(tmp_pa
     for folder in [folder for folder in tmp_path.rglob("*") if folder.is_dir()]:
         os.utime(folder, times=2 * ((now - timedelta(days=99)).timestamp(),))
     (tmp_path / "latest").symlink_to(tmp_path / "gone")
-    text = maintenance.delete_files(tmp_path, now - maintenance.LOGS_KEPT)
+    text = log_files.delete_files(tmp_path, now - log_files.LOGS_KEPT)
     assert text == "logs: deleted 2 files; 2 are left, 1 MB"
     assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.log")) == [
         "dag_id=a/run_id=2/attempt=1.log"
@@ -376,7 +376,7 @@ def a_month_passes() -> None:
 
 
 def clean(before: datetime) -> None:
-    """What `python -m local.cleaning` does, in this process."""
+    """What `python -m services.airflow_db_clean` does, in this process."""
     from airflow.cli.cli_parser import get_parser
 
     arguments = get_parser().parse_args(clean_command(before))

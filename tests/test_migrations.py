@@ -14,7 +14,7 @@ from conftest import ROOT, Database, Files, alembic, head, new_database
 from steps import load_customers, load_month
 from system import LONGEST_WAIT, wait_for
 
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

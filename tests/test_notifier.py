@@ -18,7 +18,7 @@ from receivers import mail_server, webhook
 from company_data import notifier
 from company_data.notifier import LoadNotifier
 from company_data.settings import notify_webhook_url
-from local.postgres import free_port
+from embedded.postgres import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 

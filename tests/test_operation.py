@@ -35,10 +35,10 @@ from system import (
 )
 from watch import plant_shadows, remove_shadows, shadows_ran
 
-from local import processes
-from local.airflow import Api
-from local.postgres import free_port
-from local.tree import copy_tree
+from embedded import processes
+from embedded.api import Api
+from embedded.postgres import free_port
+from embedded.tree import copy_tree
 
 
 def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
@@ -295,7 +295,7 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
             return connection.execute(query).fetchall()
 
     of_month = f"select count(*) from sales where date >= '{newest}'"
-    assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in system.make("plan", f"MONTH={newest:%Y-%m}")
+    assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in system.make("preview", f"MONTH={newest:%Y-%m}")
     assert ledger(of_month) == [(1_000,)]
     rejected = max(run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual")
     answer(rejected, "Reject")
@@ -477,7 +477,7 @@ def test_records_of_airflow_are_cleaned_outside_of_its_tasks_and_a_table_that_is
     def clean(user: str, days: int) -> subprocess.CompletedProcess[str]:
         address = system.address(user, "airflow", "postgresql+psycopg2") if user == "airflow" else cleaner
         return subprocess.run(
-            [sys.executable, "-m", "local.cleaning", f"--days={days}"],
+            [sys.executable, "-m", "services.airflow_db_clean", f"--days={days}"],
             cwd=system.folder,
             env={**os.environ, "AIRFLOW_HOME": str(system.run), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address},
             capture_output=True,

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT, Database, new_database
 from system import wait_for
 
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

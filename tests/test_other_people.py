@@ -11,7 +11,7 @@ from receivers import webhook
 from steps import build_feature_store, csv_text, load_customers, load_month
 from system import wait_for
 
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

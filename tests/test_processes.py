@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from local import processes
+from embedded import processes
 
 
 @pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # make up leaves them running too

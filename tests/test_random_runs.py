@@ -25,7 +25,7 @@ from misbehaviour import Answer, broken_chunks, cut, misbehaving, packed, page, 
 from steps import CUSTOMERS, MAINTENANCE, SALES, Run, build_feature_store, csv_text
 
 from company_data.errors import FileRejected, SourceUnavailable
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -10,7 +10,7 @@ from psycopg.errors import CheckViolation, InsufficientPrivilege
 from test_migrations import managed  # noqa: F401 - a fixture
 
 from company_data.settings import CONNECTION_OPTIONS
-from local.postgres import Cluster
+from embedded.postgres import Cluster
 
 pytestmark = pytest.mark.slow
 

@@ -18,7 +18,7 @@ from system import FaultySystem, documented_dag
 from company_data.settings import DEFAULT_SOURCE_BASE_URL
 
 DOCUMENTS = sorted(
-    file for folder in (".", "docs", "sql", "bench", "examples") for file in (ROOT / folder).glob("*.md")
+    file for folder in (".", "docs", "sql", "bench", "examples", "deploy/*") for file in ROOT.glob(f"{folder}/*.md")
 )
 
 # Documents whose commands belong together or need given rows, and the test that runs them.
@@ -109,7 +109,7 @@ def by_its_test(command: str, _: FaultySystem) -> None:
     """It needs a system or a month of its own."""
     target = command.split()[1]
     file, text = {
-        "plan": ("test_operation", 'make("plan"'),
+        "preview": ("test_operation", 'make("preview"'),
         "restore": ("test_operation", '(other, "restore")'),
         "rotate": ("test_other_settings", 'make("rotate")'),
     }.get(target) or ("test_maintenance", "Take an old month out")
@@ -134,13 +134,13 @@ def by_compose(command: str, _: FaultySystem) -> None:
     .ci/compose starts it for real where there is an engine.
     """
     assert command in (ROOT / ".ci/compose").read_text()
-    overlays = sorted(ROOT.glob("docker-compose.*.yml"))
+    overlays = sorted(ROOT.glob("deploy/*/docker-compose.yml"))
     texts = [file.read_text() for file in (ROOT / "docker-compose.yml", *overlays)]
     assert [repeated_keys(yaml.compose(text)) for text in texts] == [[] for _ in texts]
     services = [service for text in texts for service in yaml.safe_load(text)["services"].values()]
     text = "\n".join(texts)
     examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
-    passed_through = re.findall(r"^(\w+)$", (ROOT / "airflow.env").read_text(), re.M)
+    passed_through = re.findall(r"^(\w+)$", (ROOT / "services/airflow.env").read_text(), re.M)
     of_services = [
         name for service in services for name, value in (service.get("environment") or {}).items() if value is None
     ]
@@ -166,7 +166,7 @@ def on_a_cluster(command: str, _: FaultySystem) -> None:
 
 def by_chart(command: str, _: FaultySystem) -> None:
     """Only that the image is the one of the chart's values: .ci/compose builds it."""
-    image = yaml.safe_load((ROOT / "kubernetes/values.yaml").read_text())["images"]["airflow"]
+    image = yaml.safe_load((ROOT / "deploy/kubernetes/values.yaml").read_text())["images"]["airflow"]
     assert f"{image['repository']}:{image['tag']}" in command.split()
 
 
@@ -192,7 +192,7 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/test_examples.py.
     r"make (test-fast|bench|examples|test-ui|test-celery|audit|sbom|lock)\b": dry,
-    r"make (restore$|rotate$|plan )": by_its_test,
+    r"make (restore$|rotate$|preview )": by_its_test,
     r"(PGOPTIONS='[^']+' )?psql [\s\S]*retire_load": by_its_test,
     r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
     r"(PGOPTIONS='[^']+' )?psql ": on_the_system,
@@ -257,14 +257,15 @@ def test_every_file_that_the_documents_name_is_there() -> None:
         if str(file.relative_to(ROOT)) == WALK:  # it names files that it adds
             continue
         for name in re.findall(
-            r"`((?:alembic|dags|docs|examples|local|plugins|sql|tests)/[\w./]+\.\w+)`", file.read_text()
+            r"`((?:alembic|dags|deploy|docs|embedded|examples|plugins|services|sql|tests)/[\w./]+\.\w+)`",
+            file.read_text(),
         ):
             assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
 
 
 def test_every_setting_is_in_the_page_of_settings() -> None:
     found = set(re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M))
-    found |= set(re.findall(r"^(\w+)$", (ROOT / "airflow.env").read_text(), re.M))
+    found |= set(re.findall(r"^(\w+)$", (ROOT / "services/airflow.env").read_text(), re.M))
     for file in ("dags/company_data/settings.py", "alembic/env.py"):
         found |= set(re.findall(r'environ\.get\("(\w+)"', (ROOT / file).read_text()))
     assert len(found) > 20
@@ -281,9 +282,9 @@ def test_the_readme_is_short() -> None:
 GENERATED = ROOT / "docs/data_dictionary.md"
 
 
-@pytest.mark.parametrize("folder", [".", "docs"])
+@pytest.mark.parametrize("folder", [".", "docs", "deploy/*"])
 def test_lines_of_prose_have_at_most_100_characters(folder: str) -> None:
-    for file in set((ROOT / folder).glob("*.md")) - {GENERATED}:
+    for file in set(ROOT.glob(f"{folder}/*.md")) - {GENERATED}:
         prose = BLOCK.sub("", file.read_text())
         long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith(("|", "!["))]
         assert long == [], file.relative_to(ROOT)

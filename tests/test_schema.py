@@ -9,8 +9,8 @@ from alembic.config import Config
 from alembic.script import Script, ScriptDirectory
 from conftest import ROOT, Database, drop_database, new_database
 
-from local import schema
-from local.postgres import Cluster
+from docs import generate
+from embedded.postgres import Cluster
 
 RENEW = "is not what the migrations make: run `make docs`, read the diff, and commit it"
 
@@ -24,14 +24,14 @@ def test_the_committed_schema_is_what_the_migrations_make(database: Database) ->
     [(version,)] = database.run("show server_version")
     if not version.startswith("18"):
         pytest.skip("each version of pg_dump writes another text; the committed one is of PostgreSQL 18")
-    made = schema.schema_file(database.cluster, database.name).replace(database.name, "companydata")
-    assert made.splitlines() == schema.SCHEMA.read_text().splitlines(), f"docs/schema.sql {RENEW}"
+    made = generate.schema_file(database.cluster, database.name).replace(database.name, "companydata")
+    assert made.splitlines() == generate.SCHEMA.read_text().splitlines(), f"docs/schema.sql {RENEW}"
 
 
 def test_the_committed_data_dictionary_is_what_the_comments_say(database: Database) -> None:
     with database.cluster.connect(database.name) as connection:
-        made = schema.dictionary_file(connection)
-    assert made.splitlines() == schema.DICTIONARY.read_text().splitlines(), f"docs/data_dictionary.md {RENEW}"
+        made = generate.dictionary_file(connection)
+    assert made.splitlines() == generate.DICTIONARY.read_text().splitlines(), f"docs/data_dictionary.md {RENEW}"
 
 
 def test_every_schema_table_column_and_function_has_a_comment(database: Database) -> None:
@@ -72,7 +72,7 @@ def test_every_column_that_a_comment_refers_to_exists(database: Database) -> Non
         references = [
             (table, f"{namespace}.{found[1]}", found[2])
             for table, namespace, comment in comments
-            if (found := schema.REFERENCE.search(comment or ""))
+            if (found := generate.REFERENCE.search(comment or ""))
         ]
         assert len(references) > 5
         for table, other, column in references:
@@ -153,7 +153,7 @@ def test_every_revision_leaves_what_the_one_before_it_left_when_it_is_undone(
 
     def made() -> list[str]:
         # Without white space: a revision may bring a function back as it was, but indented like its own text.
-        return ["".join(line.split()) for line in schema.snapshot(cluster, database.name).split(";\n")]
+        return ["".join(line.split()) for line in generate.snapshot(cluster, database.name).split(";\n")]
 
     before = made()
     for revision in revisions():

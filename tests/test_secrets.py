@@ -17,8 +17,8 @@ import yaml
 from conftest import ROOT, alembic, new_database
 from psycopg.conninfo import make_conninfo
 
-from local.postgres import Cluster, free_port
-from local.secrets import DEFAULT_PASSWORDS
+from embedded.postgres import Cluster, free_port
+from services.passwords import DEFAULT_PASSWORDS
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +29,7 @@ NASTY = """a"b'c@d%41/e f\\g:h#i?j$k;l&m=n{o}é"""
 
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-OVERLAYS = [yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("docker-compose.*.yml"))]
+OVERLAYS = [yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("deploy/*/docker-compose.yml"))]
 
 
 def make_volumes(folder: Path) -> Path:
@@ -49,7 +49,7 @@ def volumes(tmp_path: Path) -> Path:
 def command(volumes: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """What the containers run."""
     kept = {name: value for name, value in os.environ.items() if not name.endswith("_PASSWORD")}
-    return forked.run("local.secrets", "--folder", str(volumes), *arguments, environment={**kept, **settings})
+    return forked.run("services.passwords", "--folder", str(volumes), *arguments, environment={**kept, **settings})
 
 
 def written(volumes: Path) -> dict[str, str]:

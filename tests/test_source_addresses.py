@@ -20,7 +20,7 @@ from steps import load_month, stage_file
 from company_data import notifier, settings
 from company_data.errors import FileRejected, SourceUnavailable
 from company_data.http_client import without_secrets
-from local.bucket import BucketHandler, make_server, serve
+from embedded.bucket import BucketHandler, make_server, serve
 
 SECRET = "sv=1&sig=s3cr3t%2Fvalue"
 PROXY_SETTINGS = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")

@@ -14,7 +14,8 @@ from steps import SALES, Run, build_feature_store, load_customers, load_month
 from system import LONGEST_WAIT
 
 from company_data.errors import FileNotYetAvailable, FileRejected
-from local import __main__ as embedded_run
+from embedded import status as embedded_status
+from embedded.state import RunError
 
 pytestmark = pytest.mark.slow
 
@@ -29,7 +30,7 @@ def status(database: Database, first: str, last: str) -> tuple[int, dict[str, li
         "SALES_FIRST_MONTH": first,
         "SALES_LAST_MONTH": last,
     }
-    done = forked.run("local", "status", environment=environment)
+    done = forked.run("embedded", "status", environment=environment)
     assert done.stderr == ""
     lines = [line.split() for line in done.stdout.splitlines() if line and line[0] != " "]
     return done.returncode, {words[0]: words[1:] for words in lines}, done.stdout
@@ -163,15 +164,15 @@ def test_the_address_may_be_any_of_postgresql(
     scheme: str, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", database.url(driver=scheme))
-    embedded_run.status()
+    embedded_status.status()
     assert "feature_store" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("url", ["mysql://u:hidden@h/d", "u:hidden@h/d", "host=h password=hidden"])
 def test_an_address_of_another_database_is_answered_with_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
-    with pytest.raises(embedded_run.UpError, match=r"^DATABASE_URL does not begin with postgresql://\. Correct it"):
-        embedded_run.status()
+    with pytest.raises(RunError, match=r"^DATABASE_URL does not begin with postgresql://\. Correct it"):
+        embedded_status.status()
 
 
 def test_a_feature_store_that_was_built_from_older_files_is_stale_until_it_is_built_again(
@@ -210,7 +211,7 @@ def test_customer_tables_that_were_never_loaded_fail_the_command_although_all_mo
 def data_ready(database: Database, hours: str) -> subprocess.Popen[str]:
     """What the service data-ready of docker-compose.yml runs."""
     command = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["data-ready"]["command"].split()
-    assert command == ["python", "-m", "local.status", "--wait", "6"]
+    assert command == ["python", "-m", "services.status", "--wait", "6"]
     return subprocess.Popen(
         [sys.executable, *command[1:-1], hours],
         cwd=ROOT,
@@ -246,7 +247,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
 
 def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:
     environment = {**os.environ, "DATABASE_URL": database.url(password="wrong", driver="postgresql+psycopg2")}
-    done = forked.run("local", "status", environment=environment)
+    done = forked.run("embedded", "status", environment=environment)
     assert done.returncode == 1
     assert "error: " in done.stderr
     assert "password authentication failed" in done.stderr

@@ -148,6 +148,6 @@ def test_nothing_but_the_listed_functions_changes_a_status() -> None:
     )
     changing = {name for name, text in functions if changes_a_status(text.partition("\ncomment on ")[0])}
     assert changing == {each.function for each in transitions.listed()}
-    folders = ("alembic", "dags", "local", "plugins", "sql")
+    folders = ("alembic", "dags", "embedded", "plugins", "services", "sql")
     paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sql")]
     assert [path for path in paths if changes_a_status(path.read_text())] == [LEDGER]

@@ -11,7 +11,7 @@ from conftest import ROOT, head
 from system import FaultySystem, end_of, wait_for
 from test_readme import Block, commands, on_the_system
 
-from local.tree import copy_tree
+from embedded.tree import copy_tree
 
 PAGE = ROOT / "docs/change_something.md"
 CUSTOMER_FILES = ("customer_profiles.csv", "customer_activity.csv", "labels.csv")
@@ -104,8 +104,8 @@ def changed_sql(system: FaultySystem) -> Iterator[str]:
 
 
 def serve_samples(system: FaultySystem) -> None:
-    """Put the customer files into the bucket that the changed local/sample_data.py writes."""
-    write = "from pathlib import Path; from local.sample_data import write_bucket; write_bucket(Path('samples'), [])"
+    """Put the customer files into the bucket that the changed embedded/sample_data.py writes."""
+    write = "from pathlib import Path; from embedded.sample_data import write_bucket; write_bucket(Path('samples'), [])"
     subprocess.run([sys.executable, "-c", write], cwd=system.folder, env=system.environment, check=True)
     for name in CUSTOMER_FILES:
         (system.bucket_folder / name).write_bytes((system.folder / "samples" / name).read_bytes())

@@ -9,10 +9,18 @@ from pathlib import Path
 import psycopg
 from conftest import ROOT
 
-from local import SAFE_PATH
+from services import SAFE_PATH
 
 # What the pipeline sends to the server is in these.
-SOURCES = ("alembic/**/*.sql", "alembic/**/*.py", "sql/**/*.sql", "dags/**/*.py", "local/*.py", "examples/*.py")
+SOURCES = (
+    "alembic/**/*.sql",
+    "alembic/**/*.py",
+    "sql/**/*.sql",
+    "dags/**/*.py",
+    "embedded/*.py",
+    "services/*.py",
+    "examples/*.py",
+)
 
 # The types of the arguments that the shadows are made for.
 TYPES = (

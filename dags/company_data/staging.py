@@ -15,7 +15,7 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowTaskTimeout
 from psycopg import sql
 
-from company_data.csv import check_rows, match_columns, rejected, split_header
+from company_data.csv_files import check_rows, match_columns, rejected, split_header
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
 from company_data.http_client import one_line, without_secrets
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy

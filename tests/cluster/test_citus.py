@@ -16,7 +16,7 @@ from conftest import Database, Files, drop_database
 from pauses import pausing
 from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
 
-from local.citus import CitusCluster
+from deploy.citus.cluster import CitusCluster
 
 MONTHS = ["2024-01-01", "2024-02-01", "2024-03-01"]
 STORES, ROWS, CLIENTS = 20, 400, 200

@@ -28,8 +28,8 @@ from system import (
     write_files,
 )
 
-from local.__main__ import DAGS
-from local.postgres import free_port
+from embedded.airflow import DAGS
+from embedded.postgres import free_port
 
 NAMES = ("first", "second")
 

@@ -100,7 +100,7 @@ def serve(directory: Path, handler: type[BucketHandler] = BucketHandler) -> Iter
 
 def main() -> None:
     """Serve a directory until the process is stopped."""
-    parser = argparse.ArgumentParser(prog="python -m local.bucket", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m embedded.bucket", description=__doc__)
     parser.add_argument("--directory", type=Path, required=True, help="the files")
     parser.add_argument("--certificate-folder", type=Path, required=True, help="where ca.pem and server.pem are kept")
     parser.add_argument("--port", type=int, required=True)

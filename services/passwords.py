@@ -1,11 +1,10 @@
-"""Passwords, keys and certificates of the containers, as files in volumes: `python -m local.secrets write`.
+"""Passwords, keys and certificates of the containers, as files in volumes: `python -m services.passwords write`.
 
 A volume holds what its readers need, and they mount it read-only: `operational-db` and `airflow-db` are for the two
 servers, `airflow` for Airflow's services, `airflow-ui` for its API server, `data-ready` for that service. Two are
 written by the one service that changes a server's passwords, which keeps there the one that the server has:
 `migration`, and `airflow-database`, which airflow-db-clean reads too. Two are in an overlay alone: `broker`, of
-docker-compose.celery.yml, is for the broker, and `cluster`, of docker-compose.citus.yml, for the servers of a Citus
-cluster.
+deploy/celery, is for the broker, and `cluster`, of deploy/citus, for the servers of a Citus cluster.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from psycopg import sql
 
-from local import SAFE_PATH
+from services import SAFE_PATH
 
 FOLDER = Path("/run/company-data")
 
@@ -376,7 +375,7 @@ def alter_roles(connection: psycopg.Connection[tuple[object, ...]], passwords: M
 
 def main() -> int:
     """Run the command; returns its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m local.secrets", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.passwords", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the volumes are mounted")
     commands = parser.add_subparsers(dest="command", required=True)
     writing = commands.add_parser("write", help="write the secrets of every service")

@@ -18,8 +18,8 @@ from urllib.parse import quote
 
 import psycopg
 
-from local import SAFE_PATH
-from local.secrets import without_passwords
+from services import SAFE_PATH
+from services.passwords import without_passwords
 
 ADMIN = "admin"
 START_SECONDS = 60

@@ -4,7 +4,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 stamp=.venv/installed
-wanted=$(cksum <local/requirements.lock)
+wanted=$(cksum <embedded/requirements.lock)
 if [ -x .venv/bin/python ] && [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ]; then
     exit 0
 fi
@@ -31,5 +31,5 @@ fi
 
 echo "installing into .venv with $("$python" --version) (a few minutes, once)"
 "$python" -m venv --clear .venv
-.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r local/requirements.lock
+.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r embedded/requirements.lock
 echo "$wanted" >"$stamp"

@@ -12,8 +12,8 @@ from typing import Any
 
 import psycopg
 
-from local import SAFE_PATH
-from local.postgres import ADMIN, Cluster, ClusterError
+from embedded.postgres import ADMIN, Cluster, ClusterError
+from services import SAFE_PATH
 
 SETTING = "CITUS_NODES"
 SHARDS = 8

@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from local.postgres import ADMIN, Cluster
+from embedded.postgres import ADMIN, Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = ROOT / "docs" / "schema.sql"

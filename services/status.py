@@ -14,7 +14,7 @@ from typing import Any
 
 import psycopg
 
-from local import SAFE_PATH
+from services import SAFE_PATH
 
 TABLES = "select table_name, status, row_count, up_to, loaded_at, file_version, error from public.data_freshness"
 
@@ -134,7 +134,7 @@ def wait_until_complete(address: str, expected: Sequence[date], limit: float) ->
 
 def main() -> int:
     """Wait for the first loads in the database of DATABASE_URL; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m local.status", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.status", description=main.__doc__)
     parser.add_argument("--wait", type=float, required=True, metavar="HOURS", help="the limit")
     limit = parser.parse_args().wait * 3600
     try:

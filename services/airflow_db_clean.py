@@ -1,6 +1,6 @@
-"""Deletes Airflow's records of old runs: `python -m local.cleaning`, with AIRFLOW__DATABASE__SQL_ALCHEMY_CONN set.
+"""Deletes Airflow's records of old runs: `python -m services.airflow_db_clean`.
 
-No task does it: Airflow keeps the address of its database from tasks.
+AIRFLOW__DATABASE__SQL_ALCHEMY_CONN names the database. No task does it: Airflow keeps that address from tasks.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def clean(days: int = DAYS_KEPT) -> str:
 
 def main() -> int:
     """Clean once; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m local.cleaning", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m services.airflow_db_clean", description=main.__doc__)
     parser.add_argument("--days", type=int, default=DAYS_KEPT, help=f"what is kept; by default {DAYS_KEPT}")
     try:
         print(f"{datetime.now(UTC):%Y-%m-%d %H:%M}  {clean(parser.parse_args().days)}", flush=True)

@@ -1,0 +1,18 @@
+"""`make down`: stops what `make up` started."""
+
+from __future__ import annotations
+
+from embedded import processes
+from embedded.state import RUN, State
+
+
+def down() -> None:
+    """Stop everything that `up` started; harmless when nothing runs."""
+    state = State.load()
+    processes.stop(RUN)
+    if state.postgres_home:
+        state.cluster.stop()
+    state.pids = {}
+    if (RUN / "state.json").exists():
+        state.save()
+    print("stopped; the data is kept (make up goes on with it, make clean deletes it)")
