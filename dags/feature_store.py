@@ -20,8 +20,9 @@ triggered by hand.
 #### `refresh_feature_store`
 
 Compares the tables with what they should be and writes the difference, in one transaction:
-`find_changed_clients.sql`, `resolve_days.sql` and `write_difference.sql` in `sql/feature_store/`. Its log says how many
-clients were left out, and why.
+`sql/feature_store/find_changed_clients.sql`, `sql/feature_store/resolve_days.sql`,
+`sql/feature_store/write_difference.sql`. After the commit, `sql/feature_store/require_build.sql` fails if the rebuild
+was rejected. The log says how many clients were left out, and why.
 
 - **When it fails**, a lock timed out, another table refers to a client that is no longer in the files, or the files
   would remove more clients than `FEATURE_STORE_MAX_LOSS` allows. The tables stay as they were.

@@ -30,4 +30,14 @@ def test_each_task_that_runs_sql_names_its_files(airflow: None, dag_id: str) -> 
         assert named
         # As the UI shows it: the text of the files, with bound parameters and nothing written into it.
         rendered = task.render_template(task.sql, {"dag": dag(dag_id)}, dag(dag_id).get_template_env())
-        assert rendered == "\n".join((ROOT / name).read_text().rstrip("\n") for name in named)
+        texts = (
+            [rendered]
+            if isinstance(rendered, str)
+            else [
+                # A task that runs several files sets their settings before, and commits.
+                text
+                for text in rendered
+                if not text.startswith(("set local ", "commit"))
+            ]
+        )
+        assert texts == [(ROOT / name).read_text().rstrip("\n") for name in named]
