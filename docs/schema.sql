@@ -146,6 +146,7 @@ begin
     update pipeline.loads
     set
         status = case
+            when status = 'superseded' then status
             when check_load.error is not null then 'rejected'
             when exists (
                 select
@@ -165,7 +166,10 @@ begin
         updated_at = clock_timestamp()
     where
         load_id = load
-        and (status in ('staged', 'checked', 'pending_approval') or (status = 'rejected' and decided_by is null));
+        and (
+            status in ('staged', 'checked', 'pending_approval', 'superseded')
+            or (status = 'rejected' and decided_by is null)
+        );
 end
 $$;
 
@@ -565,7 +569,22 @@ begin
     where files.file_id = this.file_id;
     if this.status = 'rejected' and this.decided_by is not null then
         perform pipeline.reject(concat(this.source_url, ': load ', load, ': ', this.error));
-    elsif this.status = 'superseded' and not source.is_cumulative then
+    elsif
+        this.status = 'superseded'
+        and (
+            not source.is_cumulative
+            -- The rows are gone, because nothing of the run can be published any more.
+            or (to_regclass(this.staged_table) is null and not exists (
+                select
+                from pipeline.loads as of_run
+                where
+                    of_run.dag_id = this.dag_id
+                    and of_run.run_id = this.run_id
+                    and of_run.file_id <> this.file_id
+                    and of_run.status in ('staged', 'checked', 'pending_approval', 'rejected')
+            ))
+        )
+    then
         raise exception using errcode = 'PL001', message = format(
             '%s: load %s is superseded, so there is nothing to do.', this.source_url, load
         );
@@ -691,16 +710,17 @@ begin
 
     is_late := previous.request_number > this.request_number and this.status = 'checked';
 
-    if source.is_cumulative and (is_late or this.status in ('published', 'superseded')) then
+    if source.is_cumulative and this.error is null and (is_late or this.status in ('published', 'superseded')) then
         return; -- An older file still adds its rows.
     elsif this.status = 'published' then
         raise exception using errcode = 'PL002', message = format(
             '%s: load %s is published already, so nothing is changed.', this.source_url, load
         );
-    elsif is_late or this.status = 'superseded' then
+    elsif is_late or (this.status = 'superseded' and not source.is_cumulative) then
         raise exception using errcode = 'PL001', message = concat(
-            this.source_url, ': load ', load, ' is superseded', ' by load ' || previous.load_id,
-            ', which requested the file later, so nothing is changed.'
+            this.source_url, ': load ', load, ' is superseded', ' by load '
+            || case when previous.request_number > this.request_number then previous.load_id end
+            || ', which requested the file later', ', so nothing is changed.'
         );
     elsif this.status is distinct from 'checked' then
         perform pipeline.reject(concat(
@@ -824,7 +844,7 @@ CREATE FUNCTION pipeline.require_checked(VARIADIC load_ids bigint[]) RETURNS voi
     BEGIN ATOMIC
  SELECT pipeline.reject(concat(string_agg(concat(loads.source_url, ': ', loads.error), '; '::text ORDER BY loads.source_url), '. Nothing was published, and the tables stay as they were. When the file is corrected, clear this run.')) AS reject
     FROM pipeline.loads
-   WHERE ((loads.load_id = ANY (require_checked.load_ids)) AND (loads.status = 'rejected'::text))
+   WHERE ((loads.load_id = ANY (require_checked.load_ids)) AND (loads.status = ANY (ARRAY['rejected'::text, 'superseded'::text])) AND (loads.error IS NOT NULL))
   HAVING (count(*) > 0);
 END;
 
@@ -966,21 +986,23 @@ declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
 begin
     if
-        coalesce(verify_load.row_count, 0) <> this.row_count
+        verify_load.row_count <> this.row_count
         or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
     then
         perform pipeline.reject(concat(
-            this.source_url, ': ', verify_load.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
-            ', total ' || verify_load.total, ' after publishing, and the load that was checked has ', this.row_count,
-            ' rows', ', total ' || this.total, '. Nothing was published. A trigger or a policy on the table changes or',
-            ' hides rows: pg_trigger and pg_policy show them. When it is corrected, clear this run.'
+            this.source_url, ': ', verify_load.table_name, ' has ',
+            coalesce(nullif(concat_ws(', ', verify_load.row_count || ' rows', 'total ' || verify_load.total), ''), 'no rows'),
+            ' after publishing, and the load that was checked has ',
+            concat_ws(', ', this.row_count || ' rows', 'total ' || this.total),
+            '. Nothing was published. A trigger or a policy on the table changes or hides rows: pg_trigger and pg_policy',
+            ' show them. When it is corrected, clear this run.'
         ));
     end if;
 end
 $$;
 
-COMMENT ON FUNCTION pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric) IS 'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. The total of
-a source that has no amounts is null.';
+COMMENT ON FUNCTION pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric) IS 'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. What a
+table or a source does not have is null.';
 
 CREATE TABLE public.feature_store (
     idx integer NOT NULL,
@@ -1733,7 +1755,7 @@ CREATE VIEW public.data_freshness AS
              LEFT JOIN pipeline.loads profiles ON ((feature_store_builds.profiles_load = profiles.load_id)))
              LEFT JOIN pipeline.loads activity ON ((feature_store_builds.activity_load = activity.load_id)))
              LEFT JOIN pipeline.loads labels ON ((feature_store_builds.labels_load = labels.load_id)))
-          ORDER BY feature_store_builds.built_at DESC
+          ORDER BY feature_store_builds.build_id DESC
          LIMIT 1
         ), known(table_name, loaded_at, file_version, up_to, row_count, difference) AS (
          SELECT published.table_name,

@@ -27,6 +27,11 @@ begin
             and columns.referred_number = referred_attribute.attnum
     where
         pg_constraint.contype = 'f'
+        and exists (
+            select
+            from pg_event_trigger_ddl_commands() as command
+            where command.objid in (pg_constraint.conrelid, pg_constraint.confrelid)
+        )
         and referring.relowner <> referred.relowner
         and pg_attribute.atttypid <> referred_attribute.atttypid
     limit 1;

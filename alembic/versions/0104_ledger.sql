@@ -565,6 +565,7 @@ begin
     update pipeline.loads
     set
         status = case
+            when status = 'superseded' then status
             when check_load.error is not null then 'rejected'
             when exists (
                 select
@@ -584,7 +585,10 @@ begin
         updated_at = clock_timestamp()
     where
         load_id = load
-        and (status in ('staged', 'checked', 'pending_approval') or (status = 'rejected' and decided_by is null));
+        and (
+            status in ('staged', 'checked', 'pending_approval', 'superseded')
+            or (status = 'rejected' and decided_by is null)
+        );
 end
 $$;
 
@@ -603,7 +607,7 @@ begin atomic
             '. Nothing was published, and the tables stay as they were. When the file is corrected, clear this run.'
         ))
     from pipeline.loads
-    where load_id = any(load_ids) and status = 'rejected'
+    where load_id = any(load_ids) and status in ('rejected', 'superseded') and error is not null
     having count(*) > 0;
 end;
 
@@ -685,16 +689,17 @@ begin
 
     is_late := previous.request_number > this.request_number and this.status = 'checked';
 
-    if source.is_cumulative and (is_late or this.status in ('published', 'superseded')) then
+    if source.is_cumulative and this.error is null and (is_late or this.status in ('published', 'superseded')) then
         return; -- An older file still adds its rows.
     elsif this.status = 'published' then
         raise exception using errcode = 'PL002', message = format(
             '%s: load %s is published already, so nothing is changed.', this.source_url, load
         );
-    elsif is_late or this.status = 'superseded' then
+    elsif is_late or (this.status = 'superseded' and not source.is_cumulative) then
         raise exception using errcode = 'PL001', message = concat(
-            this.source_url, ': load ', load, ' is superseded', ' by load ' || previous.load_id,
-            ', which requested the file later, so nothing is changed.'
+            this.source_url, ': load ', load, ' is superseded', ' by load '
+            || case when previous.request_number > this.request_number then previous.load_id end
+            || ', which requested the file later', ', so nothing is changed.'
         );
     elsif this.status is distinct from 'checked' then
         perform pipeline.reject(concat(
@@ -819,22 +824,24 @@ declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
 begin
     if
-        coalesce(verify_load.row_count, 0) <> this.row_count
+        verify_load.row_count <> this.row_count
         or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
     then
         perform pipeline.reject(concat(
-            this.source_url, ': ', verify_load.table_name, ' has ', coalesce(verify_load.row_count, 0), ' rows',
-            ', total ' || verify_load.total, ' after publishing, and the load that was checked has ', this.row_count,
-            ' rows', ', total ' || this.total, '. Nothing was published. A trigger or a policy on the table changes or',
-            ' hides rows: pg_trigger and pg_policy show them. When it is corrected, clear this run.'
+            this.source_url, ': ', verify_load.table_name, ' has ',
+            coalesce(nullif(concat_ws(', ', verify_load.row_count || ' rows', 'total ' || verify_load.total), ''), 'no rows'),
+            ' after publishing, and the load that was checked has ',
+            concat_ws(', ', this.row_count || ' rows', 'total ' || this.total),
+            '. Nothing was published. A trigger or a policy on the table changes or hides rows: pg_trigger and pg_policy',
+            ' show them. When it is corrected, clear this run.'
         ));
     end if;
 end
 $$;
 
 comment on function pipeline.verify_load(bigint, text, numeric, numeric) is
-'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. The total of
-a source that has no amounts is null.';
+'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. What a
+table or a source does not have is null.';
 
 create function pipeline.retire_load(load bigint)
 returns void

@@ -31,7 +31,7 @@ newest_build as (
         on feature_store_builds.activity_load = activity.load_id
     left join pipeline.loads as labels
         on feature_store_builds.labels_load = labels.load_id
-    order by feature_store_builds.built_at desc
+    order by feature_store_builds.build_id desc
     limit 1
 ),
 

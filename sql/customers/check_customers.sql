@@ -110,6 +110,8 @@ left join summary
 where loads.load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
 
 select pipeline.check_load(load_id, error, max_date, total, decided_by_load => %(profiles_load)s::bigint)
-from verdicts;
+from verdicts
+-- As publishing locks them.
+order by array_position(array[%(profiles_load)s, %(activity_load)s, %(labels_load)s]::bigint[], load_id);
 
 drop view staged_profiles, staged_activity, staged_labels;

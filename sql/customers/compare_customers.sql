@@ -2,7 +2,7 @@
 --
 -- Reads       the staged rows of :profiles_load, :activity_load and :labels_load (samples, if there are many), and the
 --             figures of the published loads
--- Writes      pipeline.column_profiles, pipeline.anomaly_checks; pipeline.loads: what is unusual
+-- Writes      pipeline.column_profiles, pipeline.anomaly_checks; pipeline.loads: what is unusual, undecided
 -- Idempotent  Yes. The figures of the loads are written again, in one transaction.
 
 select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles_sample', 50000);
@@ -176,6 +176,8 @@ set
     ),
     decided_by = null,
     decided_at = null
-where load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
+where
+    load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint)
+    and status in ('checked', 'pending_approval');
 
 drop view staged_profiles_sample, staged_activity, staged_labels;

@@ -120,6 +120,8 @@ left join errors
 left join summary
     on files.table_name = summary.table_name
 where loads.load_id in (%(sales_load)s::bigint, %(stores_load)s::bigint)
-group by loads.load_id, summary.max_date, summary.total;
+group by loads.load_id, files.table_name, summary.max_date, summary.total
+-- As publishing locks them.
+order by files.table_name;
 
 drop view staged_sales, staged_stores;

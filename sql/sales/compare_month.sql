@@ -2,7 +2,7 @@
 --
 -- Reads       the staged rows of :sales_load (a sample, if there are many), what the check found in it and in the
 --             published months, and the measures of the published months
--- Writes      pipeline.column_profiles, pipeline.anomaly_checks; pipeline.loads: what is unusual
+-- Writes      pipeline.column_profiles, pipeline.anomaly_checks; pipeline.loads: what is unusual, undecided
 -- Idempotent  Yes. The figures of the load are written again, in one transaction.
 --
 -- A measure is compared with its median over the 12 loaded months that are nearest, the month itself never among them.
@@ -428,7 +428,7 @@ select
     high,
     case when not value between low and high then anomaly end as anomaly
 from measures
-where value is not null; -- A load that was superseded before its check has no total.
+where value is not null;
 
 -- A decision on the load is asked for again.
 update pipeline.loads
@@ -440,6 +440,8 @@ set
     ),
     decided_by = null,
     decided_at = null
-where load_id = %(sales_load)s::bigint;
+where
+    load_id = %(sales_load)s::bigint
+    and status in ('checked', 'pending_approval');
 
 drop view staged_sales_sample;
