@@ -76,7 +76,7 @@ bench: venv ## measure the loads against psql's \copy and other tools, on an emb
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
 
-docs: venv ## write the dictionary and the schema in docs/ from what the migrations make
+docs: venv ## write docs/data_dictionary.md, and the database as SQL in schema.sql, from what the migrations make
 	@$(PYTHON) -m docs.generate
 
 lint: venv ## check format, types, SQL, migrations and workflows; changes nothing
