@@ -25,9 +25,9 @@ EVENTS = ("insert", "update", "delete", "truncate")
 # A session that comes to a point takes the point's lock for a moment. That lock is free unless a test pauses there.
 # It waits there longer than a test does, whatever lock_timeout the load sets, and not for ever if the test fails.
 INSTALL = """
-create schema pauses;
+create schema breakpoints;
 
-create function pauses.wait_at(point text) returns void
+create function breakpoints.wait_at(point text) returns void
 language plpgsql security definer set lock_timeout = '{seconds}s' set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -36,16 +36,16 @@ begin
 end
 $$;
 
-create function pauses.wait() returns trigger
+create function breakpoints.wait() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 begin
-    perform pauses.wait_at(tg_argv[0]);
+    perform breakpoints.wait_at(tg_argv[0]);
     return null;
 end
 $$;
 
-create function pauses.wait_of_load() returns trigger
+create function breakpoints.wait_of_load() returns trigger
 language plpgsql security definer set search_path = pg_catalog, pg_temp
 as $$
 declare
@@ -55,17 +55,17 @@ declare
         else 'requested'
     end;
 begin
-    perform pauses.wait_at(table_name || ' ' || status) from pipeline.files where file_id = new.file_id;
-    perform pauses.wait_at('load ' || status);
+    perform breakpoints.wait_at(table_name || ' ' || status) from pipeline.files where file_id = new.file_id;
+    perform breakpoints.wait_at('load ' || status);
     return null;
 end
 $$;
 
 create trigger pause after insert or update on pipeline.loads
-for each row execute function pauses.wait_of_load();
+for each row execute function breakpoints.wait_of_load();
 
 create constraint trigger pause_before_commit after update on pipeline.loads deferrable initially deferred
-for each row when (new.status = 'published') execute function pauses.wait('before commit');
+for each row when (new.status = 'published') execute function breakpoints.wait('before commit');
 
 do $$
 declare
@@ -81,7 +81,8 @@ begin
         continue when to_regclass(place) is null;
         foreach event in array array{events} loop
             execute format(
-                'create trigger pause_%2$s after %2$s on %1$s for each statement execute function pauses.wait(%3$L)',
+                'create trigger pause_%2$s after %2$s on %1$s '
+                'for each statement execute function breakpoints.wait(%3$L)',
                 place, event, event || ' ' || place
             );
         end loop;
@@ -89,7 +90,7 @@ begin
 end
 $$;
 
-grant usage on schema pauses to public;
+grant usage on schema breakpoints to public;
 """
 
 
@@ -150,7 +151,7 @@ def pausing(database: Database, point: str) -> Iterator[Pause]:
 
 def install(admin: psycopg.Connection[Any]) -> None:
     """Make the points in a database, once. They stay: without a test that pauses there, nobody waits."""
-    if admin.execute("select to_regnamespace('pauses') is null").fetchone() == (True,):
+    if admin.execute("select to_regnamespace('breakpoints') is null").fetchone() == (True,):
         with admin.transaction():
             admin.execute(INSTALL.format(lock_class=LOCK_CLASS, seconds=3 * WAIT_SECONDS, events=list(EVENTS)))
 
