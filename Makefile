@@ -37,8 +37,10 @@ test-fast: venv ## run in less than a minute the tests of the SQL, the CSV rules
 test-citus: venv ## run the tests of the workflows on the Citus cluster that CITUS_NODES names
 	@$(if $(CITUS_NODES),,$(error CITUS_NODES names no servers))CITUS_NODES="$(CITUS_NODES)" $(PYTHON) -m pytest tests/cluster $(ON_A_CLUSTER)
 
-ON_A_CLUSTER = $(addprefix tests/test_, $(addsuffix .py, loads feature_history training_sets first_publication privileges \
-	checks sql_steps workflows status maintenance concurrency crashes interleaved_runs random_runs))
+ON_A_CLUSTER = tests/sql $(addprefix tests/, $(addsuffix .py, \
+	features/test_feature_history features/test_first_publication features/test_training_sets \
+	loads/test_concurrency loads/test_crashes loads/test_interleaved_runs loads/test_loads loads/test_random_runs \
+	operation/test_maintenance operation/test_status roles/test_privileges workflows/test_workflows))
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
@@ -48,7 +50,7 @@ test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
 # The broker comes from the system: apt install valkey-server, or redis-server.
 test-celery: venv ## run the workflows on two Celery workers and a real broker, and kill one of them
 	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/celery/requirements.lock
-	@$(PYTHON) -m pytest --exitfirst tests/workers
+	@$(PYTHON) -m pytest --exitfirst tests/celery_workers
 
 examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
 	@$(AS_DS_USER) examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
@@ -74,7 +76,7 @@ bench: venv ## measure the loads against psql's \copy and other tools, on an emb
 	@.venv-bench/bin/pip install --quiet --disable-pip-version-check --require-hashes -r bench/requirements.lock
 	@$(PYTHON) -m bench --peers-python .venv-bench/bin/python $(BENCH)
 
-docs: venv ## write the dictionary and the schema in docs/ from what the migrations make
+docs: venv ## write docs/data_dictionary.md, and the database as SQL in schema.sql, from what the migrations make
 	@$(PYTHON) -m docs.generate
 
 lint: venv ## check format, types, SQL, migrations and workflows; changes nothing

@@ -1,4 +1,4 @@
-"""docs/schema.sql and docs/data_dictionary.md, read from a database that was migrated to head: `make docs`."""
+"""docs/data_dictionary.md and schema.sql, read from a database that was migrated to head: `make docs`."""
 
 from __future__ import annotations
 
@@ -14,38 +14,33 @@ import psycopg
 from embedded.postgres import ADMIN, Cluster
 
 ROOT = Path(__file__).resolve().parents[1]
-SCHEMA = ROOT / "docs" / "schema.sql"
 DICTIONARY = ROOT / "docs" / "data_dictionary.md"
+SCHEMA = ROOT / "schema.sql"  # not committed
 
 SCHEMA_HEAD = """\
--- What `alembic upgrade head` creates, as pg_dump of PostgreSQL 18 writes it. `make docs` renews this file: read its
--- diff, do not edit it.
+-- What `alembic upgrade head` creates, as pg_dump writes it.
 
 """
 
 DICTIONARY_HEAD = """\
 # Data dictionary
 
-`make docs` writes this page from the comments in the database. To change a sentence, change its
-comment in a migration.
+All tables, views and functions of schema `public`. `make docs` writes this page from the comments
+in the database. To change a sentence, change its comment in a migration.
 
-A solid line in a diagram is a foreign key. A dotted line is a reference without a foreign key. It is
-taken from the end of the column's comment, for example "Store of the sale: stores.idx."
+The ledger and the staged files are in schemas that readers cannot open. They have comments too: as
+`admin`, psql shows them with `\\d+ pipeline.*`. `make docs` also writes the whole database as SQL to
+`schema.sql`, which is not committed; each run on GitHub keeps it as the artifact `schema`.
+
+A solid line in the diagram is a foreign key. A dotted line is a reference without a foreign key. It
+is taken from the end of the column's comment, for example "Store of the sale: stores.idx."
 """
 
-# Everything but PostgreSQL's own schemas and the one of Alembic's version table.
-SCHEMAS = """
-    select nspname, case when nspname <> 'public' then obj_description(oid, 'pg_namespace') end
-    from pg_namespace
-    where nspname !~ '^pg_' and nspname not in ('information_schema', 'migrations')
-    order by nspname <> 'public', nspname
-"""
-
-# Partitions are read through their table.
+# What readers can open. Partitions are read through their table.
 RELATIONS = """
     select oid, relname, relkind = 'v' as is_view, obj_description(oid, 'pg_class')
     from pg_class
-    where relnamespace = %s::regnamespace and relkind in ('r', 'p', 'v', 'm') and not relispartition
+    where relnamespace = 'public'::regnamespace and relkind in ('r', 'p', 'v', 'm') and not relispartition
     order by is_view, relname
 """
 
@@ -85,7 +80,7 @@ FOREIGN_KEYS = """
 FUNCTIONS = """
     select proname, pg_get_function_arguments(oid), pg_get_function_result(oid), obj_description(oid, 'pg_proc')
     from pg_proc
-    where pronamespace = %s::regnamespace
+    where pronamespace = 'public'::regnamespace
     order by proname, 2
 """
 
@@ -122,48 +117,42 @@ def roles(cluster: Cluster) -> str:
 
 
 def schema_file(cluster: Cluster, database: str) -> str:
-    """What docs/schema.sql has to say of a database that is at head."""
+    """The schema and the roles as SQL."""
     return f"{SCHEMA_HEAD}{roles(cluster)}\n{snapshot(cluster, database)}"
 
 
 def dictionary_file(connection: psycopg.Connection[Any]) -> str:
     """What docs/data_dictionary.md has to say of a database that is at head."""
-    parts = [DICTIONARY_HEAD]
-    for schema, comment in connection.execute(SCHEMAS).fetchall():
-        parts.append(f"## Schema {schema}\n")
-        if comment:
-            parts.append(f"{comment}\n")
-        relations = connection.execute(RELATIONS, [schema]).fetchall()
-        parts += _diagram(connection, relations)
-        for oid, name, is_view, meaning in relations:
-            parts.append(f"### {name}{' (view)' if is_view else ''}\n\n{meaning}\n")
-            columns = connection.execute(COLUMNS, [oid]).fetchall()
-            parts.append(
-                _table(
-                    ("column", "type", "null", "meaning"),
-                    [
-                        (f"`{column}`", f"`{kind}`", "may be" if nullable else "never", text)
-                        for column, kind, nullable, _, _, text in columns
-                    ],
-                )
+    relations = connection.execute(RELATIONS).fetchall()
+    parts = [DICTIONARY_HEAD, *_diagram(connection, relations)]
+    for oid, name, is_view, meaning in relations:
+        parts.append(f"## {name}{' (view)' if is_view else ''}\n\n{meaning}\n")
+        columns = connection.execute(COLUMNS, [oid]).fetchall()
+        parts.append(
+            _table(
+                ("column", "type", "null", "meaning"),
+                [
+                    (f"`{column}`", f"`{kind}`", "may be" if nullable else "never", text)
+                    for column, kind, nullable, _, _, text in columns
+                ],
             )
-            constraints = connection.execute(CONSTRAINTS, [oid]).fetchall()
-            if constraints:
-                parts.append("".join(f"- `{definition}`\n" for (definition,) in constraints))
-        functions = connection.execute(FUNCTIONS, [schema]).fetchall()
-        if functions:
-            parts.append(f"### Functions of {schema}\n")
-            parts.append(
-                _table(
-                    ("function", "returns", "does"),
-                    [(f"`{name}({arguments})`", f"`{result}`", text) for name, arguments, result, text in functions],
-                )
-            )
+        )
+        constraints = connection.execute(CONSTRAINTS, [oid]).fetchall()
+        if constraints:
+            parts.append("".join(f"- `{definition}`\n" for (definition,) in constraints))
+    functions = connection.execute(FUNCTIONS).fetchall()
+    parts.append("## Functions\n")
+    parts.append(
+        _table(
+            ("function", "returns", "does"),
+            [(f"`{name}({arguments})`", f"`{result}`", text) for name, arguments, result, text in functions],
+        )
+    )
     return "\n".join(parts)
 
 
 def _diagram(connection: psycopg.Connection[Any], relations: list[tuple[Any, ...]]) -> list[str]:
-    """A mermaid diagram of the tables of a schema that refer to each other, if there are any."""
+    """A mermaid diagram of the tables that refer to each other."""
     tables = {name: connection.execute(COLUMNS, [oid]).fetchall() for oid, name, is_view, _ in relations if not is_view}
     unique = {(name, column[0]) for name, columns in tables.items() for column in columns if column[4]}
     keys = {(name, *key) for oid, name, _, _ in relations for key in connection.execute(FOREIGN_KEYS, [oid]).fetchall()}
@@ -175,8 +164,6 @@ def _diagram(connection: psycopg.Connection[Any], relations: list[tuple[Any, ...
     }
     nullable = {(name, column[0]) for name, columns in tables.items() for column in columns if column[2]}
     related = {name for relation in keys | told for name in (relation[0], relation[2])}
-    if not related:
-        return []
     lines = ["```mermaid", "erDiagram"]
     for name in sorted(related):
         lines.append(f"    {name} {{")
@@ -222,7 +209,6 @@ def main() -> None:
             cwd=ROOT,
             check=True,
         )
-        SCHEMA.parent.mkdir(exist_ok=True)
         SCHEMA.write_text(schema_file(cluster, "companydata"))
         with cluster.connect("companydata") as connection:
             DICTIONARY.write_text(dictionary_file(connection))

@@ -46,14 +46,14 @@ for setting in (
 ):
     os.environ.pop(setting, None)
 
-import forked  # noqa: E402 - after Airflow's settings
-import psycopg  # noqa: E402
+import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
-from misbehaviour import Answer, misbehaving  # noqa: E402
-from not_on_a_cluster import NOT_ON_A_CLUSTER  # noqa: E402
-from system import FaultySystem, started_faulty  # noqa: E402
+from cluster.skipped import NOT_ON_A_CLUSTER  # noqa: E402
+from support import forked  # noqa: E402
+from support.faulty_bucket import Answer, misbehaving  # noqa: E402
+from support.system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
 from deploy.citus.cluster import SETTING as CITUS_NODES  # noqa: E402
@@ -172,6 +172,15 @@ def empty_database(cluster: Cluster) -> Iterator[Database]:
     drop_database(database)
 
 
+@pytest.fixture
+def managed() -> Iterator[Database]:
+    """A server whose admin is no superuser: it owns the database and has CREATEROLE."""
+    with Cluster.temporary() as cluster:
+        with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+            connection.execute("create role managed login createrole password 'managed'")
+        yield new_database(cluster, "companydata", owner="managed")
+
+
 class Files:
     """The bucket's files, as a test writes them."""
 
@@ -255,15 +264,15 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
 
 # The files with tests on the whole system, which one worker runs.
 SYSTEM_FILES = (
-    "tests/test_operation.py",
-    "tests/test_other_settings.py",
-    "tests/test_readme.py",
-    "tests/test_walk.py",
+    "tests/operation/test_embedded_run.py",
+    "tests/operation/test_rotate.py",
+    "tests/repository/test_change_guide.py",
+    "tests/repository/test_documents.py",
 )
 
 
 # Files whose tests share what takes long to make.
-SHARING_FILES = ("tests/test_anomalies.py", "tests/test_examples.py")
+SHARING_FILES = ("tests/repository/test_examples.py", "tests/workflows/test_anomalies.py")
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]

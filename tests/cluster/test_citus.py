@@ -11,10 +11,10 @@ from typing import Any
 
 import psycopg
 import pytest
-import steps
 from conftest import Database, Files, drop_database
-from pauses import pausing
-from steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
+from support import steps
+from support.breakpoints import pausing
+from support.steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
 
 from deploy.citus.cluster import CitusCluster
 

@@ -9,9 +9,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from browser import HEIGHT, WIDTH, chromium, drag, opened, picture
 from playwright.sync_api import Locator, Page, expect
-from system import SALES_DAG, System, months, started, wait_for
+from support.browser import HEIGHT, WIDTH, chromium, drag, opened, picture
+from support.system import SALES_DAG, System, months, started, wait_for
 
 WORKFLOWS = ("customer_data_load", "feature_store", SALES_DAG)
 TASKS = ("stage_sales", "stage_stores", "check_month", "compare_month", "approve_month", "publish_month")

@@ -1,0 +1,182 @@
+"""make_training_set and repeat_training_set: a set is recorded, and is the same when it is made again."""
+
+import psycopg
+import pytest
+from conftest import Database, Files
+from psycopg.errors import CheckViolation, InsufficientPrivilege
+from support.steps import build_feature_store, csv_text, load_customers
+
+pytestmark = pytest.mark.slow
+
+PAIRS = "select * from feature_store_at('{2, 1, 2}', '{2020-02-01, 2020-02-01, 2019-01-01}', $1)"
+WHOLE_DAY = "select idx, scd_a, label from feature_store_as_of('2020-02-01', $1)"
+
+
+@pytest.fixture
+def database(database: Database) -> Database:
+    """A database whose features are open: the tests insert rows that no build has."""
+    database.open_to_readers()
+    return database
+
+
+def write_customers(files: Files, version: int, clients: int = 3) -> None:
+    ids = range(1, clients + 1)
+    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", [(n, version, "A", "x") for n in ids]))
+    files.write(
+        "customer_activity.csv",
+        csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", version / 7, 1) for n in ids]),
+    )
+    files.write("labels.csv", csv_text("idx,label", [(n, version % 2) for n in ids]))
+
+
+@pytest.fixture
+def built(database: Database, files: Files) -> Database:
+    """Features of version 1."""
+    write_customers(files, 1)
+    load_customers(database)
+    build_feature_store(database)
+    return database
+
+
+def make(database: Database, name: str, query: str = WHOLE_DAY, user: str = "ds_user", known_at: str = "null") -> None:
+    with database.connect(user) as connection:
+        connection.execute(f"select make_training_set(%s, %s, {known_at})", [name, query])
+
+
+def is_same(database: Database, name: str, user: str = "ds_user") -> bool:
+    [(same,)] = database.run(f"select is_same from repeat_training_set('{name}')", user)
+    return bool(same)
+
+
+@pytest.mark.parametrize("query", [PAIRS, WHOLE_DAY, f"{WHOLE_DAY} order by random();\n", f"{WHOLE_DAY} -- all"])
+def test_a_set_is_the_same_after_three_corrected_files(built: Database, files: Files, query: str) -> None:
+    make(built, "first", query)
+    for version in (2, 3, 4):
+        write_customers(files, version, clients=version)
+        load_customers(built)
+        build_feature_store(built)
+        assert is_same(built, "first")
+    make(built, "second", query)
+    make(built, "first again", query, known_at="(select known_at from training_sets where name = 'first')")
+    hashes: dict[str, str] = dict(built.run("select name, hash from training_sets"))
+    assert hashes["first"] == hashes["first again"] != hashes["second"]
+
+
+def test_the_record_says_what_was_made_from_which_loads_by_whom(built: Database) -> None:
+    make(built, "pairs", PAIRS)
+    [(query, at_newest_build, loads, rows, digits, login)] = built.run(
+        """
+        select query, known_at = (select max(known_from) from feature_history), loads, row_count, length(hash), made_by
+        from training_sets
+        """,
+        "mle_user",
+    )
+    assert (query, at_newest_build, loads, rows, digits, login) == (PAIRS, True, [1, 2, 3], 3, 64, "ds_user")
+
+
+def test_a_moment_after_the_newest_build_is_that_of_the_newest_build(built: Database, files: Files) -> None:
+    """A load that is published but not built yet would change the set afterwards."""
+    write_customers(files, 2)
+    load_customers(built)
+    make(built, "now", known_at="now()")
+    make(built, "for ever", known_at="'infinity'")
+    build_feature_store(built)
+    assert is_same(built, "now")
+    assert is_same(built, "for ever")
+
+
+def test_a_set_that_depends_on_more_than_the_history_is_not_the_same(built: Database, files: Files) -> None:
+    make(built, "of today", "select * from feature_store")
+    assert is_same(built, "of today")
+    write_customers(files, 2)
+    load_customers(built)
+    build_feature_store(built)
+    assert not is_same(built, "of today")
+
+
+def test_the_hash_does_not_depend_on_the_session_or_the_order_and_counts_repetitions(built: Database) -> None:
+    moments = "select idx, known_from, scd_a, interval '1 day 1 hour' as pause from feature_history"
+    make(built, "moments", moments)
+    with built.connect("ds_user") as connection:
+        for setting in ("timezone = 'Asia/Tokyo'", "datestyle = 'German'", "extra_float_digits = -3"):
+            connection.execute(f"set {setting}")
+        connection.execute("set intervalstyle = 'iso_8601'")
+        assert connection.execute("select is_same from repeat_training_set('moments')").fetchall() == [(True,)]
+    for name, query in {
+        "one": "select 1",
+        "twice": "values (1), (1)",
+        "none": "select 1 where false",
+        "two": "values (1), (2)",
+        "two from behind": "values (2), (1)",
+    }.items():
+        make(built, name, query)
+    hashes: dict[str, str] = dict(built.run("select name, hash from training_sets"))
+    assert hashes["two"] == hashes["two from behind"]
+    assert len({hashes[name] for name in ("one", "twice", "none", "two")}) == 4
+
+
+@pytest.mark.parametrize(
+    ("statement", "message"),
+    [
+        ("select make_training_set('a', 'select 1')", 'There is a training set "a" already'),
+        ("select repeat_training_set('b')", 'There is no training set "b"'),
+    ],
+)
+def test_a_wrong_name_is_rejected(built: Database, statement: str, message: str) -> None:
+    make(built, "a")
+    with pytest.raises(CheckViolation, match=message):
+        built.run(statement, "ds_user")
+
+
+def test_without_features_no_set_is_made(database: Database) -> None:
+    with pytest.raises(CheckViolation, match="There are no features yet"):
+        make(database, "a")
+
+
+def test_a_moment_whose_rows_are_deleted_is_rejected(built: Database) -> None:
+    make(built, "old")
+    built.run("update pipeline.feature_store_builds set kept_from = now()")
+    with pytest.raises(CheckViolation, match="cannot be made again"):
+        is_same(built, "old")
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "delete from feature_store returning idx",
+        "with gone as (delete from feature_store returning idx) select * from gone",
+        "select 1) as made; delete from feature_store; select 1 from (select 1",
+        "select * from pipeline.loads",
+        "select pipeline.record_training_set('forged', '', now(), 1, '')",
+    ],
+)
+def test_a_query_has_no_more_rights_than_its_caller(built: Database, query: str) -> None:
+    with pytest.raises((InsufficientPrivilege, psycopg.errors.SyntaxError, psycopg.errors.FeatureNotSupported)):
+        make(built, "a", query)
+    assert built.run("select count(*) from feature_store") == [(3,)]
+    assert built.run("select count(*) from training_sets") == [(0,)]
+
+
+def test_a_query_of_another_login_is_not_run(built: Database) -> None:
+    make(built, "of ds")
+    for user in ("mle_user", "admin"):
+        with pytest.raises(CheckViolation, match=r'"of ds" was made by ds_user.* Log in as ds_user'):
+            is_same(built, "of ds", user)
+
+
+@pytest.mark.parametrize("user", ["ds_user", "mle_user"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "insert into training_sets (name) values ('forged')",
+        "update training_sets set hash = 'forged'",
+        "delete from training_sets",
+        "select * from pipeline.training_sets",
+        "select pipeline.record_training_set('forged', '', now(), 1, '')",
+    ],
+)
+def test_the_registry_is_written_by_its_function_alone(built: Database, user: str, statement: str) -> None:
+    make(built, "a", user=user)
+    assert is_same(built, "a", user)
+    with pytest.raises(InsufficientPrivilege):
+        built.run(statement, user)

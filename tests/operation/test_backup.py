@@ -1,0 +1,115 @@
+"""A backup that is taken while a month loads comes back whole on a new server, and loads go on there."""
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Database, Files, Rows
+from psycopg.sql import Identifier
+from support.steps import build_feature_store, connect, load_customers, load_month
+
+from company_data import staging
+from embedded.postgres import Cluster, ClusterError, free_port
+
+pytestmark = pytest.mark.slow
+
+PROFILES = "idx,attr_a,attr_b,attr_c\n1,10,A,xyz\n2,20,B,\n"
+ACTIVITY = "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,0.1,1\n2,2020-01-01,2020-06-30,0.2,2\n"
+SALES = "idx,value,date,store_idx\n1,10.10,{month}-01,1\n2,0.20,{month}-09,1\n"
+
+VIEWS = """
+    select oid::regclass::text from pg_class
+    where relkind = 'v' and relnamespace::regnamespace::text in ('public', 'pipeline')
+"""
+
+
+@pytest.fixture
+def new_server(tmp_path: Path) -> Iterator[Cluster]:
+    """An empty place for a server."""
+    with Cluster.temporary() as made:
+        made.stop()
+        made.data.rename(made.home / "data.other")
+        yield made
+
+
+def dump(cluster: Cluster) -> str:
+    """Roles, privileges, definitions and rows of every database of a server, as SQL."""
+    command = [str(cluster.programs / "pg_dumpall"), "--host=127.0.0.1", f"--port={cluster.port}", "--username=admin"]
+    environment = {**os.environ, "PGPASSWORD": "admin"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return re.sub(r"^\\(un)?restrict .*$", "", done.stdout, flags=re.M)
+
+
+def views(database: Database) -> dict[str, Rows]:
+    return {name: sorted(database.run(f"select * from {name}"), key=repr) for (name,) in database.run(VIEWS)}
+
+
+def load_all(database: Database, files: Files) -> None:
+    files.write("customer_profiles.csv", PROFILES)
+    files.write("customer_activity.csv", ACTIVITY)
+    files.write("labels.csv", "idx,label\n1,0\n2,1\n")
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    for month in ("2024-01", "2024-02"):
+        files.write(f"sales/{month}-01/sales.csv", SALES.format(month=month))
+    load_customers(database)
+    build_feature_store(database)
+    load_month(database, "2024-01-01")
+
+
+def test_a_backup_that_was_taken_while_a_month_loads_is_restored_whole_and_loads_go_on(
+    database: Database, files: Files, new_server: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_all(database, files)
+    database.run("create table public.predictions as select idx, 0.5 as score from feature_store", user="mle_user")
+    database.run("create view public.scores as select score from public.predictions", user="mle_user")
+    database.run("grant select on public.predictions to pipeline", user="mle_user")
+
+    with connect(database) as loading:
+        text = (files.folder / "sales/2024-02-01/sales.csv").read_bytes()
+        begin = "select pipeline.begin_load('sales', '2024-02-01', 'https://here', 'a dag', 'a run')"
+        [(load,)] = loading.execute(begin).fetchall()
+        expected = dump(database.cluster)
+        # The rows are in the table, and are not committed.
+        with loading.transaction():
+            [(table,)] = loading.execute("select pipeline.create_staged(%s)", [load]).fetchall()
+            assert staging.copy_file(loading, Identifier(*table.split(".")), iter([text]), "sales.csv") == 2
+            database.cluster.back_up(tmp_path / "backup")
+        expected_views = views(database)
+
+    new_server.restore(tmp_path / "backup")
+    restored = Database(new_server.start_on(free_port), database.name)
+    assert dump(restored.cluster) == expected
+    assert len(expected_views) > 4
+    found = views(restored)
+    # No session of the restored server loads the month.
+    assert state_of(expected_views) == [("2024-01-01", "loaded"), ("2024-02-01", "loading")]
+    assert state_of(found) == [("2024-01-01", "loaded"), ("2024-02-01", "failed")]
+    other = {"month_status": None}
+    assert {**found, **other} == {**expected_views, **other}
+
+    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", restored.url("pipeline"))
+    load_month(restored, "2024-02-01")
+    assert state_of(views(restored)) == [("2024-01-01", "loaded"), ("2024-02-01", "loaded")]
+    assert restored.run("select count(*), sum(value) from sales", user="ds_user") == [(4, Decimal("20.60"))]
+    restored.run("insert into predictions values (3, 0.1)", user="mle_user")
+
+
+def state_of(found: dict[str, Rows]) -> list[tuple[str, Any]]:
+    return [(str(month), state) for month, state, *_ in found["month_status"]]
+
+
+def test_a_damaged_backup_is_not_restored(cluster: Cluster, new_server: Cluster, tmp_path: Path) -> None:
+    cluster.back_up(tmp_path / "backup")
+    table = max((tmp_path / "backup/base").rglob("*"), key=lambda file: file.stat().st_size if file.is_file() else 0)
+    content = bytearray(table.read_bytes())
+    content[100] ^= 1
+    table.write_bytes(content)
+    with pytest.raises(ClusterError, match="checksum mismatch"):
+        new_server.restore(tmp_path / "backup")
+    assert not new_server.data.exists()

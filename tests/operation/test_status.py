@@ -1,0 +1,254 @@
+"""make status: what it prints of each status of a month, and when it fails."""
+
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+import yaml
+from conftest import ROOT, Database, Files
+from psycopg.errors import CheckViolation
+from support import forked
+from support.steps import SALES, Run, build_feature_store, load_customers, load_month
+from support.system import LONGEST_WAIT
+
+from company_data.errors import FileNotYetAvailable, FileRejected
+from embedded import status as embedded_status
+from embedded.state import RunError
+
+pytestmark = pytest.mark.slow
+
+HEADER = "idx,value,date,store_idx\n"
+
+
+def status(database: Database, first: str, last: str) -> tuple[int, dict[str, list[str]], str]:
+    """Its exit status, the words of each line by the first one, and all that it printed."""
+    environment = {
+        **os.environ,
+        "DATABASE_URL": database.url(driver="postgresql+psycopg2"),
+        "SALES_FIRST_MONTH": first,
+        "SALES_LAST_MONTH": last,
+    }
+    done = forked.run("embedded", "status", environment=environment)
+    assert done.stderr == ""
+    lines = [line.split() for line in done.stdout.splitlines() if line and line[0] != " "]
+    return done.returncode, {words[0]: words[1:] for words in lines}, done.stdout
+
+
+def write_month(files: Files, month: str, text: str) -> None:
+    files.write(f"sales/{month}-01/sales.csv", HEADER + text)
+
+
+def write_customers(files: Files) -> None:
+    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+    files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
+    files.write("labels.csv", "idx,label\n1,0\n")
+
+
+@pytest.fixture
+def stores(database: Database, files: Files) -> Files:
+    """A bucket with the stores and no month. The customer tables and the feature store are loaded."""
+    write_customers(files)
+    load_customers(database)
+    build_feature_store(database)
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    return files
+
+
+def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Database, stores: Files) -> None:
+    for month in ("2023-12", "2024-01", "2024-02"):
+        write_month(stores, month, f"1,1000.10,{month}-01,1\n2,0.20,{month}-09,1\n")
+        load_month(database, f"{month}-01")
+    assert status(database, "2023-12", "2024-02")[0] == 0
+
+    # February is loaded again from a bad file, March was never tried, April is rejected, and in May its stores are.
+    write_month(stores, "2024-02", "1,many,2024-02-01,1\n")
+    write_month(stores, "2024-04", "1,1,2024-04-01,7\n")
+    with pytest.raises(FileRejected):
+        load_month(database, "2024-02-01")
+    with pytest.raises(CheckViolation):
+        load_month(database, "2024-04-01")
+    write_month(stores, "2024-05", "1,1,2024-05-01,1\n")
+    stores.write("stores.csv", "idx,location\n1,Porto\n1,Lisboa\n")
+    with pytest.raises(CheckViolation):
+        load_month(database, "2024-05-01")
+    # June is staged, and its run goes no further. July is being loaded. The process that loaded August was killed.
+    stores.write("stores.csv", "idx,location\n1,Porto\n")
+    write_month(stores, "2024-06", "1,1,2024-06-01,1\n")
+    Run(database, SALES, "2024-06-01").run("stage_sales")
+    begin = "select pipeline.begin_load('sales', '{}', 'https://bucket', 'test', 'test')"
+    database.run(begin.format("2024-08-01"), "pipeline")
+    with database.connect("pipeline") as loading:
+        loading.execute(begin.format("2024-07-01"))
+        exit_status, line, printed = status(database, "2024-01", "2024-08")
+    assert exit_status == 1
+    # December is not expected, but it is there.
+    assert {month: line[month][0] for month in line if month[0] == "2"} == {
+        "2023-12": "loaded",
+        "2024-01": "loaded",
+        "2024-02": "rejected",
+        "2024-03": "missing",
+        "2024-04": "rejected",
+        "2024-05": "rejected",
+        "2024-06": "loading",
+        "2024-07": "loading",
+        "2024-08": "failed",
+    }
+    assert line["2024-02"][1:3] == line["2024-01"][1:3] == ["2", "1,000.30"]
+    assert line["2024-03"] == ["missing"]
+    notes = [text.strip() for text in printed.splitlines() if text.startswith(" ")]
+    february, april, may, june, _, august = notes
+    assert february.startswith("rejected since ")
+    assert '"many"' in february
+    assert february.endswith("; the version above is still loaded")
+    assert "1 rows are of 1 stores that stores.csv lacks" in april
+    assert "still loaded" not in april
+    assert "1 stores have more than one location" in may
+    assert june.startswith("loading since ")
+    assert "The process that loaded the file was killed." in august
+    assert "9 months: 1 failed, 2 loaded, 2 loading, 1 missing, 3 rejected; 6 rows" in printed
+
+    for table, shown, rows, up_to, loaded_at, version in database.run("""
+        select table_name, status, to_char(row_count, 'FM999,999'), up_to::text,
+            to_char(loaded_at at time zone 'UTC', 'YYYY-MM-DD HH24:MI'),
+            regexp_replace(file_version, '(\\w{12})\\w+', '\\1', 'g')
+        from data_freshness
+    """):
+        assert line[table] == " ".join(filter(None, [shown, rows, up_to, loaded_at, version])).split()
+    assert line["sales"][:2] == ["loaded", "6"]
+
+
+def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command(
+    database: Database, stores: Files
+) -> None:
+    write_month(stores, "2024-01", "1,1,2024-01-01,1\n")
+    load_month(database, "2024-01-01")
+    now = datetime.now(UTC)
+    month = f"{now:%Y-%m}-01"
+    with pytest.raises(FileNotYetAvailable):
+        Run(database, SALES, month).run()
+    exit_status, line, printed = status(database, month[:7], month[:7])
+    assert (exit_status, line[month[:7]][0]) == (0, "waiting")
+    assert "the server answers 404" in printed
+    database.run(f"update pipeline.loads set wait_until = '{now:%Y-%m-%d}' where status = 'waiting'")
+    exit_status, line, _ = status(database, month[:7], month[:7])
+    assert (exit_status, line[month[:7]][0]) == (1, "failed")
+
+
+def test_a_month_that_is_tried_again_after_a_correction_is_loaded(database: Database, stores: Files) -> None:
+    write_month(stores, "2024-01", "1,1,2024-01-01,1\n")
+    stores.write("stores.csv", "idx,location\n2,Porto\n")
+    with pytest.raises(CheckViolation):
+        load_month(database, "2024-01-01")
+    assert status(database, "2024-01", "2024-01")[0] == 1
+    stores.write("stores.csv", "idx,location\n1,Porto\n")
+    # While the new attempt has not come to stores.csv, the problem of the old one no longer counts.
+    run = Run(database, SALES, "2024-01-01")
+    run.run("stage_sales")
+    assert status(database, "2024-01", "2024-01")[1]["2024-01"] == ["loading"]
+    run.run("stage_stores", "check_month", "publish_month")
+    assert status(database, "2024-01", "2024-01")[0] == 0
+
+
+def test_nothing_loaded_is_all_missing(database: Database) -> None:
+    exit_status, line, printed = status(database, "2024-01", "2024-02")
+    assert exit_status == 1
+    assert line["2024-01"] == line["2024-02"] == ["missing"]
+    assert line["feature_store"] == ["missing"]
+    assert "2 months: 2 missing; 0 rows" in printed
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
+def test_the_address_may_be_any_of_postgresql(
+    scheme: str, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", database.url(driver=scheme))
+    embedded_status.status()
+    assert "feature_store" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("url", ["mysql://u:hidden@h/d", "u:hidden@h/d", "host=h password=hidden"])
+def test_an_address_of_another_database_is_answered_with_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+    with pytest.raises(RunError, match=r"^DATABASE_URL does not begin with postgresql://\. Correct it"):
+        embedded_status.status()
+
+
+def test_a_feature_store_that_was_built_from_older_files_is_stale_until_it_is_built_again(
+    database: Database, stores: Files
+) -> None:
+    write_month(stores, "2024-01", "1,1,2024-01-01,1\n")
+    load_month(database, "2024-01-01")
+    assert status(database, "2024-01", "2024-01")[0] == 0
+    # As while the DAG feature_store is paused: the event of this publication starts no run.
+    load_customers(database)
+    exit_status, line, _ = status(database, "2024-01", "2024-01")
+    assert exit_status == 1
+    assert {table: line[table][0] for table in ("feature_store", "customer_profiles", "labels")} == {
+        "feature_store": "stale",
+        "customer_profiles": "loaded",
+        "labels": "loaded",
+    }
+    build_feature_store(database)
+    assert status(database, "2024-01", "2024-01")[0] == 0
+
+
+def test_customer_tables_that_were_never_loaded_fail_the_command_although_all_months_are_loaded(
+    database: Database, files: Files
+) -> None:
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    write_month(files, "2024-01", "1,1,2024-01-01,1\n")
+    load_month(database, "2024-01-01")
+    exit_status, line, _ = status(database, "2024-01", "2024-01")
+    assert (exit_status, line["labels"], line["feature_store"]) == (1, ["missing"], ["missing"])
+    write_customers(files)
+    load_customers(database)
+    exit_status, line, _ = status(database, "2024-01", "2024-01")
+    assert (exit_status, line["labels"][0], line["feature_store"]) == (1, "loaded", ["missing"])
+
+
+def data_ready(database: Database, hours: str) -> subprocess.Popen[str]:
+    """What the service data-ready of docker-compose.yml runs."""
+    command = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["data-ready"]["command"].split()
+    assert command == ["python", "-m", "services.status", "--wait", "6"]
+    return subprocess.Popen(
+        [sys.executable, *command[1:-1], hours],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "DATABASE_URL": database.url("ds_user"),
+            "SALES_FIRST_MONTH": "2024-01",
+            "SALES_LAST_MONTH": "2024-01",
+        },
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
+    database: Database, files: Files
+) -> None:
+    early = data_ready(database, "0")
+    waiting = data_ready(database, "1")
+    printed, _ = early.communicate(timeout=LONGEST_WAIT)
+    assert early.returncode == 1
+    assert "1 months: 1 missing" in printed
+    write_customers(files)
+    load_customers(database)
+    build_feature_store(database)
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    write_month(files, "2024-01", "1,1,2024-01-01,1\n")
+    load_month(database, "2024-01-01")
+    printed, _ = waiting.communicate(timeout=LONGEST_WAIT)
+    assert waiting.returncode == 0
+    assert "1 months: 1 loaded; 1 rows" in printed
+
+
+def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:
+    environment = {**os.environ, "DATABASE_URL": database.url(password="wrong", driver="postgresql+psycopg2")}
+    done = forked.run("embedded", "status", environment=environment)
+    assert done.returncode == 1
+    assert "error: " in done.stderr
+    assert "password authentication failed" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,258 @@
+"""The documents: every command is run as it is written, or a reason is given here; links, names, settings, language."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psycopg
+import pytest
+import yaml
+from conftest import ROOT
+from support.documents import BLOCK, blocks, commands, on_the_system
+from support.system import FaultySystem, documented_dag
+
+DOCUMENTS = sorted(
+    file for folder in (".", "docs", "sql", "bench", "examples", "deploy/*") for file in ROOT.glob(f"{folder}/*.md")
+)
+
+# Documents whose commands belong together or need given rows, and the test that runs them.
+CHANGE_GUIDE = "docs/change_something.md"
+TESTED_ELSEWHERE = {
+    CHANGE_GUIDE: "tests/repository/test_change_guide.py",
+    "sql/README.md": "tests/sql/test_sql_steps.py",
+}
+
+ALL_BLOCKS = [block for file in DOCUMENTS for block in blocks(file)]
+COMMANDS = [
+    pytest.param(block.document, command, id=f"{block.document}: {' '.join(command.split())[:50]}")
+    for block in ALL_BLOCKS
+    if block.document not in TESTED_ELSEWHERE and block.language == "sh"
+    for command in commands(block)
+]
+
+
+def by_ci(command: str, _: FaultySystem) -> None:
+    """Left to .ci/run, which is where these tests run: they would start themselves, or take minutes."""
+    assert command in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def by_its_test(command: str, _: FaultySystem) -> None:
+    """It needs a system or a month of its own."""
+    target = command.split()[1]
+    file, text = {
+        "preview": ("test_embedded_run", 'make("preview"'),
+        "restore": ("test_embedded_run", '(other, "restore")'),
+        "rotate": ("test_rotate", 'make("rotate")'),
+    }.get(target) or ("test_maintenance", "Take an old month out")
+    assert text in (ROOT / f"tests/operation/{file}.py").read_text()
+
+
+def dry(command: str, _: FaultySystem) -> None:
+    """Only that the target is there: it takes many minutes, or needs what no test has (a browser, the internet)."""
+    done = subprocess.run(
+        ["/usr/bin/env", "bash", "-c", command.replace("make ", "make --dry-run ", 1)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def by_compose(command: str, _: FaultySystem) -> None:
+    """Only what needs no engine: the files are whole, every setting in them is in .env.example, and no other is.
+
+    .ci/compose starts it for real where there is an engine.
+    """
+    assert command in (ROOT / ".ci/compose").read_text()
+    overlays = sorted(ROOT.glob("deploy/*/docker-compose.yml"))
+    texts = [file.read_text() for file in (ROOT / "docker-compose.yml", *overlays)]
+    assert [repeated_keys(yaml.compose(text)) for text in texts] == [[] for _ in texts]
+    services = [service for text in texts for service in yaml.safe_load(text)["services"].values()]
+    text = "\n".join(texts)
+    examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
+    passed_through = re.findall(r"^(\w+)$", (ROOT / "services/airflow.env").read_text(), re.M)
+    of_services = [
+        name for service in services for name, value in (service.get("environment") or {}).items() if value is None
+    ]
+    assert sorted({*re.findall(r"\$\{(\w+):", text), *passed_through, *of_services}) == sorted(examples)
+    if has_compose():
+        for overlay in ([], *(["--file", str(file)] for file in overlays)):
+            done = subprocess.run(
+                ["/usr/bin/env", "docker", "compose", "--file", "docker-compose.yml", *overlay, "config", "--quiet"],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert done.returncode == 0, done.stderr
+
+
+def on_a_cluster(command: str, _: FaultySystem) -> None:
+    """Only that its files are there: it needs a registry or a cluster, which no test has."""
+    files = re.findall(r"[=\s]([\w/]+(?:\.\w+)+)(?=\s|$)", command)
+    assert files
+    assert [name for name in files if not re.fullmatch(r"[\d.]+", name) and not (ROOT / name).exists()] == []
+
+
+def by_chart(command: str, _: FaultySystem) -> None:
+    """Only that the image is the one of the chart's values: .ci/compose builds it."""
+    image = yaml.safe_load((ROOT / "deploy/kubernetes/values.yaml").read_text())["images"]["airflow"]
+    assert f"{image['repository']}:{image['tag']}" in command.split()
+
+
+def repeated_keys(node: yaml.Node | None) -> list[str]:
+    """Keys that a mapping has twice: Compose rejects them, and Python's reader silently takes the last one."""
+    if isinstance(node, yaml.SequenceNode):
+        return [key for item in node.value for key in repeated_keys(item)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    keys = [key.value for key, _ in node.value]
+    return [key for key in keys if keys.count(key) > 1] + [key for _, item in node.value for key in repeated_keys(item)]
+
+
+def has_compose() -> bool:
+    asked = ["/usr/bin/env", "docker", "compose", "version"]
+    return (
+        shutil.which("docker") is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
+    )
+
+
+# The first that matches the command's beginning says how it is run.
+HOW: dict[str, Callable[[str, FaultySystem], None]] = {
+    r"make (test|lint)$": by_ci,
+    # The examples themselves are run by tests/repository/test_examples.py.
+    r"make (test-fast|bench|examples|test-ui|test-celery|audit|sbom|lock)\b": dry,
+    r"make (restore$|rotate$|preview )": by_its_test,
+    r"(PGOPTIONS='[^']+' )?psql [\s\S]*retire_load": by_its_test,
+    r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
+    r"(PGOPTIONS='[^']+' )?psql ": on_the_system,
+    r"\.venv/bin/": on_the_system,
+    r"docker compose ": by_compose,
+    r"docker (build|push) ": by_chart,
+    r"(kubectl|helm) ": on_a_cluster,
+}
+
+
+@pytest.mark.parametrize(("document", "command"), COMMANDS)
+def test_a_command_of_the_documents_runs_as_it_is_written(document: str, command: str, system: FaultySystem) -> None:
+    how = next((how for beginning, how in HOW.items() if re.match(beginning, command)), None)
+    assert how, f"{document} has the command `{command}`, and HOW does not say how it is tested."
+    how(command, system)
+
+
+def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:
+    for block in ALL_BLOCKS:
+        if block.language == "sql" and block.document != CHANGE_GUIDE:
+            # What is under sql/ speaks of the ledger, which is closed to readers.
+            user = "pipeline" if block.document == "sql/README.md" else "ds_user"
+            with psycopg.connect(system.address(user)) as connection:
+                assert connection.execute(block.text.encode()).description, block
+
+
+def test_every_block_is_run_or_is_no_command() -> None:
+    for block in ALL_BLOCKS:
+        if elsewhere := TESTED_ELSEWHERE.get(block.document):
+            assert Path(block.document).name in (ROOT / elsewhere).read_text()
+        else:
+            sample_output = block.document == "README.md" and block.language == "text"
+            # tests/repository/test_examples.py runs the examples, and the tested system has the DAG of another team.
+            examples = [file.read_text() for file in (ROOT / "examples").glob("*.py")]
+            in_example = any(block.text in example for example in [*examples, documented_dag()])
+            assert (
+                sample_output
+                or (block.language == "python" and in_example)
+                or block.language in ("sh", "sql", "mermaid")
+            ), f"how is {block} tested?"
+
+
+def test_the_sample_output_in_the_readme_has_the_lines_that_make_up_prints(system: FaultySystem) -> None:
+    def first_words(text: str) -> set[str]:
+        return {re.sub(r"\d+", "0", line.split()[0]) for line in text.splitlines() if line.strip()}
+
+    [sample] = [block.text for block in ALL_BLOCKS if block.document == "README.md" and block.language == "text"]
+    assert first_words(sample) <= first_words(system.output)
+    headings = {line for line in sample.splitlines() if line.startswith(("table ", "month "))}
+    assert len(headings) == 2
+    assert headings <= set(system.output.splitlines())
+
+
+def test_every_make_target_that_the_documents_name_is_there() -> None:
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for file in DOCUMENTS:
+        assert set(re.findall(r"`(?:\w+=\S+ )*make ([\w-]+)", file.read_text())) <= targets, file
+
+
+def test_every_file_that_the_documents_name_is_there() -> None:
+    for file in DOCUMENTS:
+        if str(file.relative_to(ROOT)) == CHANGE_GUIDE:  # it names files that it adds
+            continue
+        for name in re.findall(
+            r"`((?:alembic|dags|deploy|docs|embedded|examples|plugins|services|sql|tests)/[\w./]+\.\w+)`",
+            file.read_text(),
+        ):
+            assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
+
+
+def test_every_setting_is_in_the_page_of_settings() -> None:
+    found = set(re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M))
+    found |= set(re.findall(r"^(\w+)$", (ROOT / "services/airflow.env").read_text(), re.M))
+    for file in ("dags/company_data/settings.py", "alembic/env.py"):
+        found |= set(re.findall(r'environ\.get\("(\w+)"', (ROOT / file).read_text()))
+    assert len(found) > 20
+    assert found <= set(re.findall(r"`(\w+)`", (ROOT / "docs/configuration.md").read_text()))
+
+
+def test_the_readme_is_short() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    assert len(text.split()) <= 1100
+
+
+# Its sentences are the comments in the migrations.
+GENERATED = ROOT / "docs/data_dictionary.md"
+
+
+@pytest.mark.parametrize("folder", [".", "docs", "deploy/*"])
+def test_lines_of_prose_have_at_most_100_characters(folder: str) -> None:
+    for file in set(ROOT.glob(f"{folder}/*.md")) - {GENERATED}:
+        prose = BLOCK.sub("", file.read_text())
+        long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith(("|", "!["))]
+        assert long == [], file.relative_to(ROOT)
+
+
+# Words for which the field has a usual one.
+UNUSUAL = {
+    r"anew|again and again": "again, repeatedly",
+    r"refus(?:e|ed|es|al|ing)": "reject, rejected",
+    r"mend(?:ed|s|ing)?": "fix, correct",
+    r"whoever": "a role, a session, a user",
+    r"(?:is|are|be) told": "notify, notification",
+    r"months? (?:is|are) red|red months?": "a month has failed",
+    r"(?:passing|lasting) faults?": "transient, permanent",
+    r"no UTF-8": "invalid UTF-8",
+    r"locks? that (?:is|are) not given": "lock timeout",
+    r"packed": "compressed",
+    r"the floor": "the lower bound",
+    r"mighty": "privileged",
+    r"one \w+ an? (?:client|month|store|file|step)": "one row per client, per month",
+}
+
+
+def test_the_documents_use_the_terms_of_the_field() -> None:
+    found = [
+        f"{file.relative_to(ROOT)}, line {number}: {match[0]!r} (write: {usual})"
+        for file in DOCUMENTS
+        for number, line in enumerate(file.read_text().splitlines(), 1)
+        for unusual, usual in UNUSUAL.items()
+        if (match := re.search(rf"\b(?:{unusual})\b", line, re.I))
+    ]
+    assert found == []
+
+
+def test_every_link_between_the_documents_leads_somewhere() -> None:
+    for file in DOCUMENTS:
+        for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", file.read_text()):
+            assert (file.parent / target).exists(), f"{file.relative_to(ROOT)}: {target}"

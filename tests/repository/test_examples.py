@@ -1,0 +1,108 @@
+"""The examples, run as ds_user on the sample data, with no library but those that they list."""
+
+import os
+import re
+import subprocess
+from datetime import date
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, Database, Files
+from support.foreign_code import watched_logins
+from support.steps import build_feature_store, load_customers, load_month
+
+from embedded.sample_data import write_bucket
+
+pytestmark = pytest.mark.slow
+
+MONTHS = [date(2024, month, 1) for month in (1, 2, 3)]
+
+
+@pytest.fixture(scope="module")
+def python() -> Path:
+    """The interpreter that `make examples` uses."""
+    made = subprocess.run(
+        ["/usr/bin/env", "make", ".venv-examples/installed"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert made.returncode == 0, made.stdout + made.stderr
+    return ROOT / ".venv-examples/bin/python"
+
+
+@pytest.fixture
+def loaded(database: Database, files: Files) -> Database:
+    write_bucket(files.folder, MONTHS)
+    load_customers(database)
+    build_feature_store(database)
+    for month in MONTHS:
+        load_month(database, str(month))
+    return database
+
+
+def run_example(python: Path, name: str, database: Database, *arguments: str | Path, scheme: str = "postgresql") -> str:
+    """What an example prints."""
+    url = database.url("ds_user", driver=scheme)
+    command = [str(python), str(ROOT / "examples" / name), "--url", url, *map(str, arguments)]
+    # Its threads wait for each other by running in circles, which takes the cores from the other tests.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    with watched_logins(database.url) as logins:
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        assert {path for who, path in logins.paths() if who == "ds_user"} == {"pg_catalog,pg_temp"}
+    return done.stdout
+
+
+def run_with_picture(python: Path, name: str, database: Database, picture: Path, scheme: str = "postgresql") -> str:
+    """What an example prints; its picture is small enough to be shown."""
+    output = run_example(python, name, database, "--picture", picture, scheme=scheme)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size < 60_000
+    return output
+
+
+def test_the_examples_work_as_ds_user(python: Path, loaded: Database, tmp_path: Path) -> None:
+    trained, *measures = run_with_picture(python, "train_classifier.py", loaded, tmp_path / "roc.png").splitlines()
+    assert trained.startswith("trained on ")
+    [majority], [accuracy, auc], [_, pretended] = (
+        [float(number) for number in re.findall(r"\d\.\d+", line)] for line in measures
+    )
+    assert accuracy > majority + 0.05
+    assert 0.6 < auc < 0.9
+    # What the features of today pretend.
+    assert pretended > auc + 0.05
+
+    picture = tmp_path / "sales.png"
+    plotted = run_with_picture(python, "plot_monthly_sales.py", loaded, picture, "postgres")
+    [(total,)] = loaded.run("select sum(value) from sales")
+    assert plotted == f"40 locations, 3 months, total {total:,.2f}\n"
+
+
+def test_the_report_is_one_page_with_every_month_and_table(python: Path, loaded: Database, tmp_path: Path) -> None:
+    page = tmp_path / "report.html"
+    assert run_example(python, "report.py", loaded, "--page", page) == f"{page}: 3 months, 8 tables\n"
+    text = page.read_text()
+    assert page.stat().st_mode & 0o777 == 0o600  # for nobody else on a shared machine
+    assert len(text) < 1_000_000
+    assert "http://" not in text.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
+        "http://creativecommons.org/", ""
+    )
+    for shown in ("loaded (3)", "customer_activity", "scd_a", "feature_store"):
+        assert shown in text
+    # A month that is unusual, and one that waits for a person because it is.
+    for month, values in (
+        ("2024-01-01", "anomalies = 'few <rows>', decided_by = 'a person'"),
+        ("2024-03-01", "anomalies = 'many rows', status = 'pending_approval', decide_until = now() + interval '1 day'"),
+    ):
+        loaded.run(
+            f"update pipeline.loads set {values} from pipeline.files"
+            f" where loads.file_id = files.file_id and file_month = '{month}'"
+        )
+    run_example(python, "report.py", loaded, "--page", page)
+    text = page.read_text()
+    for shown in (
+        "loaded (1)",
+        "unusual (1)",
+        "pending_approval (1)",
+        "2024-01: few &lt;rows&gt; (published by a person)",
+        "2024-03: many rows",
+    ):
+        assert shown in text

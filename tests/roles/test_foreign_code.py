@@ -1,0 +1,315 @@
+"""Functions, operators, triggers and tables of mle_user: no connection and no function of the pipeline runs them."""
+
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+import pytest
+from conftest import Database, Files, RunDag, month_after
+from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege
+from support.foreign_code import plant_shadows, safe, shadows_ran, watched_logins
+from support.steps import CUSTOMERS, MAINTENANCE, SALES, Run, build_feature_store, load_customers, load_month
+
+from embedded.sample_data import months_before, write_bucket
+from services.passwords import set_passwords
+from services.status import read_status
+
+pytestmark = pytest.mark.slow
+
+# The month that is loaded, and the one after it.
+MONTH, FIRES = "2024-02-01", month_after("2024-02")
+
+
+@pytest.fixture
+def attacked(database: Database, files: Files) -> Database:
+    """A database with shadows, before anything was loaded, and a bucket with files for all workflows."""
+    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    plant_shadows(database.url)
+    return database
+
+
+def load_everything(run_dag: RunDag) -> None:
+    for dag, fires in ((SALES, FIRES), (CUSTOMERS, None), ("feature_store", None)):
+        assert run_dag(dag, fires) == "success"
+
+
+def test_a_shadow_runs_where_public_is_on_the_search_path(attacked: Database) -> None:
+    """The attack itself works: without this, the tests below could not fail."""
+    attacked.run("select count(1::integer), 1::integer = date '2024-02-01'")
+    assert shadows_ran(attacked.url)
+
+
+def test_no_task_and_no_command_runs_a_shadow(attacked: Database, run_dag: RunDag, tmp_path: Path) -> None:
+    for steps in (["upgrade", "head"], ["downgrade", "base"], ["upgrade", "head"]):
+        done = attacked.alembic(*steps)
+        assert done.returncode == 0, done.stderr
+    with watched_logins(attacked.url) as logins:
+        load_everything(run_dag)
+        assert run_dag(SALES, FIRES) == "success"
+        Run(attacked, MAINTENANCE).run("discard_orphans", "analyze_sales")
+        assert attacked.alembic("upgrade", "head").returncode == 0
+        read_status(attacked.url(), [FIRES.date()])
+        write_passwords(tmp_path)
+        set_passwords("operational-db", attacked.url(), tmp_path)
+        paths = logins.paths()
+    assert not shadows_ran(attacked.url)
+    assert {(who, path.replace(" ", "")) for who, path in paths} == {
+        ("pipeline", "pg_catalog,pg_temp"),
+        ("admin", "pg_catalog,pg_temp"),
+    }
+
+
+def write_passwords(folder: Path) -> None:
+    """The passwords as the service that migrates has them."""
+    for name in ("admin_password", "admin_password.known"):
+        (folder / name).write_text("admin")
+    for login, password in (("ds_user", "ds_user"), ("mle_user", "mle_user"), ("pipeline", "pipeline-laptop")):
+        (folder / f"{login}_password").write_text(password)
+
+
+@pytest.mark.parametrize("target", ["upgrade", "downgrade"])
+def test_the_printed_sql_runs_no_shadow(target: str, attacked: Database) -> None:
+    if target == "upgrade":
+        assert attacked.alembic("downgrade", "base").returncode == 0
+        with safe(attacked.url) as connection:
+            connection.execute("drop schema migrations cascade")
+    revisions = "head" if target == "upgrade" else "head:base"
+    printed = attacked.alembic(target, revisions, "--sql")
+    command = [str(attacked.cluster.programs / "psql"), "--quiet", "--set=ON_ERROR_STOP=1", attacked.url()]
+    done = subprocess.run(command, input=printed.stdout, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert not shadows_ran(attacked.url)
+
+
+def test_no_function_of_the_pipeline_runs_a_shadow_for_a_reader(attacked: Database, run_dag: RunDag) -> None:
+    """The caller's own path has public first, as an attacker would want it.
+
+    Functions that become part of the caller's query are as safe as that: on the path that PostgreSQL sets.
+    """
+    load_everything(run_dag)
+    for options, statements in {
+        "-c search_path=public,pg_catalog": (
+            "select public.make_training_set('a', 'select idx, scd_a from public.feature_store', null)",
+            "select public.repeat_training_set('a')",
+            "table public.month_status",
+            "table public.data_freshness",
+            "table public.data_statistics",
+        ),
+        "": (
+            "select public.feature_store_as_of('2024-02-01')",
+            "select public.feature_store_as_of('2024-02-01', 'infinity')",
+            "select public.feature_store_at('{1, 2}', '{2024-02-01, 2024-02-01}')",
+            "select public.feature_store_at('{1, 2}', '{2024-02-01, 2024-02-01}', 'infinity')",
+        ),
+    }.items():
+        with psycopg.connect(attacked.url("ds_user"), autocommit=True, options=options) as connection:
+            for statement in statements:
+                assert connection.execute(statement.encode()).fetchall(), statement
+    assert not shadows_ran(attacked.url)
+
+
+def test_each_function_has_a_fixed_path_or_names_what_was_found_when_it_was_made(database: Database) -> None:
+    """A body that is stored as text is read again in each session."""
+    with safe(database.url) as connection:
+        found = connection.execute("""
+            select oid::regprocedure::text, array_to_string(proconfig, ' ')
+            from pg_proc
+            where
+                pronamespace in ('public'::regnamespace, 'pipeline'::regnamespace)
+                and prosqlbody is null
+                and not 'search_path=pg_catalog, pg_temp' = any(coalesce(proconfig, '{}'))
+        """).fetchall()
+    # These qualify every name. The first runs the query of its caller, who expects the tables of public; the others
+    # become part of it, which a path of their own would prevent.
+    assert sorted(str(name) for name, _ in found) == [
+        "pipeline.measure_training_set(text,timestamp with time zone)",
+        "public.feature_store_as_of(date,timestamp with time zone)",
+        "public.feature_store_at(integer[],date[],timestamp with time zone)",
+    ]
+
+
+# A type whose cast to integer is a function of mle_user.
+CAST = """
+    create sequence public.casts_as_others;
+    grant all on sequence public.casts_as_others to public;
+    create type public.evil_number as enum ('1');
+    create function public.evil_number(public.evil_number) returns integer language plpgsql as $$
+    begin
+        if current_user <> 'mle_user' then
+            perform nextval('public.casts_as_others');
+        end if;
+        return 1;
+    end
+    $$;
+    create cast (public.evil_number as integer) with function public.evil_number(public.evil_number) as implicit;
+"""
+
+
+@pytest.mark.parametrize("table", ["stores (idx)", "feature_store (idx)", "of_admin (idx)"])
+def test_a_foreign_key_of_mle_user_runs_no_cast_with_the_rights_of_another_owner(
+    table: str, database: Database
+) -> None:
+    database.open_to_readers()
+    database.run("create table public.of_admin (idx integer primary key)")
+    database.run("insert into stores values (1, 'Porto')")
+    database.run("insert into of_admin values (1)")
+    database.run("insert into feature_store values (1, 1, 'A', 1, 1, 0)")
+    with database.connect("mle_user") as connection:
+        connection.execute(CAST)
+        for statement in (
+            f"create table public.mine (idx public.evil_number references public.{table})",
+            "create table public.mine (idx public.evil_number)",
+            f"alter table public.mine add foreign key (idx) references public.{table} not valid",
+        ):
+            with suppress(DatatypeMismatch):
+                connection.execute(statement.encode())
+        connection.execute("insert into public.mine values ('1')")
+        # With the types of the key it works as ever.
+        connection.execute(f"create table public.good (idx integer references public.{table})")
+        connection.execute("insert into public.good values (1)")
+        with pytest.raises(DatatypeMismatch, match="has other types than the columns of"):
+            connection.execute("alter table public.good alter column idx type public.evil_number using '1'")
+    assert database.run("select is_called from public.casts_as_others") == [(False,)]
+
+
+# A function that takes the rights of whoever calls it, on a table that it is called for when rows are analyzed.
+EVIL = """
+    create sequence public.calls_as_owner;
+    grant all on sequence public.calls_as_owner to public;
+    create function public.evil(integer) returns integer immutable language plpgsql as $$
+    begin
+        if current_user = 'pipeline_owner' then
+            perform nextval('public.calls_as_owner');
+            grant select, insert, update, delete on pipeline.loads to mle_user;
+        end if;
+        return $1;
+    end
+    $$;
+    create table public."evil; drop" (idx integer, value text default public.evil(1)::text);
+    create table public.evil (idx integer, value text default public.evil(1)::text);
+    create index on public.evil (public.evil(idx));
+    grant all on public.evil, public."evil; drop" to public;
+"""
+AS_PIPELINE = (
+    "perform pipeline.begin_load('evil', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('evil; drop', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('pg_class', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('training_sets', null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load(null, null, 'x', 'x', 'x')",
+    "perform pipeline.begin_load('Labels', null, 'x', 'x', 'x')",
+    "insert into pipeline.sources values ('evil', 'x', null)",
+    "update pipeline.sources set table_name = 'evil' where table_name = 'labels'",
+    "update pipeline.files set table_name = 'evil'",
+    "update pipeline.loads set file_id = 1",
+    "update pipeline.loads set staged_table = 'public.evil'",
+    "execute 'create table staging.evil_1 (like public.evil including all)'",
+    "insert into pipeline.files (table_name) values ('evil')",
+    "insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table) values (1, 'x', 'x', 'x', 'evil')",
+)
+
+
+@pytest.mark.parametrize("statement", AS_PIPELINE)
+def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(
+    statement: str, database: Database, files: Files
+) -> None:
+    """It acts as pipeline, since it runs in a load; what pipeline may do is all that it may do."""
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write(f"sales/{MONTH}/sales.csv", f"idx,value,date,store_idx\n1,1,{MONTH},1\n")
+    load_month(database, MONTH)
+    with database.connect("mle_user") as connection:
+        connection.execute(EVIL)
+        connection.execute("create table public.statuses (who name, what text)")
+        connection.execute("grant all on public.statuses to public")
+        connection.execute(f"""
+            create function public.attack() returns trigger language plpgsql as $attack$
+            declare
+                load bigint;
+            begin
+                begin
+                    {statement};
+                    select max(load_id) into load from pipeline.loads;
+                    execute 'insert into ' || (select staged_table from pipeline.loads where load_id = load)
+                        || ' select 1';
+                    perform pipeline.stage_load(load, null, null, 1, 'x', 1);
+                    insert into public.statuses values (current_user, 'done');
+                exception
+                    when others then
+                        insert into public.statuses values (current_user, sqlstate);
+                end;
+                return null;
+            end
+            $attack$
+        """)
+        connection.execute("create trigger attack after insert on monthly_sales execute function public.attack()")
+    files.write(f"sales/{MONTH}/sales.csv", f"idx,value,date,store_idx\n1,2,{MONTH},1\n")
+    load_month(database, MONTH)
+    assert database.run("select who, what from public.statuses") in (
+        [("pipeline", CheckViolation.sqlstate)],
+        [("pipeline", InsufficientPrivilege.sqlstate)],
+        [("pipeline", "428C9")],  # load_id is generated
+    )
+    assert database.run("select is_called from public.calls_as_owner") == [(False,)]
+    for forbidden in (
+        "select * from pipeline.loads",
+        "insert into public.training_sets (name) values ('forged')",
+    ):
+        with pytest.raises(InsufficientPrivilege):
+            database.run(forbidden, "mle_user")
+
+
+# What must be left of what a trigger's function does as the login pipeline, by functions with their owner's rights.
+CALLS_AS_PIPELINE = """
+    create function public.attack() returns trigger language plpgsql as $attack$
+    begin
+        {statement};
+        return null;
+    exception
+        when others then
+            return null;
+    end
+    $attack$;
+    create trigger attack after insert on public.monthly_sales execute function public.attack();
+"""
+
+
+@pytest.mark.parametrize("is_built", [False, True], ids=["before the first build", "after the first build"])
+def test_a_trigger_of_mle_user_does_not_open_the_features(
+    is_built: bool, database: Database, files: Files, run_dag: RunDag
+) -> None:
+    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    load_month(database, MONTH)
+    features = ["public.feature_history", "public.feature_store"]
+    if is_built:
+        load_customers(database)
+        build_feature_store(database)
+        for table in features:
+            database.run(f"revoke all on {table} from ds_user_role, mle_user_role")
+    with database.connect("mle_user") as connection:
+        connection.execute(CALLS_AS_PIPELINE.format(statement="perform pipeline.open_feature_store()"))
+    load_month(database, MONTH)
+    for user in ("ds_user", "mle_user"):
+        for table in features:
+            with pytest.raises(InsufficientPrivilege):
+                database.run(f"select * from {table}", user)
+
+
+def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Database, files: Files) -> None:
+    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    load_month(database, MONTH)
+    # All but those of the two loads, and the stores that are published.
+    tables = """
+        select array_agg(oid::regclass::text order by oid)
+        from pg_class
+        where relkind in ('r', 'p') and not (relnamespace::regnamespace::text = 'staging' and relname ~ '_[0-9]+$')
+    """
+    with database.connect("mle_user") as connection:
+        connection.execute(
+            CALLS_AS_PIPELINE.format(
+                statement="perform pipeline.drop_staged(number) from generate_series(-1, 100) as number"
+            )
+        )
+    before = database.run(tables)
+    load_month(database, MONTH)
+    assert database.run(tables) == before
+    assert database.run("select count(*) > 0 from sales") == [(True,)]

@@ -1,0 +1,328 @@
+"""What each user may do, tried by logging in over TCP and doing it."""
+
+import re
+
+import psycopg
+import pytest
+from conftest import ROOT, Database, Files
+from psycopg.errors import InsufficientPrivilege
+from support.steps import load_month
+
+TABLES = [
+    "customer_profiles",
+    "customer_activity",
+    "labels",
+    "stores",
+    "sales",
+    "monthly_sales",
+    "feature_history",
+    "feature_store",
+]
+
+
+@pytest.fixture
+def database(database: Database) -> Database:
+    """A database whose features have been built; tests/features/test_first_publication.py is about the time before."""
+    database.open_to_readers()
+    return database
+
+
+@pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
+def test_a_wrong_password_is_rejected(database: Database, user: str) -> None:
+    with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+        database.connect(user, "wrong")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_ds_user_reads_every_table_and_writes_none(database: Database, table: str) -> None:
+    assert database.run(f"select count(*) from {table}", user="ds_user") == [(0,)]
+    column = database.run(
+        f"select attname from pg_attribute where attrelid = 'public.{table}'::regclass and attnum = 1"
+    )[0][0]
+    for statement in (
+        f"insert into {table} select * from {table}",
+        f"update {table} set {column} = {column}",
+        f"delete from {table}",
+        f"truncate {table}",
+        f"drop table {table}",
+        f"alter table {table} add column extra int",
+    ):
+        with pytest.raises(InsufficientPrivilege):
+            database.run(statement, user="ds_user")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create table public.mine (idx int)",
+        "create temporary table mine (idx int)",
+        "create view public.mine as select 1",
+        "create schema mine",
+        "create role mine",
+    ],
+)
+def test_ds_user_creates_nothing(database: Database, statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        database.run(statement, user="ds_user")
+
+
+@pytest.mark.parametrize("creator", ["admin", "mle_user", "mle_user acting as its role"])
+def test_a_table_that_is_created_later_is_read_by_ds_user_and_managed_by_mle_user(
+    database: Database, creator: str
+) -> None:
+    with database.connect(creator.split()[0]) as connection:
+        if "acting" in creator:
+            connection.execute("set role mle_user_role")
+        connection.execute("create table public.later (idx serial, word text)")
+        connection.execute("create function public.later_function() returns int language sql return 1")
+    database.run("insert into later (word) values ('a')", user="mle_user")
+    database.run("update later set word = 'b'", user="mle_user")
+    assert database.run("select idx, word from later", user="ds_user") == [(1, "b")]
+    assert database.run("select public.later_function()", user="mle_user") == [(1,)]
+    with pytest.raises(InsufficientPrivilege):
+        database.run("delete from later", user="ds_user")
+    database.run("truncate later", user="mle_user")
+    database.run("drop table later", user="admin")
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_mle_user_writes_every_table(database: Database, table: str) -> None:
+    database.run(f"insert into {table} select * from {table}", user="mle_user")
+    database.run(f"delete from {table}", user="mle_user")
+    database.run(f"truncate {table}", user="mle_user")
+
+
+def test_mle_user_creates_tables_sequences_functions_and_views_in_public(database: Database) -> None:
+    for statement in (
+        "create table public.own (idx int primary key)",
+        "create sequence public.own_numbers",
+        "create view public.own_view as select idx from feature_store",
+        "create function public.own_function() returns int language sql return 1",
+        "create temporary table scratch (idx int)",
+    ):
+        database.run(statement, user="mle_user")
+
+
+@pytest.mark.parametrize("user", ["ds_user", "mle_user"])
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "select * from migrations.alembic_version",
+        "delete from migrations.alembic_version",
+        "select * from staging.labels",
+        "truncate staging.labels",
+        "create table staging.mine (idx int)",
+        "select pipeline.begin_load('labels', null, 'x', 'x', 'x')",
+        "select pipeline.stage_load(1, null, null, 1, 'x', 1)",
+        "select pipeline.publish_load(1)",
+        "select pipeline.create_staged(1)",
+        "select pipeline.drop_staged(1)",
+        "select pipeline.clean_up()",
+        "select pipeline.retire_load(1)",
+        "select pipeline.decide_load(1, true, 'me')",
+        "select pipeline.open_feature_store()",
+        "delete from partitions.sales_before_all_months",
+        "create table partitions.mine (idx int)",
+        "select * from pipeline.loads",
+        "set role pipeline",
+    ],
+)
+def test_users_cannot_touch_the_pipelines_own_schemas(database: Database, user: str, statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        database.run(statement, user=user)
+
+
+def test_public_holds_the_tables_and_the_views_of_their_state_and_nothing_else(database: Database) -> None:
+    found = database.run("select relname from pg_class where relnamespace = 'public'::regnamespace and relkind <> 'i'")
+    assert sorted(name for (name,) in found) == sorted(
+        [*TABLES, "data_freshness", "data_statistics", "feature_rows", "month_status", "training_sets"]
+    )
+
+
+@pytest.mark.parametrize("user", ["ds_user", "mle_user", "pipeline", "admin"])
+def test_data_freshness_shows_every_table(database: Database, user: str) -> None:
+    found = database.run("select table_name, row_count from public.data_freshness", user=user)
+    assert dict(found) == dict.fromkeys(TABLES)
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "create table public.mine (idx int)",
+        "create table staging.mine (idx int)",
+        "create schema mine",
+        "create role mine",
+        "alter role ds_user password 'x'",
+        "alter role pipeline createrole",
+        "alter default privileges for role admin grant select on tables to public",
+        "alter table public.sales add column extra int",
+        "alter table staging.labels add column extra int",
+        "drop table public.labels",
+        "update public.sales set value = 1",
+        "truncate public.sales",
+        "delete from partitions.sales_before_all_months",
+        "alter table public.sales detach partition partitions.sales_before_all_months",
+        "create trigger mine after insert on public.sales execute function pipeline.notice()",
+        "update public.monthly_sales set value = 1",
+        "truncate public.monthly_sales",
+        "delete from public.stores",
+        "truncate public.stores",
+        "update public.customer_profiles set attr_a = 1",
+        "truncate public.customer_profiles",
+        "update public.labels set label = 1",
+        "insert into pipeline.sources values ('evil', 'x', null)",
+        "update pipeline.sources set published_with = null",
+        "insert into pipeline.files (table_name) values ('labels')",
+        "update pipeline.files set table_name = 'labels'",
+        "delete from pipeline.files",
+        "insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table) values (1, 'x', 'x', 'x', 'x')",
+        "update pipeline.loads set file_id = 1",
+        "update pipeline.loads set staged_table = 'public.sales'",
+        "update pipeline.loads set run_id = 'x'",
+        "update pipeline.loads set started_at = now()",
+        "create table staging.labels_1 (idx int)",
+        "delete from pipeline.loads",
+        "delete from pipeline.feature_store_builds",
+        "select * from migrations.alembic_version",
+        "update migrations.alembic_version set version_num = '0001'",
+        "create or replace function pipeline.notice(message text) returns void language sql begin atomic end",
+        "create table partitions.mine (idx int)",
+        "set role mle_user_role",
+        "set session_replication_role = replica",
+        "copy public.sales to program 'cat'",
+        "select pg_read_file('postgresql.conf')",
+    ],
+)
+def test_the_pipelines_login_can_do_no_more_than_loads_need(database: Database, statement: str) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        database.run(statement, user="pipeline")
+
+
+def test_the_pipelines_login_has_these_privileges_on_the_tables(database: Database) -> None:
+    """Rows are deleted and inserted, stores are never deleted, and the features are written by difference."""
+    found = database.run("""
+        select relname, string_agg(lower(privilege_type), ', ' order by privilege_type)
+        from pg_class cross join lateral aclexplode(relacl)
+        where relnamespace = 'public'::regnamespace and grantee = 'pipeline'::regrole and relkind in ('r', 'p')
+        group by relname
+    """)
+    replaced, by_difference = "delete, insert, select", "delete, insert, select, update"
+    assert dict(found) == {
+        "customer_profiles": replaced,
+        "customer_activity": replaced,
+        "labels": replaced,
+        "sales": "delete, insert, maintain, select",
+        "monthly_sales": replaced,
+        "stores": "insert, select, update",
+        "feature_history": by_difference,
+        "feature_store": by_difference,
+    }
+
+
+PRIVILEGES_AND_COMMENTS = """
+    select relacl::text, obj_description(oid, 'pg_class'),
+        (select array_agg(col_description(oid, attnum) order by attnum) from pg_attribute where attrelid = oid)
+    from pg_class where oid = 'public.sales'::regclass
+"""
+
+
+def test_what_the_pipeline_makes_belongs_to_its_owner_and_is_read_by_ds_and_mle(
+    database: Database, files: Files
+) -> None:
+    before = database.run(PRIVILEGES_AND_COMMENTS)
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write("sales/2024-02-01/sales.csv", "idx,value,date,store_idx\n1,1,2024-02-01,1\n")
+    for _ in range(2):
+        load_month(database, "2024-02-01")
+    assert database.run(PRIVILEGES_AND_COMMENTS) == before
+    for user in ("ds_user", "mle_user"):
+        assert database.run("select count(*) from sales", user=user) == [(1,)]
+    assert database.run("select count(*) from pg_class where relowner = 'pipeline'::regrole") == [(0,)]
+    # Only its owner has privileges on a partition, and the pipeline that of analyzing it.
+    assert database.run("""
+        select
+            relnamespace::regnamespace::text, relname, relpersistence::text, relchecks, relowner::regrole::text,
+            array(
+                select concat(grantee::regrole, ' ', privilege_type) from aclexplode(relacl) where grantee <> relowner
+            )
+        from pg_class join pg_inherits on inhrelid = pg_class.oid where inhparent = 'public.sales'::regclass
+        and relname ~ '2024'
+    """) == [("partitions", "sales_2024_02", "p", 0, "pipeline_owner", ["pipeline MAINTAIN"])]
+    database.run("update sales set value = 2", user="mle_user")
+    database.run("drop table partitions.sales_2024_02", user="admin")
+
+
+def test_readers_have_their_privileges_by_the_default_privileges_alone(template: Database) -> None:
+    """From the upgrade on, but for the features; only the function that opens these grants anything to them."""
+    found = template.run("""
+        with readers as (
+            select relname, grantee::regrole::text as grantee, count(*) as privileges
+            from pg_class cross join lateral aclexplode(relacl)
+            where
+                relnamespace = 'public'::regnamespace
+                and relkind in ('r', 'p')
+                and grantee in ('ds_user_role'::regrole, 'mle_user_role'::regrole)
+            group by relname, grantee
+        ),
+        defaults as (
+            select grantee::regrole::text as grantee, count(*) as privileges
+            from pg_default_acl cross join lateral aclexplode(defaclacl)
+            where defaclrole = 'pipeline_owner'::regrole and defaclobjtype = 'r'
+            group by grantee
+        )
+        select relname from readers join defaults using (grantee, privileges) group by relname having count(*) = 2
+    """)
+    assert {name for (name,) in found} == set(TABLES) - {"feature_history", "feature_store"}
+    granting = template.run("""
+        select proname from pg_proc
+        where pronamespace = 'pipeline'::regnamespace and prosrc ~ '(grant|revoke) .*(ds_user|mle_user)'
+    """)
+    assert granting == [("open_feature_store",)]
+
+
+def test_the_functions_with_the_rights_of_their_owner_are_those_of_the_page(template: Database) -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    [rows] = re.findall(r"\| function \| called by \|.*\n\| ---.*\n((?:\|.*\n)+)", page)
+    found = template.run("select proname from pg_proc where prosecdef and pronamespace = 'pipeline'::regnamespace")
+    assert {name for (name,) in found} == set(re.findall(r"^\| `(\w+)`", rows, re.M))
+
+
+def test_functions_with_the_rights_of_their_owner_have_no_rights_on_the_server(database: Database) -> None:
+    owners = database.run("select distinct proowner::regrole::text from pg_proc where prosecdef and oid > 16383")
+    assert owners == [("pipeline_owner",)]
+    assert database.run("""
+        select rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls
+        from pg_roles where rolname = 'pipeline_owner'
+    """) == [(False,) * 5]
+    assert database.run("select rolcanlogin from pg_roles where rolname = 'pipeline_owner'") == [(False,)]
+    assert database.run(
+        "select member::regrole::text from pg_auth_members where roleid = 'pipeline_owner'::regrole"
+    ) in (
+        [],
+        [("admin",)],
+    )
+
+
+def test_every_table_and_column_has_a_comment(database: Database) -> None:
+    silent = database.run("""
+        select attrelid::regclass, attname
+        from pg_attribute
+        join pg_class on pg_class.oid = attrelid
+        where relnamespace::regnamespace::text in ('public', 'staging', 'pipeline') and relkind in ('r', 'p')
+          and attnum > 0 and not attisdropped
+          and (col_description(attrelid, attnum) is null or obj_description(attrelid, 'pg_class') is null)
+    """)
+    assert silent == []
+
+
+@pytest.mark.parametrize("table", ["sales", "feature_history"])
+def test_mle_user_puts_no_row_trigger_on_a_table_with_partitions(database: Database, table: str) -> None:
+    """It would be called for each of a month's rows."""
+    database.run(
+        "create function public.mine() returns trigger language plpgsql as $$ begin return new; end $$", "mle_user"
+    )
+    with pytest.raises(InsufficientPrivilege):
+        database.run(
+            f"create trigger mine before insert or delete on {table} for each row execute function public.mine()",
+            "mle_user",
+        )

@@ -1,0 +1,105 @@
+"""What keeps a month's cost the same at any length of history, and the tables ready to be distributed."""
+
+import re
+from contextlib import nullcontext
+
+import pytest
+from airflow.providers.common.sql.hooks.sql import DbApiHook
+from conftest import Database, Files
+from support.steps import SALES, Run, connect, csv_text, load_month
+
+pytestmark = pytest.mark.slow
+
+MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
+ROWS = 20_000
+
+
+@pytest.fixture
+def months(database: Database, files: Files) -> None:
+    """Three months, published, and their files."""
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    for month in MONTHS:
+        files.write(
+            f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", [(n, 1, month, 1) for n in range(ROWS)])
+        )
+        load_month(database, month)
+
+
+def tables_in(plan: list[tuple[str]]) -> set[str]:
+    """The months of sales that a plan reads, published or staged."""
+    return set(re.findall(r" on (sales_[\d_]+)\b", "\n".join(line for (line,) in plan)))
+
+
+def test_a_query_of_one_month_reads_one_partition(database: Database, months: None) -> None:
+    of_february = "select sum(value) from sales where date >= '2024-02-01' and date < '2024-03-01'"
+    assert tables_in(database.run(f"explain {of_february}", "ds_user")) == {"sales_2024_02"}
+    assert tables_in(database.run("explain select sum(value) from sales", "ds_user")) == {
+        "sales_2023_12",
+        "sales_2024_01",
+        "sales_2024_02",
+    }
+
+
+def test_the_steps_of_a_load_read_their_month_alone(database: Database, months: None) -> None:
+    run = Run(database, SALES, "2024-02-01")
+    run.run("stage_sales", "stage_stores")
+    read = []
+    with connect(database) as connection:
+        for task in ("check_month", "publish_month"):
+            # The file of the publication has its own transaction.
+            with connection.transaction() if task == "check_month" else nullcontext():
+                for statement in DbApiHook.split_sql_string(run.dag.get_task(task).sql):
+                    if re.search(r"\b(from|join) (staged_sales|public\.sales)\b", statement):
+                        plan = connection.execute(f"explain {statement}", run.parameters(task)).fetchall()
+                        read.append((task, tables_in(plan)))
+                    connection.execute(statement, run.parameters(task))
+    staged, published = f"sales_{run.loads['stage_sales']}", "sales_2024_02"
+    assert read == [
+        ("check_month", {staged}),
+        ("publish_month", {published}),
+        ("publish_month", {staged}),
+        ("publish_month", {published}),
+    ]
+
+
+def test_a_month_that_is_loaded_again_and_again_takes_the_room_of_two(database: Database, months: None) -> None:
+    size = "select sum(pg_total_relation_size(relid)) from pg_partition_tree('public.sales')"
+    sizes = []
+    for _ in range(10):
+        [(before,)] = database.run(size)
+        sizes.append(before)
+        load_month(database, "2024-01-01")
+        database.run("vacuum public.sales")  # as autovacuum does
+    first, second, *_, last = sizes
+    # A table is extended by up to 64 pages at a time.
+    assert second - first <= first / len(MONTHS) + 64 * 8192
+    assert last - second <= 64 * 8192 < first / len(MONTHS)
+    # Nothing stays behind in staging either.
+    assert database.run(
+        "select count(*) from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '^sales_'"
+    ) == [(0,)]
+
+
+def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database: Database) -> None:
+    keys = database.run("""
+        select indrelid::regclass::text, array_agg(attname::text)
+        from pg_index
+        join pg_class on pg_class.oid = indrelid
+        join pg_attribute on attrelid = indrelid and attnum = any(indkey)
+        where
+            indisunique
+            and (
+                relnamespace::regnamespace::text in ('public', 'staging')
+                or relname in ('sales_by_store', 'feature_history_known')
+            )
+        group by indrelid, indexrelid
+    """)
+    assert {table for table, _ in keys} == {
+        "stores",
+        "feature_store",
+        "monthly_sales",
+        "partitions.feature_history_known",
+        "pipeline.sales_by_store",
+    }
+    for table, columns in keys:
+        assert {"idx", "store_idx"} & set(columns), table

@@ -1,0 +1,160 @@
+"""What the migrations make: the committed dictionary, the comments on it, and each revision by itself."""
+
+import re
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from alembic.script import Script, ScriptDirectory
+from conftest import ROOT, Database, drop_database, new_database
+
+from docs import generate
+from embedded.postgres import Cluster
+
+RENEW = "docs/data_dictionary.md is not what the migrations make: run `make docs`, read the diff, and commit it"
+
+
+def revisions() -> list[Script]:
+    """All revisions, the oldest first."""
+    return list(ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).walk_revisions())[::-1]
+
+
+def test_the_committed_data_dictionary_is_what_the_comments_say(database: Database) -> None:
+    with database.cluster.connect(database.name) as connection:
+        made = generate.dictionary_file(connection)
+    assert made.splitlines() == generate.DICTIONARY.read_text().splitlines(), RENEW
+
+
+def test_every_schema_table_column_and_function_has_a_comment(database: Database) -> None:
+    bare = database.run("""
+        with mine as (
+            select oid, nspname
+            from pg_namespace
+            where nspname !~ '^pg_' and nspname not in ('information_schema', 'migrations')
+        )
+        select 'schema ' || nspname from mine where obj_description(oid, 'pg_namespace') is null
+        union all
+        select 'relation ' || pg_class.oid::regclass
+        from pg_class join mine on relnamespace = mine.oid
+        where
+            relkind in ('r', 'p', 'v', 'm', 'f') and not relispartition
+            and obj_description(pg_class.oid, 'pg_class') is null
+        union all
+        select format('column %s.%s', attrelid::regclass, attname)
+        from pg_attribute join pg_class on attrelid = pg_class.oid join mine on relnamespace = mine.oid
+        where
+            relkind in ('r', 'p', 'v', 'm', 'f') and not relispartition and attnum > 0 and not attisdropped
+            and col_description(attrelid, attnum) is null
+        union all
+        select 'function ' || pg_proc.oid::regprocedure
+        from pg_proc join mine on pronamespace = mine.oid
+        where obj_description(pg_proc.oid, 'pg_proc') is null
+    """)
+    assert bare == []
+
+
+def test_every_column_that_a_comment_refers_to_exists(database: Database) -> None:
+    with database.connect() as connection:
+        comments = connection.execute("""
+            select attrelid::regclass::text, relnamespace::regnamespace::text, col_description(attrelid, attnum)
+            from pg_attribute join pg_class on attrelid = pg_class.oid
+            where relnamespace::regnamespace::text in ('public', 'pipeline', 'staging') and attnum > 0
+        """).fetchall()
+        references = [
+            (table, f"{namespace}.{found[1]}", found[2])
+            for table, namespace, comment in comments
+            if (found := generate.REFERENCE.search(comment or ""))
+        ]
+        assert len(references) > 5
+        for table, other, column in references:
+            exists = connection.execute(
+                "select count(*) from pg_attribute where attrelid = to_regclass(%s) and attname = %s", [other, column]
+            ).fetchone()
+            assert exists == (1,), f"a comment on {table} refers to {other}.{column}"
+
+
+PUBLISH_FILES = sorted((ROOT / "sql").glob("*/publish_*.sql"))
+
+
+@pytest.mark.parametrize("file", PUBLISH_FILES, ids=lambda file: file.stem)
+def test_publishing_inserts_every_column_of_its_tables(file: Path, template: Database) -> None:
+    inserts = re.findall(r"insert into (public\.\w+) \(([^)]+)\)", file.read_text())
+    assert inserts
+    for table, columns in inserts:
+        of_table = template.run(f"""
+            select attname from pg_attribute
+            where attrelid = '{table}'::regclass and attnum > 0 and not attisdropped and attgenerated = ''
+        """)
+        assert sorted(columns.split(", ")) == sorted(name for (name,) in of_table), table
+
+
+@pytest.mark.parametrize("file", PUBLISH_FILES, ids=lambda file: file.stem)
+def test_no_function_that_publishing_calls_names_a_table_of_public(file: Path, template: Database) -> None:
+    """What happens to the tables is in the file."""
+    bodies: dict[str, str] = dict(
+        template.run(
+            "select proname, pg_get_functiondef(oid) from pg_proc where pronamespace = 'pipeline'::regnamespace"
+        )
+    )
+    in_public = template.run("select relname from pg_class where relnamespace = 'public'::regnamespace")
+    named = re.compile(rf"\b(?:public\.|{'|'.join(name for (name,) in in_public)})\b")
+    called: set[str] = set()
+    new = set(re.findall(r"pipeline\.(\w+)\(", file.read_text()))
+    while new:
+        called |= new
+        new = {name for caller in new for name in re.findall(r"pipeline\.(\w+)\(", bodies[caller])} - called
+    assert {"publish_load", "open_staged", "verify_load", "reject"} <= called
+    for name in called:
+        assert named.findall(bodies[name]) == [], name
+
+
+def test_there_is_one_line_of_revisions_numbered_in_order() -> None:
+    found = revisions()
+    numbers = [f"{number:04}" for number in range(101, 101 + len(found))]
+    assert [revision.revision for revision in found] == numbers
+    assert [revision.down_revision for revision in found] == [None, *numbers[:-1]]
+    assert ScriptDirectory.from_config(Config(ROOT / "alembic.ini")).get_heads() == [numbers[-1]]
+    for revision in found:
+        assert re.fullmatch(rf"{revision.revision}_[a-z0-9_]+\.py", Path(revision.path).name)
+
+
+@pytest.mark.parametrize("revision", revisions(), ids=lambda revision: str(revision.revision))
+def test_every_revision_says_why_it_is_made_which_locks_it_takes_and_how_it_is_undone(revision: Script) -> None:
+    title, _, rest = (revision.module.__doc__ or "").partition("\n\n")
+    assert re.fullmatch(r"[^\n]+\.", title)
+    said = dict(re.findall(r"^(\w+):\s+((?:.|\n(?=\s))+)", rest, re.MULTILINE))
+    assert list(said) == ["Why", "Locks", "Undo"]
+    assert all(text.rstrip().endswith(".") for text in said.values())
+
+
+# Roles belong to the server, so a dump of the database does not show them; test_migrations.py logs in with them.
+NOT_IN_A_DUMP = {"0101"}
+
+
+@pytest.mark.slow
+def test_every_revision_leaves_what_the_one_before_it_left_when_it_is_undone(
+    cluster: Cluster, template: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The template keeps the roles in use, which are of the server and not of the database.
+    database = new_database(cluster, "step_by_step")
+    monkeypatch.setenv("DATABASE_URL", database.url(driver="postgresql+psycopg2"))
+    config = Config(ROOT / "alembic.ini")
+    config.get_main_option("script_location")
+    config.config_file_name = None  # read by now; it would set up logging again
+
+    def made() -> list[str]:
+        # Without white space: a revision may bring a function back as it was, but indented like its own text.
+        return ["".join(line.split()) for line in generate.snapshot(cluster, database.name).split(";\n")]
+
+    before = made()
+    for revision in revisions():
+        command.upgrade(config, revision.revision)
+        after = made()
+        assert (after == before) == (revision.revision in NOT_IN_A_DUMP), revision.revision
+        command.downgrade(config, str(revision.down_revision or "base"))
+        assert made() == before, f"{revision.revision} down"
+        command.upgrade(config, revision.revision)
+        assert made() == after, f"{revision.revision} down and up"
+        before = after
+    drop_database(database)

@@ -1,0 +1,527 @@
+"""Each file under sql/: given rows, the file as its task runs it and as psql does, expected rows.
+
+A case is a file tests/cases/<workflow>/<file>/<case>.yaml, read by the class below. Files that one task runs in one
+transaction have cases together, by the name of the task:
+
+    what         the case in one sentence
+    given        loads: the ledger, in the order in which the loads begin, so that the first is load 1;
+                 tables: rows that other tables hold before; statements: what an administrator has run before
+    parameters   the parameters of the SQL file
+    expected     tables: rows after, of the columns in the header, sorted by them from the left;
+                 reports: what the file reports; answer: the only value that the last statement returns;
+                 rejected, superseded or published: the message that the file fails with, and what for
+
+Tables are CSV: a value left empty is null, and "" is the empty text. Tables of public that are not expected must not
+change. A publish file that fails changes nothing at all. Its second run fails, because its load is published already.
+"""
+
+import hashlib
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from copy import copy
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import yaml
+from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+from airflow.sdk.exceptions import AirflowSkipException
+from conftest import ROOT, Database
+from psycopg import sql
+from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, SQL, build_feature_store, connect, dag, run_sql
+
+from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator
+from company_data.settings import CONNECTION_OPTIONS
+
+CASES = ROOT / "tests" / "cases"
+README = SQL / "README.md"
+
+# As check_month.sql keeps them.
+KEEP_SALES = """
+    insert into pipeline.sales_by_store (load_id, store_idx, row_count, min_idx, max_date, total)
+    select {load}, store_idx, count(*), min(idx), max(date), sum(value) from {staged} group by store_idx
+"""
+# As the check files do.
+CHECK = """
+    select pipeline.check_load(
+        %s::bigint, %s, null, %s::numeric, (
+            select deciding.load_id
+            from pipeline.loads
+            join pipeline.files using (file_id)
+            join pipeline.sources using (table_name)
+            join pipeline.files as deciding_files on deciding_files.table_name = sources.published_with
+            join pipeline.loads as deciding
+                on deciding.file_id = deciding_files.file_id and deciding.run_id = loads.run_id
+            where loads.load_id = %s
+        )
+    )
+"""
+# As the publish files do.
+PUBLISH = {
+    "sales": """
+        with deleted as (delete from public.sales where date >= {month} and date < {month}::date + interval '1 month')
+        insert into public.sales select * from {staged}
+    """,
+    "stores": """
+        insert into public.stores select distinct idx, location from {staged}
+        on conflict (idx) do update set location = excluded.location
+    """,
+}
+PUBLISH_OTHERS = "with deleted as (delete from public.{file}) insert into public.{file} select * from {staged}"
+
+# Why a file fails, by the name that a case gives it: the SQLSTATE.
+FAILURES = {
+    "rejected": str(psycopg.errors.CheckViolation.sqlstate),
+    "superseded": SUPERSEDED,
+    "published": PUBLISHED_ALREADY,
+}
+Failure = tuple[str, str]  # SQLSTATE, message
+
+
+def sql_tasks() -> dict[str, SQLExecuteQueryOperator]:
+    """The tasks that run SQL, by the text of each of their files."""
+    return {
+        text: task
+        for dag_id in (SALES, CUSTOMERS, FEATURES, MAINTENANCE)
+        for task in dag(dag_id).tasks
+        if isinstance(task, SQLExecuteQueryOperator)
+        for text in ([task.sql] if isinstance(task.sql, str) else task.sql)
+        if text.startswith("-- ")
+    }
+
+
+def files_by_text() -> dict[str, Path]:
+    return {file.read_text(): file for file in SQL.rglob("*.sql")}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One file of given and expected rows."""
+
+    path: Path
+
+    @property
+    def name(self) -> str:
+        return str(self.path.relative_to(CASES).with_suffix(""))
+
+    @cached_property
+    def task(self) -> SQLExecuteQueryOperator:
+        """The task of the file, or that of the name, which runs several files."""
+        if self.file.exists():
+            return sql_tasks()[self.file.read_text()]
+        workflow, task = self.path.parts[-3:-1]
+        return dag(workflow).get_task(task)  # type: ignore[no-any-return]
+
+    @property
+    def file(self) -> Path:
+        """The SQL file."""
+        return SQL / self.path.parent.relative_to(CASES).with_suffix(".sql")
+
+    @property
+    def files(self) -> list[Path]:
+        """The SQL files that the task runs."""
+        texts = [self.task.sql] if isinstance(self.task.sql, str) else self.task.sql
+        return [files_by_text()[text] for text in texts if text in files_by_text()]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        settings: dict[str, Any] = yaml.load(self.path.read_text(), yaml.CSafeLoader)
+        return settings
+
+    @property
+    def autocommit(self) -> bool:
+        """Whether the task of the file commits each statement by itself."""
+        return bool(self.task.autocommit)
+
+    @property
+    def checks(self) -> bool:
+        """Whether the task raises the verdict after it."""
+        return isinstance(self.task, CheckOperator)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of the file, which are psql's variables."""
+        return {name: str(value) for name, value in self.settings.get("parameters", {}).items()}
+
+    @property
+    def publishes(self) -> bool:
+        """Whether the file publishes loads."""
+        return self.file.stem.startswith("publish_")
+
+    @property
+    def failure(self) -> Failure | None:
+        """What the file fails with."""
+        expected = self.settings["expected"]
+        found = [(sqlstate, str(expected[name])) for name, sqlstate in FAILURES.items() if name in expected]
+        assert len(found) < 2
+        return found[0] if found else None
+
+    @property
+    def failure_again(self) -> Failure | None:
+        """What the file fails with when it runs for the second time."""
+        if self.failure or not self.publishes:
+            return self.failure
+        number = int(self.parameters[parameters_of(self.file.read_text())[0]])
+        load = self.settings["given"]["loads"][number - 1]
+        address = address_of(load["file"], load.get("month"))
+        return PUBLISHED_ALREADY, f"{address}: load {number} is published already, so nothing is changed."
+
+    @property
+    def reports(self) -> list[str]:
+        """What the file reports."""
+        reports: list[str] = self.settings["expected"].get("reports", [])
+        return reports
+
+    @property
+    def answer(self) -> bool | None:
+        """The only value that the last statement returns; None where nothing reads it."""
+        value: bool | None = self.settings["expected"].get("answer")
+        return value
+
+    def arrange(self, database: Database) -> None:
+        """Create the given loads and rows, and run the given statements."""
+        given: dict[str, Any] = dict(self.settings.get("given", {}))
+        loads, statements = given.pop("loads", []), given.pop("statements", None)
+        with connect(database) as pipeline:
+            for number, load in enumerate(loads, 1):
+                create_load(pipeline, number, **load)
+            statuses = pipeline.execute("select status from pipeline.loads order by load_id").fetchall()
+        assert [status for (status,) in statuses] == [load["status"] for load in loads]
+        with database.connect() as admin:
+            for table, text in given.items():
+                copy_in(admin, table, text)
+            if statements:
+                admin.execute(statements)
+
+    def check(self, database: Database, before: dict[str, str]) -> None:
+        """Compare every expected table, and that the other tables of public have not changed."""
+        expected = {table: text for table, text in self.settings["expected"].items() if "." in table}
+        with database.connect() as admin:
+            for table, text in expected.items():
+                assert f"{table}\n{copy_out(admin, table, header(text))}" == f"{table}\n{text}"
+        for table, text in contents(database).items():
+            if table not in expected:
+                assert f"{table}\n{text}" == f"{table}\n{before[table]}"
+
+
+def create_load(
+    pipeline: psycopg.Connection[Any],
+    number: int,
+    file: str,
+    status: str,
+    rows: str = "",
+    month: object = None,
+    error: str | None = None,
+    request: int | None = None,
+    sha256: str | None = None,
+    run: str | None = None,
+) -> None:
+    """Create a load in the ledger, and take it to its status as the workflows do.
+
+    Args:
+        pipeline: a connection as the tasks open it.
+        number: the number that the load must have.
+        file: the table that the file is for.
+        status: how far the load has come. A superseded load is checked here; a later load supersedes it.
+        rows: the file, as CSV.
+        month: for sales, the first day of the month.
+        error: why the load is waiting, rejected or failed.
+        request: the number of the request, if not the next one.
+        sha256: the version of the file, if not the SHA-256 of its rows.
+        run: the run of the DAG, if not one of this load alone.
+    """
+    [(load,)] = pipeline.execute(
+        "select pipeline.begin_load(%s, %s::date, %s, 'case', %s)",
+        [file, month and str(month), address_of(file, month), run or f"case {number}"],
+    ).fetchall()
+    assert load == number
+    pipeline.execute("select pipeline.request_file(%s::bigint)", [load])
+    if request is not None:
+        pipeline.execute("update pipeline.loads set request_number = %s where load_id = %s", [request, load])
+    if status == "loading":
+        return
+    if not rows:
+        pipeline.execute("select pipeline.stop_load(%s::bigint, %s, %s)", [load, status, error])
+        return
+
+    [(staged,)] = pipeline.execute("select pipeline.create_staged(%s::bigint)", [load]).fetchall()
+    copy_in(pipeline, staged, rows)
+    version = sha256 or hashlib.sha256(rows.encode()).hexdigest()
+    pipeline.execute(
+        "select pipeline.stage_load(%s::bigint, null, null, %s::bigint, %s, %s::bigint)",
+        [load, len(rows.encode()), version, rows.count("\n") - 1],
+    )
+    if status == "staged":
+        return
+    total = None
+    source = sql.Identifier(*staged.split("."))
+    if file == "sales":
+        pipeline.execute(sql.SQL(KEEP_SALES).format(load=load, staged=source))
+        [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(value), 0) from {}").format(source)).fetchall()
+    if file == "labels":
+        [(total,)] = pipeline.execute(sql.SQL("select coalesce(sum(label), 0) from {}").format(source)).fetchall()
+    pipeline.execute(CHECK, [load, error, total, load])
+    if status == "published":
+        with pipeline.transaction():
+            pipeline.execute("select pipeline.publish_load(%s::bigint)", [load])
+            publish = sql.SQL(PUBLISH.get(file, PUBLISH_OTHERS))
+            pipeline.execute(publish.format(file=sql.Identifier(file), staged=source, month=sql.Literal(str(month))))
+            if file != "stores":
+                pipeline.execute("select pipeline.drop_staged(%s::bigint)", [load])
+
+
+def address_of(file: str, month: object = None) -> str:
+    return f"https://bucket/{f'sales/{month}/' if month else ''}{file}.csv"
+
+
+def contents(database: Database, *schemas: str) -> dict[str, str]:
+    """The rows of every table of these schemas, by default of public, as CSV."""
+    with database.connect() as admin:
+        tables = admin.execute(
+            """
+            select format('%%s.%%s', relnamespace::regnamespace, relname), array_agg(attname::text order by attnum)
+            from pg_class join pg_attribute on attrelid = pg_class.oid
+            where
+                relnamespace::regnamespace::text = any(%s) and relkind in ('r', 'p')
+                and attnum > 0 and not attisdropped
+            group by relnamespace, relname
+            """,
+            [list(schemas) or ["public"]],
+        ).fetchall()
+        return {table: copy_out(admin, table, columns) for table, columns in tables}
+
+
+def everything(database: Database) -> dict[str, str]:
+    """The rows of every table, with the ledger and what is staged."""
+    return contents(database, "public", "pipeline", "staging", "partitions")
+
+
+def header(text: str) -> list[str]:
+    return text.partition("\n")[0].split(",")
+
+
+def copy_in(connection: psycopg.Connection[Any], table: str, text: str) -> None:
+    into = sql.SQL("copy {} ({}) from stdin (format csv, header match)")
+    columns = sql.SQL(", ").join(map(sql.Identifier, header(text)))
+    with connection.cursor().copy(into.format(sql.Identifier(*table.split(".")), columns)) as copy:
+        copy.write(text)
+
+
+def copy_out(connection: psycopg.Connection[Any], table: str, columns: list[str]) -> str:
+    out = sql.SQL("copy (select {0} from {1} order by {0}) to stdout (format csv, header)")
+    selected = sql.SQL(", ").join(map(sql.Identifier, columns))
+    with connection.cursor().copy(out.format(selected, sql.Identifier(*table.split(".")))) as copy:
+        return b"".join(copy).decode()
+
+
+ALL_CASES = [Case(path) for path in sorted(CASES.glob("*/*/*.yaml"))]
+# Those whose files the operator treats in its own way.
+FOR_THE_OPERATOR = [
+    case
+    for case in ALL_CASES
+    if "superseded" in case.settings["expected"] or (case.publishes and "rejected" not in case.settings["expected"])
+]
+
+
+def ids(cases: list[Case]) -> list[str]:
+    return [case.name.replace("/", "-") for case in cases]
+
+
+each_case = pytest.mark.parametrize("case", ALL_CASES, ids=ids(ALL_CASES))
+
+
+def test_every_sql_file_has_a_case_and_is_used_by_a_task() -> None:
+    files = set(SQL.rglob("*.sql"))
+    assert {file for case in ALL_CASES for file in case.files} == files
+    assert {file.read_text() for file in files} == set(sql_tasks())
+    # A file of another name or in another folder would not be read.
+    assert {path for path in CASES.rglob("*") if path.is_file()} == {case.path for case in ALL_CASES}
+
+
+@pytest.mark.parametrize("file", sorted(SQL.rglob("*.sql")), ids=lambda file: file.stem)
+def test_the_task_of_a_file_binds_its_parameters(file: Path) -> None:
+    text = file.read_text()
+    assert set(sql_tasks()[text].parameters or {}) == set(parameters_of(text))
+
+
+@each_case
+def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
+    case.arrange(database)
+    before = contents(database)
+    for failure in (case.failure, case.failure_again):
+        everything_before = everything(database)
+        reported: list[str] = []
+        failed = None
+        answer: list[tuple[Any, ...]] | None = None if case.answer is None else []
+        with connect(database) as pipeline:
+            pipeline.add_notice_handler(lambda notice, to=reported: to.append(str(notice.message_primary)))  # type: ignore[misc]
+            try:
+                run_sql(pipeline, case.task.sql, case.parameters, case.autocommit, answer)
+                if case.checks:
+                    pipeline.execute(REQUIRE_CHECKED, {"loads": [int(load) for load in case.parameters.values()]})
+            except psycopg.Error as error:
+                failed = error.sqlstate, error.diag.message_primary
+        assert failed == failure
+        assert answer == (None if case.answer is None else [(case.answer,)])
+        case.check(database, before)
+        if case.publishes and failure:
+            assert everything(database) == everything_before
+        # A publish file that finds its load published has stopped at its first statement.
+        assert reported == ([] if failure and failure[0] == PUBLISHED_ALREADY else case.reports)
+
+
+@pytest.mark.parametrize("case", FOR_THE_OPERATOR, ids=ids(FOR_THE_OPERATOR))
+def test_the_operator_skips_a_superseded_load_and_succeeds_if_its_load_is_published(
+    database: Database, case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case.arrange(database)
+    before = contents(database)
+    operator: Any = copy(case.task)
+    operator.parameters, operator.hook_params = case.parameters, {"options": CONNECTION_OPTIONS}
+    for failure in (case.failure, case.failure_again):
+        everything_before = everything(database)
+        state, message = failure or (None, None)
+        capsys.readouterr()
+        if state == SUPERSEDED:
+            with pytest.raises(AirflowSkipException, match=f"^{re.escape(str(message))}$"):
+                operator.execute({})
+        else:
+            operator.execute({})
+        log = capsys.readouterr().out
+        assert state != PUBLISHED_ALREADY or str(message) in log
+        case.check(database, before)
+        if case.publishes and failure:
+            assert everything(database) == everything_before
+
+
+@pytest.mark.slow
+@each_case
+def test_case_by_the_line_of_the_readme_in_psql(database: Database, case: Case) -> None:
+    case.arrange(database)
+    before = contents(database)
+    for failure in (case.failure, case.failure_again) if case.publishes else (case.failure,):
+        everything_before = everything(database)
+        done = subprocess.run(
+            ["/bin/sh", "-c", psql_line(database, case)],
+            env=os.environ | {"PATH": f"{database.cluster.programs}:{os.environ['PATH']}", "PGTZ": "UTC"},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        # psql ends with 3 for an error in a file, and with 1 for the verdict.
+        assert done.returncode in ((1, 3) if failure else (0,)), done.stderr
+        assert re.findall("ERROR:  (.*)", done.stderr) == ([failure[1]] if failure else [])
+        reports = [] if failure and failure[0] == PUBLISHED_ALREADY else case.reports
+        assert re.findall("NOTICE:  (.*)", done.stderr) == reports
+        if case.answer is not None:
+            assert done.stdout.splitlines()[2:3] == [" t" if case.answer else " f"]
+        case.check(database, before)
+        if case.publishes and failure:
+            assert everything(database) == everything_before
+
+
+def psql_line(database: Database, case: Case) -> str:
+    """The line of sql/README.md, with the file, the address and the variables of a case in place of its example's.
+
+    Files that are run together have their line in the first of them.
+    """
+    if not case.file.exists():
+        [line] = re.findall(r"^--     (psql .*\n(?:--         .*\n)*)", case.files[0].read_text(), re.MULTILINE)
+        for example, mine in {
+            "psql ": f"psql {database.url('pipeline')} ",
+            # As conftest.py sets it for the task.
+            "max_loss = '20'": "max_loss = '100'",
+            "\n--": "\n",
+        }.items():
+            assert example in line
+            line = line.replace(example, mine)
+        return f"cd {case.files[0].parent} && {line}"
+    [line] = re.findall(r"```sh\n(sed .*?)```", README.read_text(), re.DOTALL)
+    for example, mine in {
+        "sql/sales/publish_month.sql": str(case.file.relative_to(ROOT)),
+        "postgresql://pipeline:pipeline-laptop@localhost:5432/companydata": database.url("pipeline"),
+        "-v sale_month=2024-02-01 -v sales_load=1 -v stores_load=2": " ".join(
+            f"-v {name}={value}" for name, value in case.parameters.items()
+        ),
+        # "Run the other files with -1", says the paragraph above it.
+        " -f -": " -f -" if case.autocommit else " -1 -f -",
+    }.items():
+        assert line.count(example) == 1
+        line = line.replace(example, mine)
+    if case.checks:
+        # "... and raise the verdict", says the paragraph below it.
+        line = f"{line.rstrip()} &&\n{verdict_line(database, case)}"
+    return str(line)
+
+
+def verdict_line(database: Database, case: Case) -> str:
+    """The second line of sql/README.md, in the same way."""
+    [line] = re.findall(r"```sh\n(psql .*?require_checked.*?)```", README.read_text(), re.DOTALL)
+    loads = ", ".join(case.parameters.values())
+    return (
+        str(line)
+        .replace("postgresql://pipeline:pipeline-laptop@localhost:5432/companydata", database.url("pipeline"))
+        .replace("(1, 2)", f"({loads})")
+    )
+
+
+def parameters_of(text: str) -> list[str]:
+    return list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
+
+
+def test_the_readme_names_the_parameters_of_each_file() -> None:
+    named = {
+        file: set(re.findall(r"`(\w+)`", parameters))
+        for file, parameters in re.findall(r"\| `(\w+/\w+\.sql)` \| ([^|]*) \|", README.read_text())
+    }
+    assert named == {str(file.relative_to(SQL)): set(parameters_of(file.read_text())) for file in SQL.rglob("*.sql")}
+
+
+def test_a_rebuild_writes_only_what_has_changed(database: Database) -> None:
+    database.run("insert into customer_profiles select n, n, 'A', 'x' from generate_series(1, 9) as n")
+    database.run("insert into labels select n, 0 from generate_series(1, 9) as n")
+    database.run("insert into customer_activity select n, '2020-01-01', null, null, n from generate_series(1, 9) as n")
+    build_feature_store(database)
+    before: dict[int, str] = dict(database.run("select idx, xmin::text || ctid::text from feature_store"))
+
+    database.run("update customer_profiles set attr_b = null where idx = 1")
+    database.run("update customer_activity set scd_a = 0.5 where idx = 2")
+    # The same attributes, of an activity that is not current any more.
+    database.run("update customer_activity set valid_to = '2020-02-01' where idx = 3")
+    database.run("update labels set label = 1 where idx = 4")
+    database.run("delete from customer_profiles where idx = 5")
+    database.run("delete from customer_activity where idx = 6")
+    database.run("delete from labels where idx = 7")
+    database.run("insert into customer_profiles values (10, 10, 'A', 'x')")
+    database.run("insert into labels values (10, 0)")
+    database.run("insert into customer_activity values (10, '2020-01-01', null, 1, 1)")
+    build_feature_store(database)
+    assert database.run("select * from feature_store where idx in (1, 2, 4, 10) order by idx") == [
+        (1, 1, None, None, 1, 0),
+        (2, 2, "A", 0.5, 2, 0),
+        (4, 4, "A", None, 4, 1),
+        (10, 10, "A", 1.0, 1, 0),
+    ]
+    after: dict[int, str] = dict(database.run("select idx, xmin::text || ctid::text from feature_store"))
+    assert sorted(after) == [1, 2, 3, 4, 8, 9, 10]
+    assert {idx for idx in after if after[idx] == before.get(idx)} == {3, 8, 9}
+
+
+def test_lint_fails_on_sql_in_another_style_and_excepts_no_file_and_no_rule() -> None:
+    command = [sys.executable, "-m", "sqlfluff", "lint", "--disable-progress-bar", "--config", "pyproject.toml", "-"]
+    for statement, code in (("select idx from labels\n", 0), ("SELECT idx from labels\n", 1), ("selec idx\n", 1)):
+        done = subprocess.run(command, cwd=ROOT, input=statement, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stdout
+    assert "sqlfluff lint --disable-progress-bar alembic/versions sql\n" in (ROOT / "Makefile").read_text()
+    assert not [file for file in ROOT.glob("**/.sqlfluff*") if ".venv" not in file.parts]
+    files = [*SQL.rglob("*.sql"), *(ROOT / "alembic" / "versions").glob("*.sql")]
+    assert not [file for file in files if "noqa" in file.read_text()]
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["sqlfluff"]["core"]
+    assert not settings.keys() & {"ignore", "rules", "exclude_rules", "warnings"}

@@ -1,0 +1,74 @@
+"""Text of a file that reaches a page or a message: nothing of it is taken for markup, however long or odd it is."""
+
+import re
+from hashlib import sha256
+
+import pytest
+from conftest import Database, Files
+from support.steps import CUSTOMERS, Run, csv_text, load_customers
+
+pytestmark = pytest.mark.slow
+
+ROWS = 100
+LONG = "".join(sha256(bytes([n])).hexdigest() for n in range(100))  # too long for a key, also compressed
+HOSTILE = {
+    "# big": "U+0023U+0020big",
+    "|a|b|": "U+007CaU+007CbU+007C",
+    "<b>x": "U+003CbU+003Ex",
+    "`x`": "U+0060xU+0060",
+    "a\nb": "aU+000Ab",
+    "\x1b[31m": "U+001BU+005B31m",
+    "\u202ex": "U+202Ex",
+    "www.a.io": "wwwU+002EaU+002Eio",
+    "@all": "U+0040all",
+    "É": "É",
+    "![x](https://evil.example/x.png)": "(longer text)",
+    "[x](https://evil.example)": "(longer text)",
+    LONG: "(longer text)",
+}
+
+
+def write(files: Files, letters: list[str]) -> None:
+    quoted = ['"' + letter.replace('"', '""') + '"' for letter in letters]
+    rows = [(n, 1, quoted[n % len(quoted)], "x") for n in range(ROWS * 2)]
+    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", rows))
+    files.write(
+        "customer_activity.csv",
+        csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", 1, 1) for n in range(ROWS * 2)]),
+    )
+    files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in range(ROWS * 2)]))
+
+
+def test_letters_of_a_file_are_shown_without_markup(database: Database, files: Files) -> None:
+    write(files, ["A"])
+    load_customers(database)
+    write(files, list(HOSTILE))
+    run = Run(database, CUSTOMERS, asks=True)
+    run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
+    run.run("compare_customers", "approve_customers")
+    load = run.loads["stage_customer_profiles"]
+    [(question, anomalies, status)] = database.run(
+        f"select question, anomalies, status from pipeline.approval_requests where load_id = {load}"
+    )
+    assert status == "pending_approval"
+    for text in (question, anomalies):
+        for hostile, shown in HOSTILE.items():
+            if hostile != shown:
+                assert hostile not in text
+            assert f"share of attr b {shown}" in text.replace("_", " ")
+        assert "evil" not in text
+        assert re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", text) is None
+    # A line for each measure: rows, A, and the eleven ways in which the letters are shown.
+    table = [line for line in question.splitlines() if line.startswith("|")]
+    assert all(line.count("|") == 6 for line in table)
+    assert len([line for line in table if "share of attr b" in line]) == 1 + len(set(HOSTILE.values()))
+    assert "\n" not in anomalies
+
+    database.run(f"select pipeline.decide_load({load}, true, 'a person')")
+    run.run("publish_customers")
+    [(counts,)] = database.run(f"""
+        select counts from pipeline.column_profiles where load_id = {load} and column_name = 'attr_b'
+    """)
+    assert set(counts) == set(HOSTILE.values())
+    # The table itself has the file's text.
+    assert database.run("select count(distinct attr_b) from customer_profiles") == [(len(HOSTILE),)]

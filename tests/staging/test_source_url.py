@@ -1,0 +1,358 @@
+"""The way to the source: its address and what is secret in it, credentials, proxies, certificates."""
+
+import base64
+import http.server
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import trustme
+from conftest import CONTENT, FAULTY_MONTH, FAULTY_PATH, Database, FaultyFiles
+from support.faulty_bucket import cut, page, redirect, s3_error, seen_by, status, stored
+from support.proxies import forward_proxy
+from support.steps import load_month, stage_file
+
+from company_data import notifier, settings
+from company_data.errors import FileRejected, SourceUnavailable
+from company_data.http_client import without_secrets
+from embedded.bucket import BucketHandler, make_server, serve
+
+SECRET = "sv=1&sig=s3cr3t%2Fvalue"
+PROXY_SETTINGS = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """None of the machine's own settings."""
+    for name in (*PROXY_SETTINGS, "NETRC"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+
+
+@pytest.mark.parametrize(
+    ("base", "url"),
+    [
+        ("https://host", "https://host/stores.csv"),
+        ("https://host/", "https://host/stores.csv"),
+        (" https://host/a/b//\n", "https://host/a/b/stores.csv"),
+        ("https://host/a?sig=x/y", "https://host/a/stores.csv?sig=x/y"),
+        ("https://host/?sig=x?y", "https://host/stores.csv?sig=x?y"),
+        ("https://host?sig=x#part", "https://host/stores.csv?sig=x"),
+        ("https://host/a#part?x", "https://host/a/stores.csv"),
+        ("https://user:word@host:8443/a", "https://user:word@host:8443/a/stores.csv"),
+    ],
+)
+def test_the_path_of_a_file_goes_before_the_query(base: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_BASE_URL", base)
+    assert settings.source_url("stores.csv") == url
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://host/a/b.csv", "https://host/a/b.csv"),
+        ("https://user:word@host/b.csv?sig=x", "https://host/b.csv"),
+        ("https://user@host?sig=x/y@z", "https://host"),
+        ("https://us:er:w@rd@host:1/b@c#x", "https://host:1/b@c"),
+        ("https://user:word@[::1]:8443/b", "https://[::1]:8443/b"),
+        ("https://user:wo/rd@host/b", "…"),
+        ("user:word@host/b", "…"),
+        ("user:wo/rd@host/b", "…"),
+        ("HTTPS://user:word@host/b", "HTTPS://host/b"),
+    ],
+)
+def test_an_address_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    assert without_secrets(url) == shown
+
+
+def test_the_scheme_of_the_address_may_be_in_capitals(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_BASE_URL", faulty.bucket.url.replace("https", "HTTPS"))
+    assert faulty.fetch() == CONTENT.encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        status(403),
+        status(503),
+        page,
+        cut(100),
+        stored(b"", Content_Encoding="br"),
+        s3_error(403, "AccessDenied", "Signature s3cr3t/value of s3cr3t%2Fvalue"),
+        redirect("https://127.0.0.1:1/x?s3cr3t/value"),
+        redirect("https://127.0.0.1:1/x ?a b s3cr3t/value"),
+        redirect("https://[bad?s3cr3t/value"),
+        redirect("http://127.0.0.1:1/x?s3cr3t/value"),
+    ],
+)
+def test_the_query_is_sent_and_written_nowhere(
+    answer: object,
+    database: Database,
+    faulty: FaultyFiles,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    base = faulty.bucket.url.replace("https://", "https://reader:passw0rd@")
+    monkeypatch.setenv("SOURCE_BASE_URL", f"{base}/?{SECRET}")
+    faulty.answers[FAULTY_PATH] = [answer] if answer else []  # type: ignore[list-item]
+    failure = ""
+    try:
+        stage_file(database, FAULTY_PATH, "sales", FAULTY_MONTH)
+    except (FileRejected, SourceUnavailable) as error:
+        failure = repr(error)
+    assert bool(failure) == bool(answer)
+    assert faulty.requests == [f"/{FAULTY_PATH}?{SECRET}"]
+    [(address, row)] = database.run("select source_url, loads::text from pipeline.loads")
+    assert address == f"{faulty.bucket.url}/{FAULTY_PATH}"
+    for secret in ("s3cr3t", "reader", "passw0rd"):
+        assert secret not in row + caplog.text + failure
+
+
+@pytest.mark.parametrize(
+    "base", ["https://user:pa/ss@host", "https://user:pa#ss@host", "https://user:pa?ss@host", "user:pa/ss@host"]
+)
+def test_a_password_that_breaks_the_address_is_not_shown(base: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from company_data import source
+
+    monkeypatch.setenv("SOURCE_BASE_URL", base)
+    with pytest.raises(FileRejected) as failure, source.open_file(settings.source_url("stores.csv")):
+        pass
+    for part in ("pa", "ss@"):
+        assert part not in str(failure.value).replace("parse", "")
+
+
+LOGIN = f"Basic {base64.b64encode('reader:pässword'.encode()).decode()}"
+
+
+@pytest.mark.parametrize(("credentials", "sent"), [("", None), ("reader:p%C3%A4ssword@", LOGIN)])
+def test_the_credentials_of_the_address_are_sent_to_its_host_alone_and_those_of_netrc_never(
+    credentials: str, sent: str | None, faulty: FaultyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password hidden\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    monkeypatch.setenv("SOURCE_BASE_URL", faulty.bucket.url.replace("https://", f"https://{credentials}"))
+    first: list[dict[str, str]] = []
+    second: list[dict[str, str]] = []
+    third: list[dict[str, str]] = []
+    # The same server by another name, which its certificate has too.
+    other = faulty.bucket.url.replace("127.0.0.1", "localhost")
+    faulty.answers[FAULTY_PATH] = [redirect(f"/again/{FAULTY_PATH}", first)]
+    faulty.answers[f"again/{FAULTY_PATH}"] = [redirect(f"{other}/{FAULTY_PATH}?signature=x", second)]
+    faulty.answers[FAULTY_PATH].append(seen_by(third))
+    assert faulty.fetch() == CONTENT.encode()
+    assert [each.get("authorization") for [each] in (first, second, third)] == [sent, sent, None]
+    assert [each.get("x-amz-checksum-mode") for [each] in (first, second, third)] == ["ENABLED", None, None]
+
+
+def test_a_signature_in_the_address_need_not_cover_a_header_for_checksums(
+    faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOURCE_BASE_URL", f"{faulty.bucket.url}?{SECRET}")
+    seen: list[dict[str, str]] = []
+    faulty.answers[FAULTY_PATH] = [seen_by(seen)]
+    assert faulty.fetch() == CONTENT.encode()
+    assert [name for name in seen[0] if name.startswith("x-")] == []
+
+
+def test_the_webhook_gets_no_login_of_netrc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login somebody password hidden\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    seen: list[str | None] = []
+
+    class Receiver(BucketHandler):
+        def do_POST(self) -> None:
+            seen.append(self.headers["Authorization"])
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Keep the test's output free of access logs."""
+
+    with serve(tmp_path, Receiver) as receiver:
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(receiver.ca_file))
+        message = notifier.Message("failed", "dag", "run", None, None, "reason", "link")
+        notifier.post_to_webhook(receiver.url, message)
+        notifier.post_to_webhook(receiver.url.replace("https://", "https://a:b@"), message)
+    assert seen == [None, "Basic YTpi"]
+
+
+def test_a_redirect_to_another_host_is_followed(database: Database, faulty: FaultyFiles, tmp_path: Path) -> None:
+    with serve(tmp_path / "bucket") as other, pytest.MonkeyPatch.context() as patch:
+        both = tmp_path / "both.pem"
+        both.write_text(faulty.bucket.ca_file.read_text() + other.ca_file.read_text())
+        patch.setenv("SOURCE_CA_FILE", str(both))
+        faulty.answers[FAULTY_PATH] = [redirect(f"{other.url.replace('127.0.0.1', 'localhost')}/{FAULTY_PATH}")]
+        load_month(database, FAULTY_MONTH)
+    assert database.run("select count(*) from sales") == [(28,)]
+
+
+@pytest.mark.parametrize("setting", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY"])
+def test_a_proxy_of_the_environment_is_used(setting: str, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    host = faulty.bucket.url.removeprefix("https://")
+    with forward_proxy() as proxy:
+        monkeypatch.setenv(setting, f"http://me:hidden@{proxy.address}")
+        assert faulty.fetch() == CONTENT.encode()
+        assert proxy.tunnels == [host]
+        assert proxy.credentials == [f"Basic {base64.b64encode(b'me:hidden').decode()}"]
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        assert faulty.fetch() == CONTENT.encode()
+        assert proxy.tunnels == [host]
+
+
+@pytest.mark.parametrize(
+    ("number", "error", "message"),
+    [
+        (407, FileRejected, "answers 407 Proxy Authentication Required, so .*Set user and password: HTTPS_PROXY="),
+        (403, FileRejected, "answers 403 Forbidden, so the source was not reached.*Have the proxy admit the source"),
+        (502, SourceUnavailable, "answers 502 Bad Gateway, so the source was not reached.*tries again by itself"),
+        (503, SourceUnavailable, "answers 503 Service Unavailable, so the source was not reached"),
+    ],
+)
+def test_a_proxy_that_opens_no_tunnel_is_named(
+    number: int, error: type[Exception], message: str, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with forward_proxy(number) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:hidden@{proxy.address}")
+        with pytest.raises(error, match=f"the proxy http://{proxy.address} {message}") as failure:
+            faulty.fetch()
+    assert "hidden" not in str(failure.value)
+    assert faulty.requests == []
+
+
+@pytest.mark.parametrize(
+    ("proxy", "error", "message"),
+    [
+        ("http://127.0.0.1:PORT", SourceUnavailable, "http://127.0.0.1:PORT does not answer .Connection refused."),
+        ("127.0.0.1:PORT", SourceUnavailable, "http://127.0.0.1:PORT does not answer .Connection refused."),
+        ("http://me:hidden@proxy.invalid:1", SourceUnavailable, "http://proxy.invalid:1 does not answer"),
+        ("https://PROXY", FileRejected, "https://PROXY does not speak TLS"),
+        ("socks5h://me:hidden@PROXY", FileRejected, "socks5h://PROXY needs the Python package PySocks"),
+        ("http://", FileRejected, "the proxy"),
+    ],
+)
+def test_a_proxy_that_cannot_be_used_is_named(
+    proxy: str, error: type[Exception], message: str, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with forward_proxy() as running, socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        places = {"PORT": str(unused.getsockname()[1]), "PROXY": running.address}
+        for name, value in places.items():
+            proxy, message = proxy.replace(name, value), message.replace(name, value)
+        monkeypatch.setenv("ALL_PROXY", proxy)
+        with pytest.raises(error, match=message) as failure:
+            faulty.fetch()
+    assert "hidden" not in str(failure.value)
+    assert faulty.requests == []
+
+
+NOW = datetime.now(UTC)
+
+
+@contextmanager
+def served_with(folder: Path, certificate: trustme.LeafCert | trustme.CA) -> Iterator[str]:
+    """An HTTPS server with this certificate."""
+    key_and_chain = (
+        certificate.private_key_and_cert_chain_pem.bytes()
+        if isinstance(certificate, trustme.LeafCert)
+        else certificate.private_key_pem.bytes() + certificate.cert_pem.bytes()
+    )
+    (folder / "server.pem").write_bytes(key_and_chain)
+    server = make_server(folder, folder, "127.0.0.1", 0)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"https://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+CERTIFICATES = trustme.CA()
+HERE = "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("certificate", "message"),
+    [
+        (
+            CERTIFICATES.issue_cert("bucket.example", "*.other.example"),
+            r"for other hosts \(.*'127.0.0.1' doesn't match either of 'bucket.example', '\*.other.example'.*Correct",
+        ),
+        (CERTIFICATES.issue_cert("127.0.0.2"), r"for other hosts \(.*'127.0.0.1' doesn't match '127.0.0.2'"),
+        (
+            CERTIFICATES.issue_cert(HERE, not_before=NOW - timedelta(days=2), not_after=NOW - timedelta(days=1)),
+            r"certificate has expired.*Renew the certificate, or correct the clock",
+        ),
+        (
+            CERTIFICATES.issue_cert(HERE, not_before=NOW + timedelta(days=1), not_after=NOW + timedelta(days=2)),
+            r"certificate is not yet valid.*Renew the certificate, or correct the clock",
+        ),
+        (trustme.CA(), r"self-signed certificate.*no authority that is trusted here.*Set SOURCE_CA_FILE"),
+        (trustme.CA().issue_cert(HERE), r"unable to get local issuer certificate.*Set SOURCE_CA_FILE"),
+    ],
+)
+def test_advice_on_a_certificate_fits_its_fault(
+    certificate: trustme.LeafCert | trustme.CA, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = tmp_path / "ca.pem"
+    CERTIFICATES.cert_pem.write_to_path(authority)
+    monkeypatch.setenv("SOURCE_CA_FILE", str(authority))
+    with served_with(tmp_path, certificate) as url:
+        monkeypatch.setenv("SOURCE_BASE_URL", url)
+        with pytest.raises(FileRejected, match=message):
+            FaultyFiles.fetch(None)  # type: ignore[arg-type]
+
+
+def test_a_certificate_that_a_proxy_may_have_replaced_names_the_proxy(
+    faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOURCE_CA_FILE")
+    with forward_proxy() as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://{proxy.address}")
+        with pytest.raises(FileRejected, match=f"The proxy http://{proxy.address} may have replaced the certificate"):
+            faulty.fetch()
+
+
+class Silent(http.server.BaseHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Keep the test's output free of access logs."""
+
+
+def test_a_port_without_tls_is_named(faulty: FaultyFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Silent) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.setenv("SOURCE_BASE_URL", f"https://127.0.0.1:{server.server_address[1]}")
+        with pytest.raises(FileRejected, match=r"does not speak TLS on this port.*Correct the port"):
+            faulty.fetch()
+        server.shutdown()
+        thread.join()
+
+
+def test_an_authority_file_that_cannot_be_used_is_named(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_CA_FILE", "/nowhere.pem")
+    with pytest.raises(FileRejected, match=r"SOURCE_CA_FILE is /nowhere.pem.*No such file or directory"):
+        faulty.fetch()
+    empty = faulty.folder / "empty.pem"
+    empty.touch()
+    monkeypatch.setenv("SOURCE_CA_FILE", str(empty))
+    with pytest.raises(FileRejected, match=r"SOURCE_CA_FILE is .*cannot be used"):
+        faulty.fetch()
+    monkeypatch.delenv("SOURCE_CA_FILE")
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(empty))
+    with pytest.raises(FileRejected, match=r"authorities cannot be used .*Correct REQUESTS_CA_BUNDLE"):
+        faulty.fetch()
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
+    with pytest.raises(FileRejected, match=r"invalid path: /nowhere.pem.*Correct that file"):
+        faulty.fetch()

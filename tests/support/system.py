@@ -1,0 +1,309 @@
+"""The whole system, as `make up` starts it, in a copy of the tree."""
+
+import json
+import os
+import re
+import secrets
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import psycopg
+from support.faulty_bucket import Answer, misbehaving
+from support.receivers import MailServer, mail_server, webhook
+
+from embedded import processes
+from embedded.api import Api
+from embedded.postgres import Cluster, free_port
+from embedded.sample_data import months_before
+from embedded.tree import ROOT, copy_tree
+from services.passwords import DEFAULT_PASSWORDS
+
+SALES_DAG = "sales_load_and_aggregation"
+LONGEST_WAIT = 300  # seconds
+
+# A scheduler that has nothing to do otherwise looks ten times a second, which takes a fifth of a core from other tests.
+CALM = {"AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5"}
+
+
+@dataclass
+class System:
+    """A started embedded run."""
+
+    folder: Path
+    environment: dict[str, str]
+    output: str
+
+    @property
+    def run(self) -> Path:
+        return self.folder / ".embedded"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.run / "state.json").read_text())
+        return found
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.state['airflow_port']}"
+
+    @property
+    def cluster(self) -> Cluster:
+        return Cluster(Path(self.state["postgres_home"]), self.state["postgres_port"])
+
+    def address(self, user: str = "admin", database: str = "companydata", driver: str = "postgresql") -> str:
+        state = self.state
+        password = state["airflow_password"] if user == "airflow" else state["passwords"][f"{user.upper()}_PASSWORD"]
+        return self.cluster.url(database, user, password, driver)
+
+    def connect(self, database: str = "companydata") -> Any:
+        return psycopg.connect(self.address(database=database), autocommit=True)
+
+    def api(self) -> Api:
+        return Api(self.url, "airflow", self.state["passwords"]["AIRFLOW_UI_PASSWORD"])
+
+    def make(self, *arguments: str) -> str:
+        """Run make in the system's folder; returns what it printed."""
+        done = subprocess.run(
+            ["/usr/bin/env", "make", *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+
+def lend_packages(folder: Path) -> None:
+    """Give a copy of the tree a .venv made of links to the one here, or one of its own if it wants other packages."""
+    (folder / ".venv").mkdir()
+    for entry in (ROOT / ".venv").glob("*"):
+        (folder / ".venv" / entry.name).symlink_to(entry)
+    # Before REQUESTS_CA_BUNDLE is set for the webhook: pip would trust only that authority.
+    subprocess.run(["/usr/bin/env", "make", "--silent", "venv"], cwd=folder, check=True)
+
+
+@contextmanager
+def started(
+    folder: Path,
+    settings: Mapping[str, str],
+    dags: Mapping[str, str] | None = None,
+    airflow_settings: Mapping[str, str] | None = None,
+) -> Iterator[System]:
+    """Copy the tree into a folder and start it there on free ports; it is deleted at the end.
+
+    Args:
+        folder: where the copy is made.
+        settings: environment variables of `make up`.
+        dags: more DAG files.
+        airflow_settings: what is added to services/airflow.env; the last line of a setting counts.
+    """
+    copy_tree(folder)
+    with (folder / "services/airflow.env").open("a") as file:
+        file.writelines(f"{name}={value}\n" for name, value in {**CALM, **(airflow_settings or {})}.items())
+    for name, text in (dags or {}).items():
+        # The checks of the tree, which a documented command runs there, are not for them.
+        (folder / "dags" / name).write_text(f"# fmt: off\n# ruff: noqa\n# mypy: ignore-errors\n{text}")
+    lend_packages(folder)
+    environment = {
+        **{name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW", "ON_ANOMALY"))},
+        "OPERATIONAL_DB_PORT": str(free_port()),
+        "AIRFLOW_PORT": str(free_port()),
+        **settings,
+    }
+
+    system = System(folder, environment, "")
+    try:
+        system.output = system.make("up")
+        yield system
+    finally:
+        system.make("down")
+        assert processes.of_run(folder / ".embedded") == []
+        system.make("clean")
+
+
+def months(count: int) -> list[date]:
+    """The first days of the last whole months, oldest first."""
+    return months_before(datetime.now(UTC).date(), count)
+
+
+@dataclass
+class FaultySystem(System):
+    """A system whose bucket can be told to misbehave, and which tells of failed and overdue loads.
+
+    Attributes:
+        posted: what its webhook received.
+        mail: the server that received its mails.
+    """
+
+    bucket_folder: Path
+    answers: dict[str, list[Answer]]
+    passwords: dict[str, str]
+    posted: list[dict[str, Any]]
+    mail: MailServer
+
+
+def write_files(folder: Path) -> None:
+    for month in months(2):
+        file = folder / f"sales/{month}/sales.csv"
+        file.parent.mkdir(parents=True)
+        rows = "".join(f"{n},0.5,{month},1\n" for n in range(1_000))
+        file.write_text("idx,value,date,store_idx\n" + rows)
+    (folder / "stores.csv").write_text("idx,location\n1,Porto\n")
+    (folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+    (folder / "customer_activity.csv").write_text("idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
+    (folder / "labels.csv").write_text("idx,label\n1,0\n")
+
+
+def documented_dag() -> str:
+    """The DAG of another team, as docs/architecture.md shows it."""
+    [block] = re.findall(r"^```python\n(.*?)^```$", (ROOT / "docs/architecture.md").read_text(), re.M | re.S)
+    return str(block)
+
+
+# A DAG of somebody whose code should see no secret but its own connection's. It runs until the test has looked.
+LOOKING_DAG = """
+import json
+import os
+import time
+from pathlib import Path
+
+from airflow.sdk import DAG, task
+
+FOLDER = Path(__file__).parents[1]
+
+
+@task
+def look():
+    found = {"its own": dict(os.environ)}
+    process = "self"
+    while process != "0":
+        status = dict(line.split(":\\t", 1) for line in Path(f"/proc/{process}/status").read_text().splitlines())
+        try:
+            found[f"of {status['Name']}, {status['Pid']}"] = Path(f"/proc/{process}/environ").read_text()
+        except OSError as error:
+            found[f"of {status['Name']}, {status['Pid']}"] = f"not readable: {error.strerror}"
+        process = status["PPid"]
+    (FOLDER / "seen.unfinished").write_text(json.dumps(found))
+    (FOLDER / "seen.unfinished").rename(FOLDER / "seen.json")
+    print("the task has looked")
+    for _ in range(600):
+        if (FOLDER / "looked").exists():
+            break
+        time.sleep(0.5)
+
+
+with DAG("looking", schedule=None, is_paused_upon_creation=False):
+    look()
+"""
+
+
+@contextmanager
+def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
+    """Start a system on two months of a small bucket, with passwords of its own and a DAG of another team."""
+    write_files(bucket_folder)
+    # With characters that a URL, JSON, a shell and SQL have to quote.
+    passwords = {name: f"""s"e'c@r%41/e t\\-{secrets.token_hex(8)}""" for name in DEFAULT_PASSWORDS}
+    in_addresses = {name: f"secret-{secrets.token_hex(8)}" for name in ("SOURCE", "SIGNATURE", "WEBHOOK")}
+    with (
+        misbehaving(bucket_folder) as (bucket, answers, _),
+        webhook(bucket_folder) as (receiver, posted),
+        mail_server() as mail,
+    ):
+        settings = {
+            **passwords,
+            "SOURCE_BASE_URL": bucket.url.replace("https://", f"https://reader:{in_addresses['SOURCE']}@")
+            + f"/?sig={in_addresses['SIGNATURE']}",
+            "SOURCE_CA_FILE": str(bucket.ca_file),
+            # Nothing answers there: all that the system does is on loopback.
+            **dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "http://127.0.0.1:9"),
+            "NO_PROXY": "",
+            "no_proxy": "",
+            "REQUESTS_CA_BUNDLE": str(receiver.ca_file),
+            "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{in_addresses['WEBHOOK']}",
+            "NOTIFY_EMAIL": "operator@here",
+            "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
+            "SALES_DEADLINE_HOURS": "0.005",
+            "ON_ANOMALY": "ignore",  # months are replaced by much larger and smaller ones
+            "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
+        }
+        with started(folder, settings, {"report.py": documented_dag(), "looking.py": LOOKING_DAG}) as running:
+            yield FaultySystem(
+                folder,
+                running.environment,
+                running.output,
+                bucket_folder,
+                answers,
+                {**passwords, **in_addresses},
+                posted,
+                mail,
+            )
+
+
+def status(system: System) -> tuple[int, str]:
+    """Exit status and output of make status."""
+    done = subprocess.run(
+        [sys.executable, "-m", "embedded", "status"],
+        cwd=system.folder,
+        env=system.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+def wait_for(condition: Callable[[], object]) -> None:
+    """Wait until something holds: for so long that no machine is too slow, and no failure waits for ever."""
+    deadline = time.monotonic() + LONGEST_WAIT
+    while not condition():
+        assert time.monotonic() < deadline, f"it does not hold after {LONGEST_WAIT} s"
+        time.sleep(0.5)  # each look at Airflow's API costs 25 ms of a core that other tests want
+
+
+def newest_month(system: System) -> str:
+    runs = system.api().runs(SALES_DAG)
+    return str(max(runs, key=lambda run: str(run["data_interval_start"]))["dag_run_id"])
+
+
+def clear(system: System, run: str) -> str:
+    """Clear a run, as a person does in the UI; returns its id."""
+    api = system.api()
+    answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
+    assert answer.ok, answer.text
+    return run
+
+
+def task_instances(system: System, run: str | None = None, dag: str = SALES_DAG) -> list[dict[str, Any]]:
+    """The tasks of a run; by default of the newest month's."""
+    api, run = system.api(), run or newest_month(system)
+    answer = api.session.get(f"{api.url}/api/v2/dags/{dag}/dagRuns/{quote(run)}/taskInstances").json()
+    found: list[dict[str, Any]] = answer["task_instances"]
+    return found
+
+
+def end_of(api: Api, run: str, dag: str = SALES_DAG) -> str:
+    """Wait until a run has ended; its state."""
+
+    def state() -> str:
+        answer = api.session.get(f"{api.url}/api/v2/dags/{dag}/dagRuns/{quote(run)}")
+        assert answer.ok, answer.text
+        return str(answer.json()["state"])
+
+    wait_for(lambda: state() in ("success", "failed"))
+    return state()
+
+
+def staging_sessions(connection: Any) -> list[tuple[int]]:
+    query = "select pid from pg_stat_activity where usename = 'pipeline' and application_name like 'load %'"
+    found: list[tuple[int]] = connection.execute(query).fetchall()
+    return found

@@ -1,0 +1,219 @@
+"""A failed or overdue load is notified once, by mail and by webhook, and only if a receiver is set."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from email.message import EmailMessage
+from pathlib import Path
+from typing import Any
+
+import pytest
+from airflow.sdk.log import mask_secret
+from conftest import Database, Files
+from support.airflow_runs import run_dag
+from support.faulty_bucket import misbehaving, status
+from support.receivers import mail_server, webhook
+
+from company_data import notifier
+from company_data.notifier import LoadNotifier
+from company_data.settings import notify_webhook_url
+from embedded.postgres import free_port
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
+
+SALES_DAG = "sales_load_and_aggregation"
+TOKEN = "/services/a-secret-path"
+
+GOOD = "idx,value,date,store_idx\n1,1,2024-02-01,1\n"
+BAD = 'idx,value,date,store_idx\n1,1,2024-02-01,1\n2,"{{ 1/0 }} <b>",2024-02-01,1\n'
+
+
+@dataclass
+class Sent:
+    """What the receivers got."""
+
+    mails: list[EmailMessage]
+    receivers: list[list[str]]
+    posted: list[dict[str, Any]]
+    statuses: list[int]
+
+
+@pytest.fixture
+def sent(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sent]:
+    """Both receivers, switched on. The source and the webhook have certificates of different authorities."""
+    monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", (0, 0))
+    statuses: list[int] = []
+    with mail_server() as mail, webhook(tmp_path, statuses) as (server, posted):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(server.ca_file))
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mail.connection)
+        monkeypatch.setenv("NOTIFY_EMAIL", "data@here, operator@here")
+        monkeypatch.setenv("NOTIFY_WEBHOOK_URL", server.url + TOKEN)
+        yield Sent(mail.mails, mail.receivers, posted, statuses)
+
+
+def run_month(files: Files, content: str, **options: Any) -> str:
+    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write("sales/2024-02-01/sales.csv", content)
+    return run_dag(SALES_DAG, "2024-02", **options)
+
+
+def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(database: Database, files: Files, sent: Sent) -> None:
+    assert run_month(files, BAD) == "failed"
+
+    [post] = sent.posted
+    assert post["path"] == TOKEN
+    assert (post["event"], post["dag"], post["month"], post["task"]) == ("failed", SALES_DAG, "2024-02", "stage_sales")
+    assert post["reason"].startswith("FileRejected: sales/2024-02-01/sales.csv, line 3, column value: ")
+    assert '"{{ 1/0 }} <b>" is not a decimal number' in post["reason"]
+    assert f"/dags/{SALES_DAG}/runs/" in post["link"]
+    assert post["link"].split("?")[0].endswith("/tasks/stage_sales")
+    assert post["text"].startswith(f"{SALES_DAG}, 2024-02: stage_sales failed\n\n```\nFileRejected: ")
+
+    [mail], [receivers] = sent.mails, sent.receivers
+    assert mail["Subject"] == f"[company data] {SALES_DAG}, 2024-02: stage_sales failed"
+    assert mail["From"] == "airflow@here"
+    assert receivers == ["data@here", "operator@here"]
+    body = mail.get_body()
+    assert body is not None
+    assert "&quot;{{ 1/0 }} &lt;b&gt;&quot;" in body.get_content()
+    assert post["link"] in body.get_content()
+
+
+def test_a_load_that_succeeds_at_its_second_try_is_not_notified(
+    database: Database, files: Files, sent: Sent, no_pauses: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with misbehaving(files.folder) as (bucket, answers, requests):
+        monkeypatch.setenv("SOURCE_BASE_URL", bucket.url)
+        monkeypatch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
+        answers["sales/2024-02-01/sales.csv"] = [status(503)]
+        assert run_month(files, GOOD, retries=3) == "success"
+        assert len(requests) == 3  # the month twice, the stores
+    assert (sent.mails, sent.posted) == ([], [])
+
+
+def test_nothing_is_sent_when_no_receiver_is_set(
+    database: Database, files: Files, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_EMAIL", "")
+    monkeypatch.delenv("NOTIFY_WEBHOOK_URL")
+    assert run_month(files, BAD) == "failed"
+    assert (sent.mails, sent.posted) == ([], [])
+    assert notifier.overdue_alert() is None
+
+
+def test_customer_data_has_no_month_and_names_its_run(database: Database, files: Files, sent: Sent) -> None:
+    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n")
+    files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n")
+    files.write("labels.csv", "idx,label\n1,0\n1,1\n")
+    assert run_dag("customer_data_load") == "failed"
+    [post] = sent.posted
+    assert (post["month"], post["task"]) == (None, "check_customers")
+    assert post["text"].startswith(f"customer_data_load, {post['run']}: check_customers failed")
+    assert "1 clients have two different labels" in post["reason"]
+
+
+MESSAGE = notifier.Message("failed", SALES_DAG, "scheduled__2024-02", "2024-02", "check_month", "why", "http://ui")
+
+
+def test_a_webhook_with_a_transient_fault_gets_the_message(sent: Sent) -> None:
+    sent.statuses[:] = [500, 429]
+    notifier.send(MESSAGE)
+    assert [post["reason"] for post in sent.posted] == ["why"] * 3
+
+
+def test_a_receiver_that_does_not_answer_does_not_stop_the_other_and_its_address_stays_secret(
+    sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent.statuses[:] = [404] * 3
+    with pytest.raises(notifier.NotificationError) as caught:
+        notifier.send(MESSAGE)
+    assert "127.0.0.1 answers 404" in str(caught.value)
+    monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://127.0.0.1:{free_port()}{TOKEN}")
+    with pytest.raises(notifier.NotificationError) as unreachable:
+        notifier.send(MESSAGE)
+    assert "127.0.0.1 does not answer" in str(unreachable.value)
+    assert TOKEN not in f"{caught.value} {unreachable.value}"
+    assert len(sent.mails) == 2
+
+
+def test_a_secret_in_the_reason_is_not_sent(sent: Sent) -> None:
+    mask_secret("a-password-of-a-connection")
+    notifier.send(replace(MESSAGE, reason="login with a-password-of-a-connection failed"))
+    assert [post["reason"] for post in sent.posted] == ["login with *** failed"]
+    assert "a-password-of-a-connection" not in f"{sent.mails[0].get_body()} {sent.posted}"
+
+
+MARKUP = "<!channel> <https://evil.example|the month> [x](https://evil.example) ![y](z) *b* `c` ``` @here &lt; &amp;"
+
+
+def test_what_a_reason_quotes_is_neither_a_link_nor_a_mention_nor_markdown_in_a_chat(sent: Sent) -> None:
+    notifier.send(replace(MESSAGE, reason=f'"{MARKUP}" is not a date'))
+    [post] = sent.posted
+    assert post["reason"] == f'"{MARKUP}" is not a date'
+    assert post["text"] == (
+        "sales_load_and_aggregation, 2024-02: check_month failed\n\n```\n"
+        "\"&lt;!channel&gt; &lt;https://evil.example|the month&gt; [x](https://evil.example) ![y](z) *b* 'c' "
+        "''' @here &amp;lt; &amp;amp;\" is not a date\n```\n\nhttp://ui"
+    )
+
+
+def test_a_message_is_cut_and_has_no_control_characters(sent: Sent) -> None:
+    reason = "a\x1b[31mb\r\n```\n# c\u2028d\x00e\u202ef" + "x" * 5_000_000
+    notifier.send(replace(MESSAGE, reason=reason, run="manual\r\nBcc: x@here", month=None))
+    [post], [mail] = sent.posted, sent.mails
+    assert post["reason"].startswith(r"a\x1b[31mb ``` # c d\x00e\u202efxxx")
+    assert len(post["reason"]) == 3_001
+    assert post["run"] == "manual Bcc: x@here"
+    assert len(post["text"]) < 5_000
+    assert post["text"].count("```") == 2
+    assert mail["Subject"] == f"[company data] {SALES_DAG}, manual Bcc: x@here: check_month failed"
+    assert mail["Bcc"] is None
+    assert sent.receivers == [["data@here", "operator@here"]]
+    body = mail.get_body()
+    assert body is not None
+    assert len(body.get_content()) < 5_000
+
+
+def test_an_overdue_month_is_notified_with_its_run(sent: Sent) -> None:
+    run = {
+        "dag_id": SALES_DAG,
+        "dag_run_id": "scheduled__2024-02",
+        "data_interval_start": "2024-02-01T00:00:00Z",
+        "state": "running",
+    }
+    LoadNotifier()({"dag_run": run, "deadline": {"deadline_time": "2024-03-02T00:00:07+00:00"}})
+    [post] = sent.posted
+    assert (post["event"], post["month"], post["task"]) == ("overdue", "2024-02", None)
+    assert "not loaded by its deadline, 2024-03-02 00:00 UTC. The state of its run is running" in post["text"]
+    assert post["link"].endswith(f"/dags/{SALES_DAG}/runs/scheduled__2024-02")
+
+
+def test_a_deadline_is_counted_from_the_queueing_of_the_run_and_contains_no_secret(
+    sent: Sent, airflow: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SALES_DEADLINE_HOURS", "1.5")
+    alert = notifier.overdue_alert()
+    assert alert is not None
+    assert alert.interval == timedelta(hours=1.5)
+    assert type(alert.reference).__name__ == "DagRunQueuedAtDeadline"
+    kept = json.dumps(alert.callback.serialize())
+    assert json.loads(kept)["path"] == "company_data.notifier.LoadNotifier"
+    assert "127.0.0.1" not in kept
+
+
+@pytest.mark.parametrize(
+    ("setting", "value", "reason"),
+    [
+        ("NOTIFY_WEBHOOK_URL", "hooks.here/secret", "begins with neither https:// nor http://"),
+        ("SALES_DEADLINE_HOURS", "soon", 'SALES_DEADLINE_HOURS is "soon"'),
+        ("SALES_DEADLINE_HOURS", "-1", 'SALES_DEADLINE_HOURS is "-1"'),
+    ],
+)
+def test_an_invalid_setting_is_rejected(
+    setting: str, value: str, reason: str, sent: Sent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(ValueError, match=reason) as caught:
+        notifier.overdue_alert() if setting == "SALES_DEADLINE_HOURS" else notify_webhook_url()
+    assert "secret" not in str(caught.value)
