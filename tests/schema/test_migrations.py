@@ -208,10 +208,11 @@ def test_the_printed_sql_makes_nothing_on_a_server_that_is_too_old(empty_databas
 OF_ANOTHER_CHECKOUT = (
     "create schema migrations",
     "create table migrations.alembic_version (version_num varchar(32) primary key)",
-    "insert into migrations.alembic_version values ('9999')",
+    # A database of before: no revision may have one of its ids again.
+    "insert into migrations.alembic_version values ('0014')",
 )
 REJECTED = (
-    "error: the database is at revision 9999, which this checkout does not have. Nothing was migrated. Use the "
+    "error: the database is at revision 0014, which this checkout does not have. Nothing was migrated. Use the "
     "checkout that made the database, or make a new database and load the files again.\n"
 )
 
@@ -226,7 +227,7 @@ def test_a_database_of_another_checkout_is_left_as_it_is(command: list[str], emp
         ("alembic_version",),
         ("alembic_version_pkey",),
     ]
-    assert empty_database.run("select version_num from migrations.alembic_version") == [("9999",)]
+    assert empty_database.run("select version_num from migrations.alembic_version") == [("0014",)]
     assert empty_database.run("select to_regnamespace('pipeline')") == [(None,)]
 
 
@@ -237,8 +238,8 @@ def test_the_printed_sql_changes_nothing_in_a_database_at_another_revision(empty
         done = psql(empty_database, empty_database.alembic(*arguments, "--sql").stdout)
         assert done.returncode != 0
         assert (
-            f"ERROR:  The database is at revision 9999, and this script starts at {start}. Nothing was migrated. Print "
-            "a script that starts at 9999 in a checkout that has it, or make a new database and load the files again.\n"
+            f"ERROR:  The database is at revision 0014, and this script starts at {start}. Nothing was migrated. Print "
+            "a script that starts at 0014 in a checkout that has it, or make a new database and load the files again.\n"
         ) in done.stderr
         assert empty_database.run("select to_regclass('migrations.guard')") == [(None,)]
 
