@@ -23,17 +23,25 @@ insert into pipeline.anomaly_checks (load_id, measure, value)
 with covered as (
     select
         count(*) as row_count,
-        count(*) filter (
-            where idx in (
-                select staged_activity.idx
-                from staged_activity
-            )
+        (
+            select count(*)
+            from staged_profiles_sample as profiles
+            where
+                exists (
+                    select
+                    from staged_activity
+                    where staged_activity.idx = profiles.idx
+                )
         ) as with_activity,
-        count(*) filter (
-            where idx in (
-                select staged_labels.idx
-                from staged_labels
-            )
+        (
+            select count(*)
+            from staged_profiles_sample as profiles
+            where
+                exists (
+                    select
+                    from staged_labels
+                    where staged_labels.idx = profiles.idx
+                )
         ) as with_label
     from staged_profiles_sample
 )
