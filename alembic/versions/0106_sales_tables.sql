@@ -83,7 +83,6 @@ select
     files.file_month as sale_month,
     sales_by_store.store_idx,
     sales_by_store.row_count,
-    sales_by_store.min_idx,
     sales_by_store.total
 from pipeline.sales_by_store
 inner join pipeline.loads
@@ -96,7 +95,6 @@ comment on view pipeline.published_sales_by_store is 'The sums of the published 
 comment on column pipeline.published_sales_by_store.sale_month is 'First day of the month.';
 comment on column pipeline.published_sales_by_store.store_idx is 'Store of the sales.';
 comment on column pipeline.published_sales_by_store.row_count is 'Number of sales.';
-comment on column pipeline.published_sales_by_store.min_idx is 'Smallest idx of the sales.';
 comment on column pipeline.published_sales_by_store.total is 'Exact sum of the sales.';
 
 grant select on pipeline.published_sales_by_store to pipeline;

@@ -27,6 +27,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("drop function pipeline.open_feature_store")
-    op.execute("drop view pipeline.stale_tables, pipeline.feature_sources")
+    op.execute("drop view pipeline.feature_sources")
     op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds, pipeline.rejected_builds")
     op.execute("drop table pipeline.features_opened, public.feature_history, public.feature_store")

@@ -169,17 +169,6 @@ comment on column pipeline.feature_sources.is_approved is
 comment on column pipeline.feature_sources.is_rejected is
 'Whether the newest attempt used them and was rejected, because too many clients would be lost.';
 
-create view pipeline.stale_tables as
-select built_tables.table_name
-from pipeline.feature_sources
-cross join (values ('feature_history'), ('feature_store')) as built_tables (table_name)
-where feature_sources.is_stale;
-
-comment on view pipeline.stale_tables is
-'Tables that were not built from the loads that are published now. A table whose files have never been published is not
-stale.';
-comment on column pipeline.stale_tables.table_name is 'Table in public.';
-
 create table pipeline.features_opened (
     opened_at timestamptz not null default clock_timestamp()
 );
@@ -226,4 +215,4 @@ to pipeline;
 
 grant select, insert on pipeline.feature_store_builds to pipeline;
 
-grant select on pipeline.feature_sources, pipeline.stale_tables to pipeline;
+grant select on pipeline.feature_sources to pipeline;

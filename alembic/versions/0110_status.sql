@@ -96,7 +96,7 @@ select
     case
         when known.loaded_at is null then 'missing'
         when known.difference is not null then 'changed'
-        when stale_tables.table_name is not null then 'stale'
+        when feature_sources.is_stale then 'stale'
         else 'loaded'
     end as status,
     known.loaded_at,
@@ -111,8 +111,8 @@ from (
 ) as every_table (position, table_name)
 left join known
     on every_table.table_name = known.table_name
-left join pipeline.stale_tables
-    on every_table.table_name = stale_tables.table_name
+left join pipeline.feature_sources
+    on every_table.table_name in ('feature_history', 'feature_store')
 order by every_table.position;
 
 comment on view public.data_freshness is

@@ -91,12 +91,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    sample constant text := format(
-        '(select * from %s tablesample system (%s) repeatable (0)) as sample', this.staged_table,
-        least(100, 5e6 / greatest(this.row_count, 1))
-    );
     profiled record;
 begin
+    perform pipeline.open_staged(load, 'sample', 50000);
     delete from pipeline.column_profiles where load_id = load;
     for profiled in
         select
@@ -123,7 +120,7 @@ begin
             ' then (select jsonb_object_agg(shown, shown_rows) from (select ',
             case when profiled.is_text then 'pipeline.shown(value)' else 'value' end,
             ' as shown, sum(value_rows) as shown_rows from (select ', profiled.name, '::text as value,',
-            ' count(*) as value_rows from ', sample, ' where ', profiled.name, ' is not null group by 1) as counted',
+            ' count(*) as value_rows from sample where ', profiled.name, ' is not null group by 1) as counted',
             ' group by 1) as listed) end',
             ' from (select count(*) as row_count, count(', profiled.name, ') as value_count',
             ', count(distinct ', profiled.name, ') as distinct_values',
@@ -135,9 +132,10 @@ begin
             case when profiled.is_day then format(
                 ', min(%1$s) as first_day, max(%1$s) as last_day', profiled.name
             ) end,
-            ' from ', sample, ') as figures'
+            ' from sample) as figures'
         ) using load, profiled.attname;
     end loop;
+    drop view sample;
 end
 $$;
 

@@ -266,10 +266,8 @@ def test_staged_rows_are_left_to_a_session_that_is_about_to_read_them(database: 
     assert database.run(f"select status from pipeline.loads where load_id = {load}") == [("superseded",)]
 
 
-@pytest.mark.parametrize("later_publishes_first", [False, True])
-def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
-    database: Database, files: Files, later_publishes_first: bool
-) -> None:
+def two_checked_runs(database: Database, files: Files) -> list[Run]:
+    """Runs of February with the versions 2 and 3 of its file, up to their checks; version 1 is published."""
     write_months(files, 1)
     load_month(database, FEBRUARY)
     runs = []
@@ -278,6 +276,14 @@ def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
         run = Run(database, SALES, FEBRUARY)
         run.run("stage_sales", "stage_stores", "check_month")
         runs.append(run)
+    return runs
+
+
+@pytest.mark.parametrize("later_publishes_first", [False, True])
+def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
+    database: Database, files: Files, later_publishes_first: bool
+) -> None:
+    runs = two_checked_runs(database, files)
     order = list(reversed(runs)) if later_publishes_first else runs
     for run in order:
         run.run("publish_month")
@@ -292,14 +298,7 @@ def test_of_two_runs_of_one_month_the_one_that_requested_later_wins(
 def test_of_two_runs_that_publish_one_month_at_once_the_second_waits_for_the_first(
     database: Database, files: Files, later_publishes_first: bool
 ) -> None:
-    write_months(files, 1)
-    load_month(database, FEBRUARY)
-    runs = []
-    for version in (2, 3):
-        write_months(files, version)
-        run = Run(database, SALES, FEBRUARY)
-        run.run("stage_sales", "stage_stores", "check_month")
-        runs.append(run)
+    runs = two_checked_runs(database, files)
     first, second = reversed(runs) if later_publishes_first else runs
     with pausing(database, "insert public.sales") as pause, ThreadPoolExecutor(2) as pool:
         publishes_first = pool.submit(first.run, "publish_month")
