@@ -27,7 +27,7 @@ Checks the three staged files: `sql/customers/check_customers.sql`.
 
 #### `compare_customers`
 
-Compares the files with those that are published: `sql/customers/compare_customers.sql`. It says what is unusual, because
+Compares the files with those that are published: `sql/loads/compare_snapshot.sql`. It says what is unusual, because
 rows or values are missing, letters or labels have other shares, or profiles lack activities or labels, and decides
 nothing.
 
@@ -77,9 +77,9 @@ with DAG(
     tags=["customer"],
 ) as dag:
     with TaskGroup("stage", prefix_group_id=False):
-        profiles = stage_csv.override(task_id="stage_customer_profiles")("customer_profiles.csv", "customer_profiles")
-        activity = stage_csv.override(task_id="stage_customer_activity")("customer_activity.csv", "customer_activity")
-        labels = stage_csv.override(task_id="stage_labels")("labels.csv", "labels")
+        profiles = stage_csv.override(task_id="stage_customer_profiles")("customer_profiles")
+        activity = stage_csv.override(task_id="stage_customer_activity")("customer_activity")
+        labels = stage_csv.override(task_id="stage_labels")("labels")
 
     loads = {"profiles_load": profiles, "activity_load": activity, "labels_load": labels}
 
@@ -90,8 +90,8 @@ with DAG(
     )
     compare_customers = LoadOperator(
         task_id="compare_customers",
-        sql="customers/compare_customers.sql",
-        parameters=loads,
+        sql="loads/compare_snapshot.sql",
+        parameters={"loads": list(loads.values())},
     )
     approve_customers = LoadApprovalOperator(task_id="approve_customers", loads=list(loads.values()))
     publish_customers = LoadOperator(

@@ -29,9 +29,9 @@ changed by hand is named in the report, and `month_status` and `data_freshness` 
 - **Look** at its log.
 - **Then** clear this task with its downstream tasks.
 
-#### `analyze_sales`
+#### `analyze_months`
 
-Renews the statistics of all months together: `sql/maintenance/analyze_sales.sql`.
+Renews the statistics of all months together: `sql/maintenance/analyze_months.sql`.
 
 - **When it fails**, a lock timed out.
 - **Look** at its log, and at the sessions in `pg_stat_activity`.
@@ -69,8 +69,8 @@ with DAG(
 ) as dag:
     discard_orphans = SQLExecuteQueryOperator(task_id="discard_orphans", sql="maintenance/discard_orphans.sql")
     compare_tables = SQLExecuteQueryOperator(task_id="compare_tables", sql="maintenance/compare_tables.sql")
-    analyze_sales = SQLExecuteQueryOperator(task_id="analyze_sales", sql="maintenance/analyze_sales.sql")
+    analyze_months = SQLExecuteQueryOperator(task_id="analyze_months", sql="maintenance/analyze_months.sql")
 
-    report(delete_old_logs(), discard_orphans.output, compare_tables.output, analyze_sales.output)
+    report(delete_old_logs(), discard_orphans.output, compare_tables.output, analyze_months.output)
 
 explain_tasks(dag)

@@ -19,7 +19,6 @@ UI_LOGIN = "airflow"
 READY_SECONDS = 180
 
 SALES_DAG = "sales_load_and_aggregation"
-DAGS = ("customer_data_load", "feature_store", SALES_DAG)
 
 # The settings of Airflow that the containers have too.
 AIRFLOW_ENV = ROOT / "services/airflow.env"

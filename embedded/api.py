@@ -55,6 +55,15 @@ class Api:
         answer = self._get("/importErrors") or {"import_errors": []}
         return [f"{error['filename']}: {error['stack_trace']}" for error in answer["import_errors"]]
 
+    def producers(self) -> dict[str, str]:
+        """The DAG that publishes each table: the one whose task has the asset of this name."""
+        answer = self._get("/assets", limit=100) or {"assets": []}
+        return {
+            asset["name"]: asset["producing_tasks"][0]["dag_id"]
+            for asset in answer["assets"]
+            if asset["producing_tasks"]
+        }
+
     def failures(self, dag: str, run: str) -> list[Failure]:
         """The failed tasks of a run."""
         answer = self._get(f"/dags/{dag}/dagRuns/{run}/taskInstances", state="failed") or {"task_instances": []}

@@ -15,8 +15,6 @@ from urllib.request import getproxies
 
 from embedded import processes
 from embedded.airflow import (
-    DAGS,
-    SALES_DAG,
     UI_LOGIN,
     airflow_environment,
     check_services,
@@ -179,7 +177,8 @@ def wait_for_workflows(state: State) -> None:
     shown, changed, spoken = "", time.monotonic(), 0.0
     while True:
         check_services(state)
-        runs = {dag: api.runs(dag) for dag in DAGS}
+        dags = api.producers()
+        runs = {dag: api.runs(dag) for dag in sorted(set(dags.values()))}
         due = months_due(state.settings)
         status = read_status(state.cluster.url("companydata"), due)
         progress = progress_of(status, due)
@@ -193,7 +192,7 @@ def wait_for_workflows(state: State) -> None:
             spoken = now
         raise_failures(api, runs)
         active = [
-            (dag, run["dag_run_id"]) for dag in DAGS for run in runs[dag] if run["state"] in ("queued", "running")
+            (dag, run["dag_run_id"]) for dag in runs for run in runs[dag] if run["state"] in ("queued", "running")
         ]
         if status.complete and len(active) <= list(status.month_states.values()).count("waiting"):
             return
@@ -204,8 +203,9 @@ def wait_for_workflows(state: State) -> None:
                 "everything is loaded but an unusual month, which waits for a person who publishes or rejects it: "
                 f"{ui_url(state)}/required_actions"
             )
-        if months := passed_over(runs[SALES_DAG], status):
-            start_backfill(api, months)
+        for table in {table for table, _ in status.month_states} & dags.keys():
+            if months := passed_over(runs[dags[table]], status, table):
+                start_backfill(api, dags[table], months)
         if now - changed > STALL_SECONDS:
             minutes = STALL_SECONDS // 60
             raise RunError(f"nothing has moved for {minutes} minutes ({progress}). Read the logs in {LOGS}.")
@@ -214,28 +214,33 @@ def wait_for_workflows(state: State) -> None:
 
 def progress_of(status: Status, due: Sequence[date]) -> str:
     """How far the first loads are, in one line."""
-    tables = status.table_states
-    return (
-        f"customer files {'loaded' if tables['customer_profiles'] == 'loaded' else 'loading'}; "
-        f"feature store {'built' if tables['feature_store'] == 'loaded' else 'waiting'}; "
-        f"sales {sum(status.month_states[month] in GOOD_STATES for month in due)} of {len(due)} months"
+    tables, months = status.table_states, status.month_states
+    return "; ".join(
+        [
+            f"customer files {'loaded' if tables['customer_profiles'] == 'loaded' else 'loading'}",
+            f"feature store {'built' if tables['feature_store'] == 'loaded' else 'waiting'}",
+            *(
+                f"{table} {sum(months[table, month] in GOOD_STATES for month in due)} of {len(due)} months"
+                for table in dict.fromkeys(table for table, _ in months)
+            ),
+        ]
     )
 
 
-def passed_over(sales_runs: Sequence[Mapping[str, Any]], status: Status) -> list[date]:
-    """The missing months that catch-up never loads, because it goes on from the newest scheduled run."""
-    runs = {run["data_interval_start"][:7]: run["dag_run_id"] for run in sales_runs if run["data_interval_start"]}
+def passed_over(table_runs: Sequence[Mapping[str, Any]], status: Status, table: str) -> list[date]:
+    """The missing months of a table that catch-up never loads: it goes on from the newest scheduled run of its DAG."""
+    runs = {run["data_interval_start"][:7]: run["dag_run_id"] for run in table_runs if run["data_interval_start"]}
     newest = max((month for month, name in runs.items() if name.startswith("scheduled__")), default="")
     return [
         month
-        for month, state in status.month_states.items()
-        if state == "missing" and f"{month:%Y-%m}" < newest and f"{month:%Y-%m}" not in runs
+        for (of_table, month), state in status.month_states.items()
+        if of_table == table and state == "missing" and f"{month:%Y-%m}" < newest and f"{month:%Y-%m}" not in runs
     ]
 
 
-def start_backfill(api: Api, months: Sequence[date]) -> None:
+def start_backfill(api: Api, dag: str, months: Sequence[date]) -> None:
     """Load months that catch-up passes over; while another backfill runs, this one is not started."""
-    if api.backfill(SALES_DAG, str(months[0]), str(months[-1])):
+    if api.backfill(dag, str(months[0]), str(months[-1])):
         say(
             f"SALES_FIRST_MONTH is earlier than the months that are scheduled, and catch-up only goes forward: "
             f"started a backfill from {months[0]:%Y-%m} to {months[-1]:%Y-%m}"

@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import psycopg
@@ -20,8 +22,15 @@ TABLES = "select table_name, status, row_count, up_to, loaded_at, file_version, 
 
 # Months that were attempted although they are not expected are shown too.
 MONTHS = """
+    with expected as (
+        select table_name, file_month
+        from public.data_freshness
+        cross join unnest(%s::date[]) as file_month
+        where is_monthly
+    )
     select
-        sale_month,
+        table_name,
+        file_month,
         coalesce(status, 'missing'),
         row_count,
         total,
@@ -29,9 +38,9 @@ MONTHS = """
         file_version,
         newest_attempt_at,
         coalesce(error, anomalies)
-    from unnest(%s::date[]) as expected (sale_month)
-    full join public.month_status using (sale_month)
-    order by sale_month
+    from expected
+    full join public.month_status using (table_name, file_month)
+    order by table_name, file_month
 """
 
 # A late file is waited for within its week; see pipeline.loads.wait_until. A retired month was taken out on purpose.
@@ -56,9 +65,9 @@ class Status:
         return {name: state for name, state, *_ in self.tables}
 
     @property
-    def month_states(self) -> dict[date, str]:
-        """State of each month."""
-        return {month: state for month, state, *_ in self.months}
+    def month_states(self) -> dict[tuple[str, date], str]:
+        """State of each month of each monthly table."""
+        return {(table, month): state for table, month, state, *_ in self.months}
 
     @property
     def complete(self) -> bool:
@@ -102,8 +111,14 @@ def print_status(status: Status) -> None:
         if error:
             print(f"{'':<19} {_shortened(error)}")
 
+    for table, months in groupby(status.months, itemgetter(0)):
+        print_months(table, [row[1:] for row in months])
+
+
+def print_months(table: str, months: Sequence[tuple[Any, ...]]) -> None:
+    """Print the months of one table, and how many there are in each state."""
     print(f"\n{'month':<8} {'status':<16} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
-    for month, state, rows, total, loaded_at, version, attempted_at, note in status.months:
+    for month, state, rows, total, loaded_at, version, attempted_at, note in months:
         line = f"{month:%Y-%m}  {state:<16} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if state == "loaded" and note:
@@ -112,11 +127,11 @@ def print_status(status: Status) -> None:
             why = _shortened(f"{state} since {_moment(attempted_at)}{f': {note}' if note else ''}")
             print(f"         {why}{'; the version above is still loaded' if version else ''}")
 
-    states = Counter(status.month_states.values())
+    states = Counter(state for _, state, *_ in months)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    # The same number of rows as data_freshness has for sales.
-    rows_loaded = sum(rows for _, _, rows, *_ in status.months if rows is not None)
-    print(f"\n{len(status.months)} months: {counts}; {rows_loaded:,} rows")
+    # The same number of rows as data_freshness has for the table.
+    rows_loaded = sum(rows for _, _, rows, *_ in months if rows is not None)
+    print(f"\n{len(months)} months of {table}: {counts}; {rows_loaded:,} rows")
 
 
 def wait_until_complete(address: str, expected: Sequence[date], limit: float) -> Status:

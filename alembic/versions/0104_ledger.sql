@@ -47,12 +47,16 @@ grant usage on schema pipeline, staging to pipeline;
 create table pipeline.sources (
     table_name text primary key,
     file_path text not null,
+    key_column text,
     date_column text,
     amount_column text,
     group_column text,
     published_with text references pipeline.sources,
+    derived_tables text[] not null default '{}',
     is_cumulative boolean not null default false,
-    is_monthly boolean not null generated always as (file_path like '%YYYY-MM-01%') stored
+    on_anomaly text check (on_anomaly in ('protect', 'ask', 'warn', 'ignore')),
+    is_monthly boolean not null generated always as (file_path like '%YYYY-MM-01%') stored,
+    place integer generated always as identity
 );
 
 comment on table pipeline.sources is
@@ -60,14 +64,36 @@ comment on table pipeline.sources is
 comment on column pipeline.sources.table_name is
 'Table in public; the one of that name in staging states what a file must look like.';
 comment on column pipeline.sources.file_path is 'Path of the file below SOURCE_BASE_URL.';
+comment on column pipeline.sources.key_column is
+'Column with a whole number that identifies a row or its client, to find it in the file; null if there is none.';
 comment on column pipeline.sources.date_column is 'Column with the day of a row; for monthly files a day of the month.';
 comment on column pipeline.sources.amount_column is 'Column whose sum is compared; null: only rows are counted.';
-comment on column pipeline.sources.group_column is 'Column by which a month is summed up.';
+comment on column pipeline.sources.group_column is
+'Column with a whole number by which a month is summed up: a store of stores.';
 comment on column pipeline.sources.published_with is
 'Source whose request decides which run is published, for files that belong together: sources.table_name.';
+comment on column pipeline.sources.derived_tables is
+'Tables in public that are built from it, and from those that are published with it.';
 comment on column pipeline.sources.is_cumulative is
 'Whether a load adds and changes rows and never deletes any; then an older file may still add rows.';
+comment on column pipeline.sources.on_anomaly is
+'What happens if a file is unusual, instead of the setting ON_ANOMALY; null: as the setting says.';
 comment on column pipeline.sources.is_monthly is 'Whether there is one file per month.';
+comment on column pipeline.sources.place is 'Order in which the tables are listed.';
+
+create table pipeline.optional_columns (
+    table_name text references pipeline.sources,
+    column_name text,
+    required_from date not null,
+    primary key (table_name, column_name)
+);
+
+comment on table pipeline.optional_columns is
+'Columns that were added to a monthly file. The migration that adds the column inserts the row.';
+comment on column pipeline.optional_columns.table_name is 'Its source: sources.table_name.';
+comment on column pipeline.optional_columns.column_name is 'The column.';
+comment on column pipeline.optional_columns.required_from is
+'First month whose file must have it. Earlier files load without it, as nulls.';
 
 create table pipeline.files (
     file_id bigint generated always as identity primary key,
@@ -86,6 +112,24 @@ comment on column pipeline.files.file_month is 'First day of its month; null for
 comment on column pipeline.files.compared_at is
 'When the maintenance last compared the rows in public with the published load; null since a newer publication.';
 comment on column pipeline.files.difference is 'What it found changed; null if nothing.';
+
+-- What the functions know of a file and of its rows in the table.
+create view pipeline.file_rows as
+select
+    sources.*,
+    files.file_id,
+    files.file_month,
+    coalesce(
+        format(
+            '%1$I >= %2$L and %1$I < ' || quote_literal((files.file_month + interval '1 month')::date),
+            sources.date_column, files.file_month
+        ), 'true'
+    ) as condition
+from pipeline.files
+inner join pipeline.sources
+    on files.table_name = sources.table_name;
+
+comment on view pipeline.file_rows is 'Every file with its source, and the condition that its rows fulfil.';
 
 create sequence pipeline.request_numbers;
 
@@ -121,6 +165,23 @@ create table pipeline.loads (
     total numeric,
     staged_table text not null
 );
+
+create table pipeline.group_totals (
+    load_id bigint references pipeline.loads,
+    group_key bigint,
+    row_count bigint not null,
+    min_key bigint,
+    total numeric,
+    primary key (load_id, group_key)
+);
+
+comment on table pipeline.group_totals is
+'What each load holds by group, for sources that have one; kept until a newer load of the file is published.';
+comment on column pipeline.group_totals.load_id is 'The load: loads.load_id.';
+comment on column pipeline.group_totals.group_key is 'Value of sources.group_column.';
+comment on column pipeline.group_totals.row_count is 'Number of rows.';
+comment on column pipeline.group_totals.min_key is 'Smallest sources.key_column of the rows, to find them in the file.';
+comment on column pipeline.group_totals.total is 'Exact sum of sources.amount_column.';
 
 create unique index loads_published on pipeline.loads (file_id)
 where status = 'published';
@@ -158,7 +219,9 @@ comment on column pipeline.loads.max_date is 'Latest day in the file; null where
 comment on column pipeline.loads.total is 'Sum of sources.amount_column over the file; null where there is none.';
 comment on column pipeline.loads.staged_table is 'Table that holds the rows until they are published.';
 
-grant select on pipeline.sources to pipeline;
+grant select on pipeline.sources, pipeline.optional_columns, pipeline.file_rows to pipeline;
+
+grant select, insert, delete on pipeline.group_totals to pipeline;
 
 grant select, update (compared_at, difference) on pipeline.files to pipeline;
 
@@ -459,19 +522,14 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    this_file constant pipeline.files := (select files from pipeline.files where file_id = this.file_id);
-    month_rule text := '';
+    file constant pipeline.file_rows := (select file_rows from pipeline.file_rows where file_id = this.file_id);
 begin
-    if this_file.file_month is not null then
-        select format(
-            ', constraint "the date is in the month of the file" check (%1$I >= %2$L and %1$I < %3$L)',
-            date_column, this_file.file_month, (this_file.file_month + interval '1 month')::date
-        ) into month_rule
-        from pipeline.sources
-        where table_name = this_file.table_name;
-    end if;
     execute format(
-        'create table %s (like staging.%I including all%s)', this.staged_table, this_file.table_name, month_rule
+        'create table %s (like staging.%I including all%s)', this.staged_table, file.table_name,
+        case
+            when file.is_monthly
+                then format(', constraint "the date is in the month of the file" check (%s)', file.condition)
+        end
     );
     execute format('grant select, insert, maintain on %s to pipeline', this.staged_table);
     return this.staged_table;
@@ -492,10 +550,22 @@ set search_path = pg_catalog, pg_temp
 set default_statistics_target = 10
 as $$
 declare
-    this pipeline.loads;
+    this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    file constant pipeline.file_rows := (select file_rows from pipeline.file_rows where file_id = this.file_id);
 begin
-    select * into this from pipeline.loads where load_id = load;
     execute 'analyze ' || this.staged_table;
+    -- The only pass over the rows. PostgreSQL reads in parallel for CREATE TABLE AS, and not for INSERT.
+    execute format(
+        'create temporary table summed on commit drop as select %s::bigint as group_key, count(*) as row_count,'
+        ' min(%s)::bigint as min_key, max(%s)::date as max_date, sum(%s)::numeric as total from %s group by 1',
+        coalesce(quote_ident(file.group_column), 'null'), coalesce(quote_ident(file.key_column), 'null'),
+        coalesce(quote_ident(file.date_column), 'null'), coalesce(quote_ident(file.amount_column), 'null::numeric'),
+        this.staged_table
+    );
+    insert into pipeline.group_totals (load_id, group_key, row_count, min_key, total)
+    select load, group_key, summed.row_count, min_key, summed.total
+    from summed
+    where group_key is not null;
     perform from pipeline.files where file_id = this.file_id for no key update;
     update pipeline.loads
     set
@@ -504,15 +574,11 @@ begin
             when exists (
                 select
                 from pipeline.loads as later
-                inner join pipeline.files
-                    on later.file_id = files.file_id
-                inner join pipeline.sources
-                    on files.table_name = sources.table_name
                 where
                     later.file_id = this.file_id
                     and later.status = 'published'
                     and later.request_number > this.request_number
-                    and sources.published_with is null
+                    and file.published_with is null
             ) then 'superseded'
             else 'staged'
         end,
@@ -521,6 +587,8 @@ begin
         bytes = stage_load.bytes,
         sha256 = stage_load.sha256,
         row_count = stage_load.row_count,
+        max_date = (select max(summed.max_date) from summed),
+        total = (select case when file.amount_column is not null then coalesce(sum(summed.total), 0) end from summed),
         updated_at = clock_timestamp()
     where load_id = load and status = 'loading';
     if not found then
@@ -530,7 +598,7 @@ end
 $$;
 
 comment on function pipeline.stage_load(bigint, text, timestamptz, bigint, text, bigint) is
-'Records, in the transaction of the COPY, that all rows of the file are staged.';
+'Records, in the transaction of the COPY, that all rows of the file are staged, and their sums.';
 
 create function pipeline.stop_load(load bigint, status text, error text, wait_until timestamptz default null)
 returns void
@@ -549,9 +617,7 @@ end;
 comment on function pipeline.stop_load(bigint, text, text, timestamptz) is
 'Records why an attempt staged nothing: waiting, rejected or failed.';
 
-create function pipeline.check_load(
-    load bigint, error text, max_date date default null, total numeric default null, decided_by_load bigint default null
-)
+create function pipeline.check_load(load bigint, error text, decided_by_load bigint default null)
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
@@ -580,8 +646,6 @@ begin
         decided_at = null,
         decide_until = null,
         request_number = number,
-        max_date = check_load.max_date,
-        total = check_load.total,
         updated_at = clock_timestamp()
     where
         load_id = load
@@ -592,7 +656,7 @@ begin
 end
 $$;
 
-comment on function pipeline.check_load(bigint, text, date, numeric, bigint) is
+comment on function pipeline.check_load(bigint, text, bigint) is
 'Records the verdict of a check: without an error the load is checked, with one it is rejected. A load that is published
 with another takes the number of its request.';
 
@@ -673,7 +737,7 @@ as $$
 declare
     this pipeline.loads;
     previous pipeline.loads;
-    source pipeline.sources;
+    source pipeline.file_rows;
     is_late boolean;
 begin
     update pipeline.files
@@ -681,11 +745,7 @@ begin
     where file_id = (select file_id from pipeline.loads where load_id = load);
     select * into this from pipeline.loads where load_id = load;
     select * into previous from pipeline.loads where file_id = this.file_id and status in ('published', 'retired');
-    select sources.* into source
-    from pipeline.sources
-    inner join pipeline.files
-        on sources.table_name = files.table_name
-    where files.file_id = this.file_id;
+    select * into source from pipeline.file_rows where file_id = this.file_id;
 
     is_late := previous.request_number > this.request_number and this.status = 'checked';
 
@@ -721,6 +781,9 @@ begin
     update pipeline.loads
     set status = 'published', published_at = clock_timestamp(), updated_at = clock_timestamp()
     where load_id = load;
+    delete from pipeline.group_totals
+    using pipeline.loads
+    where group_totals.load_id = loads.load_id and loads.file_id = this.file_id and loads.status = 'superseded';
 
     if previous.sha256 <> this.sha256 then
         perform pipeline.notice(concat(
@@ -744,15 +807,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    source pipeline.sources;
-    staged_columns text;
-    expected_columns text;
+    source constant pipeline.file_rows := (select file_rows from pipeline.file_rows where file_id = this.file_id);
+    differing text;
 begin
-    select sources.* into source
-    from pipeline.sources
-    inner join pipeline.files
-        on sources.table_name = files.table_name
-    where files.file_id = this.file_id;
     if this.status = 'rejected' and this.decided_by is not null then
         perform pipeline.reject(concat(this.source_url, ': load ', load, ': ', this.error));
     elsif
@@ -782,21 +839,24 @@ begin
         ));
     end if;
 
-    select
-        string_agg(definition, ', ' order by attnum) filter (where attrelid = this.staged_table::regclass),
-        string_agg(definition, ', ' order by attnum) filter (where attrelid <> this.staged_table::regclass)
-    into staged_columns, expected_columns
-    from pg_attribute
-    cross join lateral format('%I %s', attname, format_type(atttypid, atttypmod)) as definition
-    where
-        attrelid in (this.staged_table::regclass, format('staging.%I', source.table_name)::regclass)
-        and attnum > 0
-        and not attisdropped;
-    if staged_columns <> expected_columns then
+    select string_agg(format('%s (%s)', table_id::regclass, definitions), ', ' order by table_id) into differing
+    from (
+        select attrelid as table_id, string_agg(attname || ' ' || format_type(atttypid, atttypmod), ', ' order by attnum)
+        from pg_attribute
+        where
+            attrelid in (
+                this.staged_table::regclass, format('staging.%I', source.table_name)::regclass,
+                format('public.%I', source.table_name)::regclass
+            )
+            and attnum > 0
+            and not attisdropped
+        group by attrelid
+    ) as tables (table_id, definitions)
+    having count(distinct definitions) > 1;
+    if differing is not null then
         perform pipeline.reject(format(
-            '%s was staged with the columns (%s), and staging.%I has (%s) since a migration, so it is not published.'
-            ' Clear this run from its staging tasks on.',
-            this.source_url, staged_columns, source.table_name, expected_columns
+            '%s: since it was staged, a migration has changed the columns, so it is not published: %s. Clear this run'
+            ' from its staging tasks on.', this.source_url, differing
         ));
     end if;
 
@@ -812,8 +872,8 @@ $$;
 
 comment on function pipeline.open_staged(bigint, text, integer) is
 'Gives the staged rows of a load, or a sample of about so many, a name: a temporary view, which the file that calls it
-drops. A load whose columns differ from those of its source in staging now is rejected, and so is one that a person has
-rejected. SQLSTATE PL001 says that the load is superseded.';
+drops. A load whose columns differ from those that its source has in staging and in public now is rejected, and so is
+one that a person has rejected. SQLSTATE PL001 says that the load is superseded.';
 
 create function pipeline.verify_load(load bigint, table_name text, row_count numeric, total numeric default null)
 returns void
@@ -850,31 +910,24 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this pipeline.loads;
-    this_file pipeline.files;
-    query text;
+    file pipeline.file_rows;
     has_rows boolean;
 begin
-    select * into this_file
-    from pipeline.files
+    perform from pipeline.files
     where file_id = (select file_id from pipeline.loads where load_id = load)
     for no key update;
     select * into this from pipeline.loads where load_id = load;
-    if this.status is distinct from 'published' or this_file.file_month is null then
+    select * into file from pipeline.file_rows where file_id = this.file_id;
+    if this.status is distinct from 'published' or not file.is_monthly then
         perform pipeline.reject(format(
             'Load %s is not the published load of a month, so it was not retired. pipeline.loads lists them.', load
         ));
     end if;
-    select format(
-        'select exists (select from public.%1$I where %2$I >= %3$L and %2$I < %4$L)',
-        table_name, date_column, this_file.file_month, (this_file.file_month + interval '1 month')::date
-    ) into query
-    from pipeline.sources
-    where table_name = this_file.table_name;
-    execute query into has_rows;
+    execute format('select exists (select from public.%I where %s)', file.table_name, file.condition) into has_rows;
     if has_rows then
         perform pipeline.reject(format(
             'public.%I still has the rows of %s, so load %s was not retired. Detach their partition first:'
-            ' docs/operations.md, "Take an old month out".', this_file.table_name, this_file.file_month, load
+            ' docs/operations.md, "Take an old month out".', file.table_name, file.file_month, load
         ));
     end if;
     update pipeline.loads set status = 'retired', updated_at = clock_timestamp() where load_id = load;
@@ -884,6 +937,51 @@ $$;
 comment on function pipeline.retire_load(bigint) is
 'Records that the rows of a published month were taken out of the table, so that nothing expects them there. Loading the
 month again brings it back.';
+
+create function pipeline.reject_foreign_keys(table_id regclass)
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+return (
+    select
+        pipeline.reject(concat(
+            table_id, ': ',
+            string_agg(concat('the foreign key ', conname, ' of ', conrelid::regclass), ', ' order by conname),
+            ' refers to rows that a load deletes and inserts, so nothing was changed. Drop it, or let it refer to',
+            ' stores; then clear this run.'
+        ))
+    from pg_constraint
+    where confrelid = table_id
+    having count(*) > 0
+);
+
+comment on function pipeline.reject_foreign_keys(regclass) is
+'Fails if a foreign key refers to this table: it would lose its rows when they are deleted and inserted.';
+
+create function pipeline.forget_source(name text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    staged text;
+begin
+    for staged in
+        select staged_table from pipeline.loads inner join pipeline.file_rows using (file_id) where table_name = name
+    loop
+        execute format('drop table if exists %s cascade', staged);
+    end loop;
+    delete from pipeline.group_totals using pipeline.loads inner join pipeline.files using (file_id)
+    where group_totals.load_id = loads.load_id and files.table_name = name;
+    delete from pipeline.loads using pipeline.files where loads.file_id = files.file_id and files.table_name = name;
+    delete from pipeline.files where table_name = name;
+    delete from pipeline.optional_columns where table_name = name;
+    delete from pipeline.sources where table_name = name;
+end
+$$;
+
+comment on function pipeline.forget_source(text) is
+'Removes all that the ledger has of a source: for the downgrade of the migration that added it.';
 
 -- Functions with their owner's rights are for the pipeline alone.
 revoke execute on function

@@ -59,9 +59,9 @@ create table staging.labels (like public.labels including comments including con
 
 comment on table staging.labels is 'The columns of labels.csv. Each load has a table like it.';
 
-insert into pipeline.sources (table_name, file_path, date_column, amount_column, published_with) values
-('customer_profiles', 'customer_profiles.csv', null, null, null),
-('customer_activity', 'customer_activity.csv', 'valid_from', null, 'customer_profiles'),
-('labels', 'labels.csv', null, 'label', 'customer_profiles');
+insert into pipeline.sources (table_name, file_path, key_column, date_column, amount_column, published_with) values
+('customer_profiles', 'customer_profiles.csv', 'idx', null, null, null),
+('customer_activity', 'customer_activity.csv', 'idx', 'valid_from', null, 'customer_profiles'),
+('labels', 'labels.csv', 'idx', null, 'label', 'customer_profiles');
 
 grant select, insert, delete on public.customer_profiles, public.customer_activity, public.labels to pipeline;

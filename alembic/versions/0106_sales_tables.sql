@@ -55,55 +55,15 @@ create table staging.sales (like public.sales including comments including const
 
 comment on table staging.sales is 'The columns of sales.csv. Each load has a table like it.';
 
-insert into pipeline.sources (table_name, file_path, date_column, amount_column, group_column, is_cumulative) values
-('stores', 'stores.csv', null, null, null, true),
-('sales', 'sales/YYYY-MM-01/sales.csv', 'date', 'value', 'store_idx', false);
+insert into pipeline.sources (table_name, file_path, key_column, is_cumulative) values
+('stores', 'stores.csv', 'idx', true);
 
-create table pipeline.sales_by_store (
-    load_id bigint not null,
-    store_idx integer not null,
-    row_count bigint not null,
-    min_idx integer not null,
-    max_date date not null,
-    total numeric not null,
-    primary key (load_id, store_idx)
-);
+insert into pipeline.sources (
+    table_name, file_path, key_column, date_column, amount_column, group_column, derived_tables
+) values
+('sales', 'sales/YYYY-MM-01/sales.csv', 'idx', 'date', 'value', 'store_idx', '{monthly_sales}');
 
-comment on table pipeline.sales_by_store is
-'What each load of a sales file holds, by store; kept until a newer load of the month is published.';
-comment on column pipeline.sales_by_store.load_id is 'The load: loads.load_id.';
-comment on column pipeline.sales_by_store.store_idx is 'Store of the sales.';
-comment on column pipeline.sales_by_store.row_count is 'Number of sales.';
-comment on column pipeline.sales_by_store.min_idx is 'Smallest idx of the sales, to find them in the file.';
-comment on column pipeline.sales_by_store.max_date is 'Latest day of the sales.';
-comment on column pipeline.sales_by_store.total is 'Exact sum of the sales.';
-
-create view pipeline.published_sales_by_store as
-select
-    files.file_month as sale_month,
-    sales_by_store.store_idx,
-    sales_by_store.row_count,
-    sales_by_store.total
-from pipeline.sales_by_store
-inner join pipeline.loads
-    on sales_by_store.load_id = loads.load_id
-inner join pipeline.files
-    on loads.file_id = files.file_id
-where loads.status = 'published';
-
-comment on view pipeline.published_sales_by_store is 'The sums of the published file of each month, by store.';
-comment on column pipeline.published_sales_by_store.sale_month is 'First day of the month.';
-comment on column pipeline.published_sales_by_store.store_idx is 'Store of the sales.';
-comment on column pipeline.published_sales_by_store.row_count is 'Number of sales.';
-comment on column pipeline.published_sales_by_store.total is 'Exact sum of the sales.';
-
-grant select on pipeline.published_sales_by_store to pipeline;
-
-grant select, insert, delete on pipeline.sales_by_store to pipeline;
-
-grant select, insert, delete on public.monthly_sales to pipeline;
-
-grant select, insert, delete on public.sales to pipeline;
+grant select, insert, delete on public.sales, public.monthly_sales to pipeline;
 
 grant select, insert, update on public.stores to pipeline;
 

@@ -26,7 +26,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    op.execute("update pipeline.sources set derived_tables = '{}' where table_name = 'customer_profiles'")
     op.execute("drop function pipeline.open_feature_store")
-    op.execute("drop view pipeline.feature_sources")
+    op.execute("drop view pipeline.feature_freshness, pipeline.feature_sources")
     op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds, pipeline.rejected_builds")
     op.execute("drop table pipeline.features_opened, public.feature_history, public.feature_store")

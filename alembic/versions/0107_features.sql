@@ -1,14 +1,15 @@
+-- It ends with the columns of feature_store, in their order.
 create table public.feature_history (
-    idx integer not null,
     valid_from date not null,
     valid_to date check (valid_to > valid_from),
+    known_from timestamptz not null,
+    known_to timestamptz check (known_to > known_from),
+    idx integer not null,
     attr_a integer,
     attr_b text,
     scd_a double precision,
     scd_b integer,
-    label integer not null,
-    known_from timestamptz not null,
-    known_to timestamptz check (known_to > known_from)
+    label integer not null
 ) partition by list (known_to);
 
 comment on table public.feature_history is
@@ -84,9 +85,7 @@ create table pipeline.feature_store_builds (
     kept_from timestamptz,
     row_count bigint not null default 0,
     history_row_count bigint not null default 0,
-    profiles_load bigint references pipeline.loads,
-    activity_load bigint references pipeline.loads,
-    labels_load bigint references pipeline.loads
+    loads bigint[] not null
 );
 
 create index feature_store_builds_known_at on pipeline.feature_store_builds (known_at);
@@ -102,28 +101,27 @@ comment on column pipeline.feature_store_builds.kept_from is
 'Superseded rows that were known until an earlier moment are deleted; null if all are kept.';
 comment on column pipeline.feature_store_builds.row_count is 'Clients in the feature store.';
 comment on column pipeline.feature_store_builds.history_row_count is 'Rows of feature_history that are known.';
-comment on column pipeline.feature_store_builds.profiles_load is 'Load of customer_profiles.';
-comment on column pipeline.feature_store_builds.activity_load is 'Load of customer_activity.';
-comment on column pipeline.feature_store_builds.labels_load is 'Load of labels.';
+comment on column pipeline.feature_store_builds.loads is 'The published loads that it read: feature_sources.loads.';
 
 create table pipeline.rejected_builds (
-    profiles_load bigint references pipeline.loads,
-    activity_load bigint references pipeline.loads,
-    labels_load bigint references pipeline.loads,
+    loads bigint[] not null,
     error text not null
 );
 
 comment on table pipeline.rejected_builds is
 'The newest attempt at a rebuild, if it would have lost too many clients; otherwise no row.';
-comment on column pipeline.rejected_builds.profiles_load is 'Load of customer_profiles.';
-comment on column pipeline.rejected_builds.activity_load is 'Load of customer_activity.';
-comment on column pipeline.rejected_builds.labels_load is 'Load of labels.';
+comment on column pipeline.rejected_builds.loads is 'The published loads that it read: feature_sources.loads.';
 comment on column pipeline.rejected_builds.error is 'What would be lost, and what to do.';
+
+-- Published together with the profiles, or the profiles themselves.
+update pipeline.sources
+set derived_tables = '{feature_history, feature_store}'
+where table_name = 'customer_profiles';
 
 -- All that the rebuild knows of the ledger.
 create view pipeline.feature_sources as
 with newest as (
-    select *
+    select loads
     from pipeline.feature_store_builds
     order by build_id desc
     limit 1
@@ -131,43 +129,79 @@ with newest as (
 
 published as (
     select
-        max(loads.load_id) filter (where files.table_name = 'customer_profiles') as profiles_load,
-        max(loads.load_id) filter (where files.table_name = 'customer_activity') as activity_load,
-        max(loads.load_id) filter (where files.table_name = 'labels') as labels_load,
+        coalesce(
+            array_agg(loads.load_id order by sources.place) filter (where loads.load_id is not null), '{}'
+        ) as loads,
         max(loads.published_at) as published_at,
-        count(*) = 3 and count(newest.build_id) < 3 as is_stale,
-        coalesce(bool_or(newest.build_id is null and loads.decided_by not like 'ON_ANOMALY=%'), false) as is_approved
-    from pipeline.loads
-    inner join pipeline.files
-        on loads.file_id = files.file_id
+        count(*) = count(loads.load_id) as is_complete,
+        coalesce(
+            bool_or(loads.load_id <> all(newest.loads) and loads.decided_by not like 'ON_ANOMALY=%'), false
+        ) as is_approved
+    from pipeline.sources
+    left join pipeline.files
+        on sources.table_name = files.table_name
+    left join pipeline.loads
+        on
+            files.file_id = loads.file_id
+            and loads.status = 'published'
     left join newest
-        on loads.load_id in (newest.profiles_load, newest.activity_load, newest.labels_load)
-    where
-        loads.status = 'published'
-        and files.table_name in ('customer_profiles', 'customer_activity', 'labels')
+        on true
+    where 'customer_profiles' in (sources.table_name, sources.published_with)
 )
 
 select
-    published.*,
-    rejected.error is not null as is_rejected
+    published.loads,
+    published.published_at,
+    published.is_approved,
+    (published.is_complete and published.loads is distinct from newest.loads) as is_stale,
+    rejected_builds.error is not null as is_rejected
 from published
-left join pipeline.rejected_builds as rejected
-    on
-        published.profiles_load = rejected.profiles_load
-        and published.activity_load = rejected.activity_load
-        and published.labels_load = rejected.labels_load;
+left join newest
+    on true
+left join pipeline.rejected_builds
+    on published.loads = rejected_builds.loads;
 
 comment on view pipeline.feature_sources is 'The published loads of the customer files, in one row.';
-comment on column pipeline.feature_sources.profiles_load is 'Load of customer_profiles.';
-comment on column pipeline.feature_sources.activity_load is 'Load of customer_activity.';
-comment on column pipeline.feature_sources.labels_load is 'Load of labels.';
+comment on column pipeline.feature_sources.loads is 'The loads, in the order of their sources.';
 comment on column pipeline.feature_sources.published_at is 'When the newest of them was published.';
-comment on column pipeline.feature_sources.is_stale is
-'Whether the newest build used other loads. Before all files have been published, nothing is stale.';
 comment on column pipeline.feature_sources.is_approved is
 'Whether a person approved one of them that the newest build did not use.';
+comment on column pipeline.feature_sources.is_stale is
+'Whether the newest build used other loads. Before all files have been published, nothing is stale.';
 comment on column pipeline.feature_sources.is_rejected is
 'Whether the newest attempt used them and was rejected, because too many clients would be lost.';
+
+create view pipeline.feature_freshness as
+select
+    built.table_name,
+    built.loaded_at,
+    built.row_count,
+    case when feature_sources.is_stale then 'stale' else 'loaded' end as status,
+    (
+        select string_agg(loads.sha256, ' ' order by array_position(build.loads, loads.load_id))
+        from pipeline.loads
+        where loads.load_id = any(build.loads)
+    ) as file_version,
+    (
+        select max(loads.max_date)
+        from pipeline.loads
+        where loads.load_id = any(build.loads)
+    ) as up_to
+from (
+    select *
+    from pipeline.feature_store_builds
+    order by build_id desc
+    limit 1
+) as build
+cross join pipeline.feature_sources
+cross join lateral (
+    values
+    ('feature_history', build.known_at, build.history_row_count),
+    ('feature_store', build.built_at, build.row_count)
+) as built (table_name, loaded_at, row_count);
+
+comment on view pipeline.feature_freshness is
+'What data_freshness shows of the features; no row before the first build.';
 
 create table pipeline.features_opened (
     opened_at timestamptz not null default clock_timestamp()

@@ -24,3 +24,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("drop function public.feature_store_as_of, public.feature_store_at")
     op.execute("drop view public.feature_rows")
+    op.execute("drop function pipeline.create_feature_rows")

@@ -1,15 +1,27 @@
--- The one list of the feature columns: a view with another column is all that feature_store_as_of needs. With the
--- rights of its reader, because the features are closed until they are built. A revision that adds a column runs a copy
--- of this file, so it replaces what exists.
-create or replace view public.feature_rows with (security_invoker = true) as
-select
-    idx,
-    valid_from,
-    valid_to,
-    known_from,
-    known_to,
-    row(idx, attr_a, attr_b, scd_a, scd_b, label)::public.feature_store as features
-from public.feature_history;
+create function pipeline.create_feature_rows()
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    -- With the rights of its reader, because the features are closed until they are built.
+    execute (
+        select
+            format(
+                'create or replace view public.feature_rows with (security_invoker = true) as'
+                ' select valid_from, valid_to, known_from, known_to, idx, row(%s)::public.feature_store as features'
+                ' from public.feature_history', string_agg(quote_ident(attname), ', ' order by attnum)
+            )
+        from pg_attribute
+        where attrelid = 'public.feature_store'::regclass and attnum > 0 and not attisdropped
+    );
+end
+$$;
+
+comment on function pipeline.create_feature_rows() is
+'Creates the view feature_rows with the columns that feature_store has: for the migration that adds or drops one.';
+
+select pipeline.create_feature_rows();
 
 comment on view public.feature_rows is
 'The rows of feature_history, each with its features as a row of feature_store. The rebuild of feature_store,
@@ -27,7 +39,7 @@ grant select on public.feature_rows to pipeline;
 
 -- Texts and not BEGIN ATOMIC, which would keep the columns of today. They are read again in each session, so they
 -- qualify every name, and the operands of each operator have its types.
-create or replace function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
+create function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
 returns setof public.feature_store
 language sql
 stable
@@ -46,15 +58,11 @@ comment on function public.feature_store_as_of(date, timestamptz) is
 'The features of each client on that day, as they were known at that moment; without one, as they are known now. Clients
 whose first activity began later are left out. On a day after all rows of the files it equals feature_store.';
 
-create or replace function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
+create function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
 returns table (
     idx integer,
     day date,
-    attr_a integer,
-    attr_b text,
-    scd_a double precision,
-    scd_b integer,
-    label integer
+    features public.feature_store
 )
 language sql
 stable
@@ -73,17 +81,13 @@ as $$
     select
         pairs.idx,
         pairs.day,
-        history.attr_a,
-        history.attr_b,
-        history.scd_a,
-        history.scd_b,
-        history.label
+        history.features
     from pairs
     left join
         lateral (
             select
                 begun.valid_to,
-                (begun.features).*
+                begun.features
             from public.feature_rows as begun
             where
                 begun.idx = pairs.idx
@@ -99,7 +103,8 @@ $$;
 
 comment on function public.feature_store_at(integer[], date[], timestamptz) is
 'The features of each pair of a client and a day, as they were known at that moment; without one, as they are known now:
-one row per pair, in the order of the arrays, with nulls if nothing is known of the client on the day.';
+one row per pair, in the order of the arrays; features is null if nothing is known of the client on the day.
+(features).* shows its columns.';
 
 -- mle_user_role has it by the default privileges of the schema.
 grant execute on function

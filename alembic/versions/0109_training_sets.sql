@@ -150,7 +150,7 @@ begin
         record_training_set.known_at,
         coalesce(
             (
-                select array[builds.profiles_load, builds.activity_load, builds.labels_load]
+                select builds.loads
                 from pipeline.feature_store_builds as builds
                 where builds.known_at <= record_training_set.known_at
                 order by builds.known_at desc

@@ -1,4 +1,4 @@
-create view public.data_freshness (table_name, status, loaded_at, file_version, up_to, row_count, error) as
+create view public.data_freshness as
 with published as (
     select
         files.table_name,
@@ -16,104 +16,69 @@ with published as (
     group by files.table_name
 ),
 
-newest_build as (
+-- A retired month keeps its sums.
+group_counts as (
     select
-        feature_store_builds.built_at,
-        feature_store_builds.known_at,
-        feature_store_builds.row_count,
-        feature_store_builds.history_row_count,
-        activity.max_date,
-        concat_ws(' ', profiles.sha256, activity.sha256, labels.sha256) as file_version
-    from pipeline.feature_store_builds
-    left join pipeline.loads as profiles
-        on feature_store_builds.profiles_load = profiles.load_id
-    left join pipeline.loads as activity
-        on feature_store_builds.activity_load = activity.load_id
-    left join pipeline.loads as labels
-        on feature_store_builds.labels_load = labels.load_id
-    order by feature_store_builds.build_id desc
-    limit 1
+        files.table_name,
+        count(*) as row_count
+    from pipeline.group_totals
+    inner join pipeline.loads
+        on group_totals.load_id = loads.load_id
+    inner join pipeline.files
+        on loads.file_id = files.file_id
+    where loads.status in ('published', 'retired')
+    group by files.table_name
 ),
 
-known (table_name, loaded_at, file_version, up_to, row_count, difference) as (
+every_table as (
     select
         table_name,
-        loaded_at,
-        file_version,
-        up_to,
-        -- The file may repeat a row, and the table keeps stores that a newer file lacks.
-        case
-            when table_name = 'stores' then (select count(*) from public.stores)
-            else row_count
-        end as row_count,
-        difference
-    from published
+        table_name as source_name,
+        is_monthly,
+        is_monthly as is_of_month,
+        place
+    from pipeline.sources
 
     union all
 
     select
-        'monthly_sales' as table_name,
-        loaded_at,
-        file_version,
-        up_to,
-        (
-            select count(*)
-            from pipeline.sales_by_store
-            inner join pipeline.loads
-                on sales_by_store.load_id = loads.load_id
-            -- A retired month keeps its sums.
-            where loads.status in ('published', 'retired')
-        ) as row_count,
-        difference
-    from published
-    where table_name = 'sales'
-
-    union all
-
-    select
-        'feature_history' as table_name,
-        known_at as loaded_at,
-        file_version,
-        max_date as up_to,
-        history_row_count as row_count,
-        null as difference
-    from newest_build
-
-    union all
-
-    select
-        'feature_store' as table_name,
-        built_at as loaded_at,
-        file_version,
-        max_date as up_to,
-        row_count,
-        null as difference
-    from newest_build
+        derived.table_name,
+        sources.table_name as source_name,
+        false as is_monthly,
+        sources.is_monthly as is_of_month,
+        case when sources.is_monthly then sources.place else 1000 end + derived.number * 0.1 as place
+    from pipeline.sources
+    cross join lateral unnest(sources.derived_tables) with ordinality as derived (table_name, number)
 )
 
 select
     every_table.table_name,
+    every_table.is_monthly,
     case
-        when known.loaded_at is null then 'missing'
-        when known.difference is not null then 'changed'
-        when feature_sources.is_stale then 'stale'
+        when features.status is not null then features.status
+        when published.table_name is null then 'missing'
+        when published.difference is not null then 'changed'
         else 'loaded'
     end as status,
-    known.loaded_at,
-    known.file_version,
-    known.up_to,
-    known.row_count,
-    known.difference || ' To repair it, load the file again.' as error
-from (
-    values
-    (1, 'customer_profiles'), (2, 'customer_activity'), (3, 'labels'), (4, 'stores'), (5, 'sales'),
-    (6, 'monthly_sales'), (7, 'feature_history'), (8, 'feature_store')
-) as every_table (position, table_name)
-left join known
-    on every_table.table_name = known.table_name
-left join pipeline.feature_sources
-    on every_table.table_name in ('feature_history', 'feature_store')
-order by every_table.position;
+    coalesce(features.loaded_at, published.loaded_at) as loaded_at,
+    coalesce(features.file_version, published.file_version) as file_version,
+    coalesce(features.up_to, published.up_to) as up_to,
+    case
+        when features.status is not null then features.row_count
+        when every_table.is_of_month and not every_table.is_monthly then group_counts.row_count
+        else published.row_count
+    end as row_count,
+    published.difference || ' To repair it, load the file again.' as error
+from every_table
+left join published
+    on
+        every_table.source_name = published.table_name
+        and (every_table.is_of_month or every_table.source_name = every_table.table_name)
+left join group_counts
+    on every_table.source_name = group_counts.table_name
+left join pipeline.feature_freshness as features
+    on every_table.table_name = features.table_name
+order by every_table.place;
 
 comment on view public.data_freshness is
 'How fresh each table is: when it was last loaded, from which files, up to which day, with how many rows.';
@@ -124,56 +89,55 @@ rows than were published; missing before the first load.';
 comment on column public.data_freshness.loaded_at is
 'When a load last published its rows; null before the first. For feature_history, its newest known_from or known_to.';
 comment on column public.data_freshness.file_version is
-'SHA-256 of the file: for sales and monthly_sales of the newest month''s, for the features of the profiles, the
-activity and the labels.';
+'SHA-256 of the file: of the newest month''s, and for the features of all customer files.';
 comment on column public.data_freshness.up_to is 'Latest day in the data; null where it has no days.';
-comment on column public.data_freshness.row_count is 'Rows that were loaded; null before the first load.';
+comment on column public.data_freshness.row_count is
+'Rows of the published files, or rows that were built; null before the first load.';
 comment on column public.data_freshness.error is 'What was changed; null if nothing was.';
+comment on column public.data_freshness.is_monthly is 'Whether it has a file per month; month_status shows each.';
 
-create view public.month_status (
-    sale_month, status, row_count, total, loaded_at, file_version, newest_attempt_at, error, anomalies
-) as
+create view public.month_status as
 with newest_attempt as (
     select distinct on (loads.file_id)
         loads.*,
+        files.table_name,
         files.file_month,
         files.difference
     from pipeline.files
     inner join pipeline.loads
         on files.file_id = loads.file_id
-    where files.table_name = 'sales'
+    where files.file_month is not null
     order by loads.file_id asc, loads.load_id desc
 ),
 
--- The stores.csv that the same run loaded after it.
-newest_stores as (
+-- Another file that the same run loaded after it, such as the list of stores.
+newest_other as (
     select distinct on (newest_attempt.file_id)
-        newest_attempt.file_id as month_file_id,
-        loads.*
+        loads.*,
+        newest_attempt.file_id as month_file_id
     from newest_attempt
     inner join pipeline.loads
         on
             newest_attempt.dag_id = loads.dag_id
             and newest_attempt.run_id = loads.run_id
             and newest_attempt.load_id < loads.load_id
-    inner join pipeline.files
-        on loads.file_id = files.file_id
-    where files.table_name = 'stores'
+            and newest_attempt.file_id <> loads.file_id
     order by newest_attempt.file_id asc, loads.load_id desc
 ),
 
 attempt as (
     select
         newest_attempt.file_id,
+        newest_attempt.table_name,
         newest_attempt.file_month,
         newest_attempt.difference,
         newest_attempt.anomalies,
         newest_attempt.decide_until,
-        coalesce(newest_stores.updated_at, newest_attempt.updated_at) as updated_at,
-        coalesce(newest_attempt.error, newest_stores.error) as error,
+        coalesce(newest_other.updated_at, newest_attempt.updated_at) as updated_at,
+        coalesce(newest_attempt.error, newest_other.error) as error,
         case
-            when 'rejected' in (newest_attempt.status, newest_stores.status) then 'rejected'
-            when 'failed' in (newest_attempt.status, newest_stores.status) then 'failed'
+            when 'rejected' in (newest_attempt.status, newest_other.status) then 'rejected'
+            when 'failed' in (newest_attempt.status, newest_other.status) then 'failed'
             when newest_attempt.decide_until < now() and newest_attempt.status = 'pending_approval' then 'failed'
             when newest_attempt.status in ('pending_approval', 'retired') then newest_attempt.status
             when newest_attempt.wait_until > now() then 'waiting'
@@ -181,22 +145,23 @@ attempt as (
             when newest_attempt.difference is not null then 'changed'
             when newest_attempt.status in ('published', 'superseded') then 'loaded'
             when newest_attempt.status = 'loading' and not pipeline.is_running(newest_attempt.load_id) then 'failed'
-            when newest_stores.status = 'loading' and not pipeline.is_running(newest_stores.load_id) then 'failed'
+            when newest_other.status = 'loading' and not pipeline.is_running(newest_other.load_id) then 'failed'
             else 'loading'
         end as status
     from newest_attempt
-    left join newest_stores
-        on newest_attempt.file_id = newest_stores.month_file_id
+    left join newest_other
+        on newest_attempt.file_id = newest_other.month_file_id
 )
 
 select
+    attempt.table_name,
     attempt.file_month,
     attempt.status,
     published.row_count,
     published.total,
-    published.published_at,
-    published.sha256,
-    attempt.updated_at,
+    published.published_at as loaded_at,
+    published.sha256 as file_version,
+    attempt.updated_at as newest_attempt_at,
     case
         when attempt.status = 'changed' then attempt.difference || ' To repair it, load the month again.'
         when attempt.status in ('waiting', 'rejected') then attempt.error
@@ -216,17 +181,18 @@ left join pipeline.loads as published
     on
         attempt.file_id = published.file_id
         and published.status = 'published'
-order by attempt.file_month;
+order by attempt.table_name, attempt.file_month;
 
 comment on view public.month_status is
-'Each month of sales that was ever attempted: how its newest attempt stands, and what is loaded.';
-comment on column public.month_status.sale_month is 'First day of the month.';
+'Each monthly file that was ever attempted: how its newest attempt stands, and what is loaded.';
+comment on column public.month_status.table_name is 'Table in public.';
+comment on column public.month_status.file_month is 'First day of the month.';
 comment on column public.month_status.status is
 'How the newest attempt stands: loaded; loading; waiting for a late file; pending_approval while a person decides on an
 unusual file; rejected; failed. Of a loaded month: changed if the maintenance found other rows than were published, and
 retired if its rows were taken out. Otherwise the rows of the last good load stay.';
-comment on column public.month_status.row_count is 'Sales that are loaded; null if there are none.';
-comment on column public.month_status.total is 'Sum of the sales that are loaded.';
+comment on column public.month_status.row_count is 'Rows that are loaded; null if there are none.';
+comment on column public.month_status.total is 'Sum of their amounts.';
 comment on column public.month_status.loaded_at is 'When they were published.';
 comment on column public.month_status.file_version is 'SHA-256 of their file.';
 comment on column public.month_status.newest_attempt_at is 'When the newest attempt came to its status.';

@@ -23,5 +23,5 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("drop view public.data_statistics")
     op.execute("drop view pipeline.approval_requests")
-    op.execute("drop function pipeline.profile_load, pipeline.shown")
+    op.execute("drop function pipeline.profile_load, pipeline.record_anomalies, pipeline.readable, pipeline.shown")
     op.execute("drop table pipeline.anomaly_checks, pipeline.column_profiles")

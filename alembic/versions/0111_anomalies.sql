@@ -13,6 +13,7 @@ create table pipeline.column_profiles (
     negative_total numeric,
     first_day date,
     last_day date,
+    longest_gap integer,
     counts jsonb,
     primary key (load_id, column_name)
 );
@@ -29,10 +30,12 @@ comment on column pipeline.column_profiles.lower_quartile is 'A quarter of the n
 comment on column pipeline.column_profiles.median is 'Half of the numbers are no greater.';
 comment on column pipeline.column_profiles.upper_quartile is 'Three quarters of the numbers are no greater.';
 comment on column pipeline.column_profiles.largest is 'Largest number.';
-comment on column pipeline.column_profiles.negative_values is 'Rows with a number below 0: in sales.value, refunds.';
+comment on column pipeline.column_profiles.negative_values is 'Rows with a number below 0, such as refunds.';
 comment on column pipeline.column_profiles.negative_total is 'Sum of the numbers below 0.';
 comment on column pipeline.column_profiles.first_day is 'First day.';
 comment on column pipeline.column_profiles.last_day is 'Last day.';
+comment on column pipeline.column_profiles.longest_gap is
+'Most days in a row without rows, from the first day of the month on; null except for the days of a monthly file.';
 comment on column pipeline.column_profiles.counts is 'Rows of each value, where there are few; see pipeline.shown.';
 
 create table pipeline.anomaly_checks (
@@ -91,6 +94,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    file constant pipeline.file_rows := (select file_rows from pipeline.file_rows where file_id = this.file_id);
     profiled record;
 begin
     perform pipeline.open_staged(load, 'sample', 50000);
@@ -111,11 +115,11 @@ begin
             'insert into pipeline.column_profiles (load_id, column_name, sample_rows, missing_values, distinct_values',
             case when profiled.is_number then ', smallest, lower_quartile, median, upper_quartile, largest,'
                 ' negative_values, negative_total' end,
-            case when profiled.is_day then ', first_day, last_day' end,
+            case when profiled.is_day then ', first_day, last_day, longest_gap' end,
             ', counts) select $1, $2, row_count, row_count - value_count, distinct_values',
             case when profiled.is_number then ', quantiles[1], quantiles[2], quantiles[3], quantiles[4], quantiles[5],'
                 ' negative_values, negative_total' end,
-            case when profiled.is_day then ', first_day, last_day' end,
+            case when profiled.is_day then ', first_day, last_day, longest_gap' end,
             ', case when distinct_values <= ', case when profiled.is_text then 100 when profiled.is_number then 10 else 0 end,
             ' then (select jsonb_object_agg(shown, shown_rows) from (select ',
             case when profiled.is_text then 'pipeline.shown(value)' else 'value' end,
@@ -130,7 +134,10 @@ begin
                 ', sum(%1$s) filter (where %1$s < 0) as negative_total', profiled.name
             ) end,
             case when profiled.is_day then format(
-                ', min(%1$s) as first_day, max(%1$s) as last_day', profiled.name
+                ', min(%1$s) as first_day, max(%1$s) as last_day, (select max(gap) from (select'
+                ' day - lag(day, 1, %2$L::date - 1) over (order by day) - 1 as gap'
+                ' from (select distinct %1$s as day from sample) as days) as gaps) as longest_gap',
+                profiled.name, case when profiled.attname = file.date_column then file.file_month end
             ) end,
             ' from sample) as figures'
         ) using load, profiled.attname;
@@ -146,7 +153,7 @@ about so many. Values are counted one by one where there are few: up to 100 of a
 create view public.data_statistics as
 select
     files.table_name,
-    files.file_month as sale_month,
+    files.file_month,
     column_profiles.column_name,
     loads.published_at,
     loads.row_count,
@@ -163,6 +170,7 @@ select
     column_profiles.negative_total,
     column_profiles.first_day,
     column_profiles.last_day,
+    column_profiles.longest_gap,
     column_profiles.counts,
     loads.anomalies,
     loads.decided_by,
@@ -177,12 +185,12 @@ where loads.published_at is not null;
 comment on view public.data_statistics is
 'Figures of each column of every file that was published, now or before: one row per table, load and column.';
 comment on column public.data_statistics.table_name is 'Table in public.';
-comment on column public.data_statistics.sale_month is 'Month of the file, for sales.';
+comment on column public.data_statistics.file_month is 'Month of the file; null where there is one file.';
 comment on column public.data_statistics.column_name is 'Column.';
 comment on column public.data_statistics.published_at is 'When the file was published.';
 comment on column public.data_statistics.is_current is 'Whether its rows are in the table now.';
 comment on column public.data_statistics.row_count is 'Rows of the file.';
-comment on column public.data_statistics.total is 'Exact sum of the sales of the file.';
+comment on column public.data_statistics.total is 'Exact sum of its amounts; null where it has none.';
 comment on column public.data_statistics.sample_rows is
 'Rows that the figures to the right are of: all up to 50,000, above that a sample of about so many.';
 comment on column public.data_statistics.missing_values is 'Rows without a value.';
@@ -192,92 +200,115 @@ comment on column public.data_statistics.lower_quartile is 'A quarter of the num
 comment on column public.data_statistics.median is 'Half of the numbers are no greater.';
 comment on column public.data_statistics.upper_quartile is 'Three quarters of the numbers are no greater.';
 comment on column public.data_statistics.largest is 'Largest number.';
-comment on column public.data_statistics.negative_values is 'Rows with a number below 0: in sales.value, refunds.';
+comment on column public.data_statistics.negative_values is 'Rows with a number below 0, such as refunds.';
 comment on column public.data_statistics.negative_total is 'Sum of the numbers below 0.';
 comment on column public.data_statistics.first_day is 'First day.';
 comment on column public.data_statistics.last_day is 'Last day.';
+comment on column public.data_statistics.longest_gap is
+'Most days in a row without rows, from the first day of the month on; null except for the days of a monthly file.';
 comment on column public.data_statistics.counts is 'Rows of each value, where there are few.';
 comment on column public.data_statistics.anomalies is 'What was unusual about the file; null if nothing was.';
 comment on column public.data_statistics.decided_by is 'Who published it all the same.';
 
+create function pipeline.readable(value numeric)
+returns text
+language sql
+immutable
+set search_path = pg_catalog, pg_temp
+return rtrim(
+    to_char(round(value, case when abs(value) < 1 then 4 else 2 end), 'FM999,999,999,999,999,999,999,990.9999'), '.'
+);
+
+comment on function pipeline.readable(numeric) is 'A number for messages and pages: rounded, with separators.';
+
+create function pipeline.record_anomalies(variadic load_ids bigint[])
+returns void
+language sql
+set search_path = pg_catalog, pg_temp
+begin atomic
+    update pipeline.anomaly_checks
+    set
+        anomaly = coalesce(
+            anomaly,
+            concat(
+                measure, ': ', pipeline.readable(value), ' (expected: ', pipeline.readable(low), ' to ',
+                pipeline.readable(high), ')'
+            )
+        )
+    where load_id = any(load_ids) and not value between low and high;
+
+    -- A decision on the load is asked for again.
+    update pipeline.loads
+    set
+        anomalies = (
+            select string_agg(anomaly_checks.anomaly, '; ' order by anomaly_checks.measure)
+            from pipeline.anomaly_checks
+            where anomaly_checks.load_id = loads.load_id
+        ),
+        decided_by = null,
+        decided_at = null
+    where load_id = any(load_ids) and status in ('checked', 'pending_approval');
+end;
+
+comment on function pipeline.record_anomalies(bigint[]) is
+'Says in words which measures of these loads are unusual, and forgets who decided on them.';
+
 -- Markdown, as Airflow shows it under Required Actions.
 create view pipeline.approval_requests as
-with rounded as (
-    select
-        anomaly_checks.load_id,
-        anomaly_checks.measure,
-        anomaly_checks.anomaly,
-        left(trim_scale(round(anomaly_checks.value, places.number))::text, 40) as value,
-        left(trim_scale(round(anomaly_checks.median, places.number))::text, 40) as median,
-        left(
-            trim_scale(
-                round(
-                    case when anomaly_checks.value < 0 then anomaly_checks.low else greatest(anomaly_checks.low, 0) end,
-                    places.number
-                )
-            )::text, 40
-        ) as low,
-        left(trim_scale(round(anomaly_checks.high, places.number))::text, 40) as high
-    from pipeline.anomaly_checks
-    cross join lateral (
-        values (case when abs(anomaly_checks.value) < 1 then 4 else 2 end)
-    ) as places (number)
-),
-
-measures as (
+with measures as (
     select
         load_id,
         string_agg(
             concat_ws(
-                ' | ', case when anomaly is null then '' else '**unusual**' end, replace(measure, '_', ' '), value,
-                coalesce(median, ''), coalesce(low || ' to ' || high, '')
+                ' | ', case when anomaly is null then '' else '**unusual**' end, measure, pipeline.readable(value),
+                coalesce(pipeline.readable(median), ''),
+                coalesce(pipeline.readable(low) || ' to ' || pipeline.readable(high), '')
             ), E'\n'
             order by anomaly is null, measure
         ) as listing
-    from rounded
+    from pipeline.anomaly_checks
     group by load_id
 ),
 
-by_store as (
+by_group as (
     select
         loads.load_id,
-        sold.store_idx,
-        coalesce(sum(sold.row_count) filter (where sold.load_id = published.load_id), 0) as rows_now,
-        coalesce(sum(sold.row_count) filter (where sold.load_id = loads.load_id), 0) as rows_then,
-        coalesce(sum(sold.total) filter (where sold.load_id = published.load_id), 0) as total_now,
-        coalesce(sum(sold.total) filter (where sold.load_id = loads.load_id), 0) as total_then
+        sums.group_key,
+        coalesce(sum(sums.row_count) filter (where sums.load_id = published.load_id), 0) as published_rows,
+        coalesce(sum(sums.row_count) filter (where sums.load_id = loads.load_id), 0) as staged_rows,
+        coalesce(sum(sums.total) filter (where sums.load_id = published.load_id), 0) as published_total,
+        coalesce(sum(sums.total) filter (where sums.load_id = loads.load_id), 0) as staged_total
     from pipeline.loads
     inner join pipeline.loads as published
         on
             loads.file_id = published.file_id
             and loads.load_id <> published.load_id
             and published.status = 'published'
-    inner join pipeline.sales_by_store as sold
-        on sold.load_id in (loads.load_id, published.load_id)
-    group by loads.load_id, sold.store_idx
+    inner join pipeline.group_totals as sums
+        on sums.load_id in (loads.load_id, published.load_id)
+    group by loads.load_id, sums.group_key
 ),
 
 changes as (
     select
-        load_id,
-        store_idx,
-        rows_now,
-        rows_then,
-        total_now,
-        total_then,
+        *,
         row_number() over (
             partition by load_id
-            order by abs(rows_then - rows_now) desc, abs(total_then - total_now) desc, store_idx
+            order by
+                abs(staged_rows - published_rows) desc, abs(staged_total - published_total) desc, group_key
         ) as place
-    from by_store
-    where (rows_now, total_now) is distinct from (rows_then, total_then)
+    from by_group
+    where (published_rows, published_total) is distinct from (staged_rows, staged_total)
 ),
 
-stores as (
+group_changes as (
     select
         load_id,
         string_agg(
-            concat_ws(' | ', store_idx, rows_now, rows_then, total_now, total_then), E'\n'
+            concat_ws(
+                ' | ', group_key, pipeline.readable(published_rows), pipeline.readable(staged_rows),
+                pipeline.readable(published_total), pipeline.readable(staged_total)
+            ), E'\n'
             order by place
         ) as listing
     from changes
@@ -291,6 +322,7 @@ select
     loads.error,
     loads.anomalies,
     loads.decided_by,
+    file_rows.on_anomaly,
     loads.file_id in (
         select published.file_id
         from pipeline.loads as published
@@ -304,23 +336,28 @@ select
         ),
         E'| | measure | this file | median | expected |\n| --- | --- | --- | --- | --- |\n'
         || regexp_replace(measures.listing, '^(.*)$', '| \1 |', 'gn'),
-        E'Against what is published, the stores that change most:\n\n'
-        || E'| store | rows now | rows then | total now | total then |\n| --- | --- | --- | --- | --- |\n'
-        || regexp_replace(stores.listing, '^(.*)$', '| \1 |', 'gn')
+        concat(
+            'Against what is published, where it changes most:', E'\n\n', '| ', file_rows.group_column,
+            E' | rows published | rows in this file | total published | total in this file |\n',
+            E'| --- | --- | --- | --- | --- |\n'
+        ) || regexp_replace(group_changes.listing, '^(.*)$', '| \1 |', 'gn')
     ) as question
 from pipeline.loads
+inner join pipeline.file_rows
+    on loads.file_id = file_rows.file_id
 inner join measures
     on loads.load_id = measures.load_id
-left join stores
-    on loads.load_id = stores.load_id;
+left join group_changes
+    on loads.load_id = group_changes.load_id;
 
 comment on view pipeline.approval_requests is
 'What a person is asked about a load: its measures, and what publishing changes.';
 comment on column pipeline.approval_requests.load_id is 'The load: loads.load_id.';
 comment on column pipeline.approval_requests.status is 'State of the load: loads.status.';
 comment on column pipeline.approval_requests.error is 'Why it is rejected or failed: loads.error.';
-comment on column pipeline.approval_requests.decided_by is 'Who has decided already: loads.decided_by.';
 comment on column pipeline.approval_requests.anomalies is 'What is unusual about it.';
+comment on column pipeline.approval_requests.decided_by is 'Who has decided already: loads.decided_by.';
+comment on column pipeline.approval_requests.on_anomaly is 'What its source does: sources.on_anomaly.';
 comment on column pipeline.approval_requests.replaces_rows is 'Whether rows of this file are published.';
 comment on column pipeline.approval_requests.question is 'The question, in Markdown.';
 

@@ -2,7 +2,7 @@
 
 Why:    autovacuum does not analyze a partitioned table. Rows that were deleted or altered by hand are noticed by
         nobody, unless the tables are compared with the ledger, as sql/maintenance/compare_tables.sql does.
-Locks:  none that a session could wait for; the functions are new. analyze_sales takes SHARE UPDATE EXCLUSIVE on sales
+Locks:  none that a session could wait for; the functions are new. analyze_months takes SHARE UPDATE EXCLUSIVE on sales
         for seconds.
 Undo:   drops the functions.
 """
@@ -21,4 +21,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function pipeline.analyze_sales, pipeline.compare_load")
+    op.execute("drop function pipeline.analyze_months, pipeline.compare_load")

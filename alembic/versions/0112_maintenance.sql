@@ -1,17 +1,23 @@
-create function pipeline.analyze_sales()
+create function pipeline.analyze_months()
 returns void
 language plpgsql
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    monthly text;
 begin
     -- Each load has analyzed its own rows. PostgreSQL 17 reads all partitions again.
-    execute 'analyze '
-    || case when current_setting('server_version_num')::integer >= 180000 then 'only ' else '' end
-    || 'public.sales';
+    for monthly in select table_name from pipeline.sources where is_monthly order by place loop
+        execute format(
+            'analyze %s public.%I',
+            case when current_setting('server_version_num')::integer >= 180000 then 'only' end, monthly
+        );
+    end loop;
 end
 $$;
 
-comment on function pipeline.analyze_sales() is 'Renews the statistics of all months of sales together.';
+comment on function pipeline.analyze_months() is
+'Renews the statistics of all months of each monthly source together, which autovacuum does not.';
 
 create function pipeline.compare_load(load bigint)
 returns text
@@ -20,46 +26,60 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
-    this_file constant pipeline.files := (select files from pipeline.files where file_id = this.file_id);
-    source constant pipeline.sources := (select sources from pipeline.sources where table_name = this_file.table_name);
+    file constant pipeline.file_rows := (select file_rows from pipeline.file_rows where file_id = this.file_id);
     found_rows bigint;
     found_total numeric;
+    differences text;
+    derived record;
 begin
-    if source.is_cumulative and to_regclass(this.staged_table) is null then
+    if file.is_cumulative and to_regclass(this.staged_table) is null then
         return format('%s is gone, with which the table would be compared.', this.staged_table);
-    elsif source.is_cumulative then
+    elsif file.is_cumulative then
         execute format(
-            'select count(*) from (table %s except table public.%I) as missing', this.staged_table, source.table_name
+            'select count(*) from (table %s except table public.%I) as missing', this.staged_table, file.table_name
         ) into found_rows;
         return case
             when found_rows > 0 then format('%s rows of the published file are missing or were changed.', found_rows)
         end;
     end if;
     execute format(
-        'select count(*), %s from public.%I where %s',
-        case
-            when source.amount_column is null then 'null::numeric'
-            else format('coalesce(sum(%I), 0)', source.amount_column)
-        end,
-        source.table_name,
-        case
-            when source.is_monthly then format(
-                '%1$I >= %2$L and %1$I < %3$L', source.date_column, this_file.file_month,
-                (this_file.file_month + interval '1 month')::date
-            )
-            else 'true'
-        end
+        'select count(*), coalesce(sum(%s), 0) from public.%I where %s',
+        coalesce(quote_ident(file.amount_column), 'null::numeric'), file.table_name, file.condition
     ) into found_rows, found_total;
     if found_rows <> this.row_count or found_total <> this.total then
-        return concat(
-            'The table has ', found_rows, ' rows', ', total ' || found_total, ', and the published file has ',
-            this.row_count, ' rows', ', total ' || this.total, '.'
+        differences := concat(
+            'The table has ', found_rows, ' rows', case when this.total is not null then ', total ' || found_total end,
+            ', and the published file has ', this.row_count, ' rows', ', total ' || this.total, '.'
         );
     end if;
-    return null;
+    -- One row per group and month: its month is the only date, and its sum the only numeric.
+    for derived in
+        select
+            pg_attribute.attrelid::regclass as table_id,
+            min(attname) filter (where atttypid = 'date'::regtype) as month_column,
+            min(attname) filter (where atttypid = 'numeric'::regtype) as sum_column
+        from pg_attribute
+        where
+            attrelid = any(array(select format('public.%I', name)::regclass from unnest(file.derived_tables) as name))
+            and file.is_monthly
+            and attnum > 0
+        group by attrelid
+    loop
+        execute format(
+            'select count(*) from (select * from pipeline.group_totals where load_id = %L) as sums full join (select *'
+            ' from %s where %I = %L) as derived on group_key = %I where total is distinct from %I',
+            load, derived.table_id, derived.month_column, file.file_month, file.group_column, derived.sum_column
+        ) into found_rows;
+        if found_rows > 0 then
+            differences := concat_ws(' ', differences, format(
+                '%s has other sums than the published file for %s values of %s.', derived.table_id, found_rows, file.group_column
+            ));
+        end if;
+    end loop;
+    return differences;
 end
 $$;
 
 comment on function pipeline.compare_load(bigint) is
-'Compares the rows in public with the published load that they are of: their number and total, or for a cumulative
-source each row. Null if nothing was changed.';
+'Compares the rows in public with the published load that they are of: their number and total and the sums of the
+tables that are derived from them, or for a cumulative source each row. Null if nothing was changed.';

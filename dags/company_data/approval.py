@@ -13,7 +13,7 @@ from company_data.notifier import NotificationError, anomaly_message, send
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, DECISION_TIME, on_anomaly
 
 REQUESTS = """
-    select load_id, status, error, anomalies, decided_by, replaces_rows, question
+    select load_id, status, error, anomalies, decided_by, on_anomaly, replaces_rows, question
     from pipeline.approval_requests
     where load_id = any(%s)
     order by load_id
@@ -42,6 +42,7 @@ class Request(NamedTuple):
     error: str | None
     anomalies: str | None
     decided_by: str | None
+    on_anomaly: str | None
     replaces_rows: bool
     question: str
 
@@ -50,7 +51,8 @@ class LoadApprovalOperator(ApprovalOperator):
     """Waits for a person if a load is unusual, and ends at once otherwise.
 
     While it waits it needs no slot, and Airflow shows it under Required Actions. Clearing it asks again, unless somebody
-    has decided already. The setting ON_ANOMALY, or "on_anomaly" in the configuration of a run, says what happens:
+    has decided already. The setting ON_ANOMALY says what happens. sources.on_anomaly overrides it for
+    a source, and "on_anomaly" in the configuration of a run overrides both:
 
     protect: a person is asked if rows are published that the unusual file would replace; otherwise as warn.
     ask: a person is asked.
@@ -81,10 +83,12 @@ class LoadApprovalOperator(ApprovalOperator):
             # A try that had the answer ended before it was recorded.
             self._run(DECIDE, *answer)
         conf = context["dag_run"].conf or {}
-        mode, preview = on_anomaly(conf.get("on_anomaly")), bool(conf.get("preview"))
+        requests = self._requests()
+        of_source = [request.on_anomaly for request in requests if request.on_anomaly]
+        mode, preview = on_anomaly(conf.get("on_anomaly") or next(iter(of_source), None)), bool(conf.get("preview"))
         unusual = [
             request
-            for request in self._requests()
+            for request in requests
             if request.status in ("checked", "pending_approval")
             and not request.decided_by
             and (request.anomalies or preview)

@@ -11,7 +11,7 @@ import codecs
 import csv
 import io
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, zip_longest
 
 from company_data.errors import FileRejected, shown
@@ -94,14 +94,16 @@ def split_header(chunks: Iterator[bytes], path: str) -> tuple[list[str], bytes, 
     return names, line_end, chain([rest.removeprefix(line_end)], chunks)
 
 
-def match_columns(header: Sequence[str], expected: Sequence[str], path: str) -> list[str]:
-    """Columns of the table in the order of the file's header.
+def match_columns(
+    header: Sequence[str], expected: Sequence[str], path: str, optional: Collection[str] = ()
+) -> list[str]:
+    """Columns of the table in the order of the file's header, which may lack the optional ones.
 
     Raises:
         FileRejected: a column is missing, is not in the table, or appears twice.
     """
     problems = []
-    if missing := [name for name in expected if name not in header]:
+    if missing := [name for name in expected if name not in {*header, *optional}]:
         problems.append(f"lacks {_named(missing)}")
     if extra := [name for name in dict.fromkeys(header) if name not in expected]:
         problems.append(f"has {_named(extra)}, which the table does not have")

@@ -22,9 +22,9 @@ MAX_KEEP_DAYS = 1_000_000  # more would come before the first day that PostgreSQ
 CONNECTION_ID = "operational_db"
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 
-# The first day of the month whose sales a run loads, as SQL and the source's file names write it.
+# The first day of the month whose file a run loads, as SQL and the source's file names write it.
 # Templated: the run that fires on 1 February has the interval that starts on 1 January.
-SALE_MONTH = "{{ data_interval_start | ds }}"
+FILE_MONTH = "{{ data_interval_start | ds }}"
 
 # Settings of every connection that a task opens. The role pipeline has the same, and time limits beside them: a pooler
 # may drop these.
@@ -135,7 +135,7 @@ def on_anomaly(of_run: object = None) -> str:
     """What happens to a file that is unusual, compared with those that are loaded; see LoadApprovalOperator.
 
     Args:
-        of_run: the value in the configuration of a run, which overrides the setting.
+        of_run: the value of a source, or in the configuration of a run, which overrides the setting.
 
     Raises:
         ValueError: the value is none of ON_ANOMALY_VALUES.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -28,13 +28,12 @@ MAX_PROBLEM, MAX_RECORDED = 200, 4_000
 
 
 @task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES, late_for=LATE_FOR))
-def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
+def stage_csv(table: str, file_month: str | None = None) -> int:
     """Stage a source file.
 
     Args:
-        path: the file's path below SOURCE_BASE_URL.
-        table: the table in public that the file is for.
-        sale_month: for the file of a month, its first day (YYYY-MM-DD).
+        table: the source: its name in pipeline.sources, which has the path of the file.
+        file_month: for the file of a month, its first day (YYYY-MM-DD).
 
     Returns:
         The load in pipeline.loads, by which the following steps know what to check and to publish.
@@ -56,14 +55,13 @@ def stage_csv(path: str, table: str, sale_month: str | None = None) -> int:
         )
     with hook.get_conn() as connection:
         connection.autocommit = True
-        return stage(connection, path, table, sale_month, (run.dag_id, run.run_id), hook)
+        return stage(connection, table, file_month, (run.dag_id, run.run_id), hook)
 
 
 def stage(
     connection: psycopg.Connection[Any],
-    path: str,
     table: str,
-    sale_month: str | None,
+    file_month: str | None,
     run: tuple[str, str],
     hook: PostgresHook,
 ) -> int:
@@ -71,7 +69,7 @@ def stage(
 
     Args:
         connection: to the operational database, in autocommit mode.
-        path: as of stage_csv; so are table and sale_month.
+        table: as of stage_csv; so is file_month.
         run: the id of the DAG and that of the run, for the ledger.
         hook: opens the connection that records a failure, which may have broken the first.
 
@@ -81,22 +79,24 @@ def stage(
     Raises:
         FileRejected, SourceUnavailable, psycopg.Error: as of stage_csv.
     """
+    path = file_path(connection, table, file_month)
     url = source_url(path)
     # Committed before the file is requested.
     [(load,)] = connection.execute(
-        "select pipeline.begin_load(%s, %s, %s, %s, %s)", [table, sale_month, without_secrets(url), *run]
+        "select pipeline.begin_load(%s, %s, %s, %s, %s)", [table, file_month, without_secrets(url), *run]
     ).fetchall()
     try:
         with ExitStack() as stack:
             # Only files that are named by their month can be late.
-            late_until = end_of_month(sale_month) + LATE_FOR if sale_month else None
+            late_until = end_of_month(file_month) + LATE_FOR if file_month else None
             with connection.transaction():
                 connection.execute("select pipeline.request_file(%s)", [load])
                 download = stack.enter_context(open_file(url, late_until))
             with connection.transaction():
                 [(staged_table,)] = connection.execute("select pipeline.create_staged(%s)", [load]).fetchall()
                 staged = sql.Identifier(*staged_table.split("."))
-                rows = copy_file(connection, staged, download.chunks(), path)
+                optional = optional_columns(connection, table, file_month)
+                rows = copy_file(connection, staged, download.chunks(), path, optional)
                 connection.execute(
                     "select pipeline.stage_load(%s, %s, %s, %s, %s, %s)",
                     [
@@ -140,7 +140,13 @@ def stop_load(hook: PostgresHook, load: int, error: Exception) -> None:
         log.warning("The reason is not in pipeline.loads: %s", unrecorded)
 
 
-def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: Iterator[bytes], path: str) -> int:
+def copy_file(
+    connection: psycopg.Connection[Any],
+    table: sql.Identifier,
+    text: Iterator[bytes],
+    path: str,
+    optional: Collection[str] = (),
+) -> int:
     """Copy a file into its staged table, in the caller's transaction.
 
     Args:
@@ -148,6 +154,7 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
         table: the table to copy into, made in the same transaction, so that COPY can freeze the rows.
         text: the file, in pieces of any size.
         path: the file's name, for messages.
+        optional: columns that the file may lack.
 
     Returns:
         The number of rows copied.
@@ -157,7 +164,7 @@ def copy_file(connection: psycopg.Connection[Any], table: sql.Identifier, text: 
     """
     header, line_end, chunks = split_header(text, path)
     expected = file_columns(connection, table)
-    columns = {name: expected[name] for name in match_columns(header, list(expected), path)}
+    columns = {name: expected[name] for name in match_columns(header, list(expected), path, optional)}
     copy = sql.SQL(
         "copy {} ({}) from stdin with (format csv, header true, freeze true, encoding 'utf8', force_null ({}))"
     ).format(
@@ -211,6 +218,24 @@ def file_columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> 
         [table.as_string(connection)],
     ).fetchall()
     return dict(rows)
+
+
+def file_path(connection: psycopg.Connection[Any], table: str, file_month: str | None) -> str:
+    """Path of a file below SOURCE_BASE_URL, for example sales/2024-02-01/sales.csv; empty for an unknown source."""
+    rows = connection.execute(
+        "select replace(file_path, 'YYYY-MM-01', %s::text) from pipeline.sources where table_name = %s",
+        [file_month or "", table],
+    ).fetchall()
+    return str(rows[0][0]) if rows else ""
+
+
+def optional_columns(connection: psycopg.Connection[Any], table: str, file_month: str | None) -> set[str]:
+    """Columns that the file of this month may lack, because they were added later."""
+    rows = connection.execute(
+        "select column_name from pipeline.optional_columns where table_name = %s and required_from > %s::date",
+        [table, file_month],
+    ).fetchall()
+    return {name for (name,) in rows}
 
 
 def end_of_month(first_day: str) -> datetime:

@@ -1,7 +1,8 @@
 -- Checks the staged customer files: only checked loads can be published.
 --
 -- Reads       the staged rows of :profiles_load, :activity_load and :labels_load
--- Writes      pipeline.loads: the verdicts, and that the request for the profiles decides for all three
+-- Writes      pipeline.loads: the verdicts, and that the request for the profiles decides for all three;
+--             pipeline.anomaly_checks: the share of profiles (a sample, if there are many) with an activity and a label
 -- Idempotent  Yes. The same rows get the same verdict. One transaction; pipeline.require_checked raises the verdict in
 --             a second one, so that the ledger keeps it.
 
@@ -77,41 +78,69 @@ errors (table_name, error) as (
         ) as error
     from different_labels
     having count(*) > 0
-),
-
-summary (table_name, max_date, total) as (
-    select
-        'customer_activity' as table_name,
-        max(valid_from) as max_date,
-        null as total
-    from staged_activity
-
-    union all
-
-    select
-        'labels' as table_name,
-        null as max_date,
-        coalesce(sum(label), 0) as total
-    from staged_labels
 )
 
 select
-    loads.load_id,
-    errors.error,
-    summary.max_date,
-    summary.total
-from pipeline.loads
-inner join pipeline.files
-    on loads.file_id = files.file_id
-left join errors
-    on files.table_name = errors.table_name
-left join summary
-    on files.table_name = summary.table_name
-where loads.load_id in (%(profiles_load)s::bigint, %(activity_load)s::bigint, %(labels_load)s::bigint);
-
-select pipeline.check_load(load_id, error, max_date, total, decided_by_load => %(profiles_load)s::bigint)
-from verdicts
+    given.place,
+    given.load_id,
+    errors.error
 -- As publishing locks them.
-order by array_position(array[%(profiles_load)s, %(activity_load)s, %(labels_load)s]::bigint[], load_id);
+from (
+    values
+    (1, %(profiles_load)s::bigint, 'customer_profiles'),
+    (2, %(activity_load)s::bigint, 'customer_activity'),
+    (3, %(labels_load)s::bigint, 'labels')
+) as given (place, load_id, table_name)
+left join errors
+    on given.table_name = errors.table_name;
+
+select pipeline.check_load(load_id, error, decided_by_load => %(profiles_load)s::bigint)
+from verdicts
+order by place;
+
+-- Profiles without an activity or a label are no clients of the feature store: indexes that are shifted show here.
+select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles', 50000);
+
+insert into pipeline.anomaly_checks (load_id, measure, value)
+with covered as (
+    select
+        count(*) as row_count,
+        (
+            select count(*)
+            from staged_profiles as profiles
+            where
+                exists (
+                    select
+                    from staged_activity
+                    where staged_activity.idx = profiles.idx
+                )
+        ) as with_activity,
+        (
+            select count(*)
+            from staged_profiles as profiles
+            where
+                exists (
+                    select
+                    from staged_labels
+                    where staged_labels.idx = profiles.idx
+                )
+        ) as with_label
+    from staged_profiles
+)
+
+select
+    %(profiles_load)s::bigint as load_id,
+    measures.measure,
+    measures.row_count::numeric / covered.row_count as value
+from covered
+cross join
+    lateral (
+        values
+        ('share of profiles with an activity', covered.with_activity),
+        ('share of profiles with a label', covered.with_label)
+    ) as measures (measure, row_count)
+where covered.row_count > 0
+on conflict (load_id, measure) do update
+    set value = excluded.value;
 
 drop view staged_profiles, staged_activity, staged_labels;

@@ -22,12 +22,8 @@ select pipeline.open_staged(%(labels_load)s::bigint, 'staged_labels');
 
 delete from public.customer_profiles;
 
-insert into public.customer_profiles (idx, attr_a, attr_b, attr_c)
-select
-    idx,
-    attr_a,
-    attr_b,
-    attr_c
+insert into public.customer_profiles
+select *
 from staged_profiles;
 
 select pipeline.verify_load(%(profiles_load)s::bigint, 'customer_profiles', count(*))
@@ -35,13 +31,8 @@ from public.customer_profiles;
 
 delete from public.customer_activity;
 
-insert into public.customer_activity (idx, valid_from, valid_to, scd_a, scd_b)
-select
-    idx,
-    valid_from,
-    valid_to,
-    scd_a,
-    scd_b
+insert into public.customer_activity
+select *
 from staged_activity;
 
 select pipeline.verify_load(%(activity_load)s::bigint, 'customer_activity', count(*))
@@ -49,10 +40,8 @@ from public.customer_activity;
 
 delete from public.labels;
 
-insert into public.labels (idx, label)
-select
-    idx,
-    label
+insert into public.labels
+select *
 from staged_labels;
 
 select pipeline.verify_load(%(labels_load)s::bigint, 'labels', count(*), sum(label))

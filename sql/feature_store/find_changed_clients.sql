@@ -34,14 +34,22 @@ where not exists (
 );
 
 -- Each client that has a profile or is in feature_history. Its hash is null without a profile, an activity or a label.
--- What profiles selects becomes part of the table and of the hash.
 create temporary table clients on commit drop as
-with profiles as (
-    select distinct
+with hashed_profiles as (
+    select
         idx as profile_idx,
-        attr_a,
-        attr_b
+        customer_profiles as profile,
+        hash_record_extended(customer_profiles, 0) as profile_hash
     from public.customer_profiles
+),
+
+profiles as (
+    select distinct on (profile_idx, profile_hash)
+        profile_idx,
+        profile,
+        profile_hash
+    from hashed_profiles
+    order by profile_idx, profile_hash
 ),
 
 labelled as (
@@ -62,12 +70,13 @@ activity as (
 
 found as (
     select
-        profiles.*,
+        profiles.profile_idx,
+        profiles.profile,
         labelled.label,
         activity.idx is not null as has_activity,
         case
             when activity.idx is not null and labelled.idx is not null
-                then hash_record_extended(row(profiles.*, labelled.label, activity.source_hash), 0)
+                then hash_record_extended(row(profiles.profile_hash, labelled.label, activity.source_hash), 0)
         end as source_hash
     from profiles
     left join activity
@@ -103,7 +112,7 @@ having count(*) > 0;
 
 delete from pipeline.rejected_builds;
 
-insert into pipeline.rejected_builds (profiles_load, activity_load, labels_load, error)
+insert into pipeline.rejected_builds (loads, error)
 with counted as (
     select
         count(known_hash) as known,
@@ -113,9 +122,7 @@ with counted as (
 )
 
 select
-    sources.profiles_load,
-    sources.activity_load,
-    sources.labels_load,
+    sources.loads,
     concat(
         'feature_store: ', counted.lost, ' of ', counted.known, ' clients would be lost, and ', counted.found,
         ' would be in the table. At most ', current_setting('pipeline.max_loss'), ' % may be lost, so it stays as it',
@@ -139,9 +146,7 @@ with earlier as (
 )
 
 select
-    sources.profiles_load,
-    sources.activity_load,
-    sources.labels_load,
+    sources.loads,
     case
         when sources.published_at > coalesce(earlier.known_at, '-infinity') then sources.published_at
         else greatest(now(), earlier.known_at + interval '1 microsecond')

@@ -1,7 +1,7 @@
 -- Resolves the days of each changed client: which of its activities is the latest on each day.
 --
 -- Reads       the temporary table clients, customer_activity
--- Writes      the temporary table resolved: the rows of these clients, as feature_history should show them
+-- Writes      the temporary table resolved: from which day to which each activity is the latest of its client
 -- Idempotent  Yes. It writes nothing that stays; see find_changed_clients.sql.
 
 -- If many clients have changed, to sort their activities costs less than to find each of them in a hash table, although
@@ -18,11 +18,8 @@ with in_order as (
         activity.idx,
         activity.valid_from,
         activity.valid_to,
-        clients.attr_a,
-        clients.attr_b,
         activity.scd_a,
         activity.scd_b,
-        clients.label,
         lead(activity.valid_from) over begun_before as next_from,
         lag(activity.valid_from) over begun_before as previous_from,
         max(coalesce(activity.valid_to, 'infinity')) over begun_before as last_end
@@ -43,11 +40,8 @@ select
     idx,
     valid_from,
     next_from as valid_to,
-    attr_a,
-    attr_b,
     scd_a,
     scd_b,
-    label,
     previous_from is null
     or (
         previous_from < valid_from
@@ -64,7 +58,7 @@ set local enable_hashjoin = on;
 -- The rule: on a day, the rows that have begun are candidates. One that has not ended wins, or else the one that ended
 -- last; of several the one that began last; the attributes decide between equal dates, so that every run chooses the
 -- same row. A row has ended on valid_to. Between two rows that begin, only the end of a row can change the choice.
-insert into resolved (idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label, is_resolved)
+insert into resolved (idx, valid_from, valid_to, scd_a, scd_b, is_resolved)
 with parts as (
     select *
     from resolved
@@ -135,11 +129,8 @@ select
     chosen.idx,
     chosen.changes_on as valid_from,
     coalesce(lead(chosen.changes_on) over by_day, parts.valid_to) as valid_to,
-    parts.attr_a,
-    parts.attr_b,
     chosen.scd_a,
     chosen.scd_b,
-    parts.label,
     true as is_resolved
 from with_previous as chosen
 inner join parts

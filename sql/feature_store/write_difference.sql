@@ -8,54 +8,77 @@
 -- A planner that knows how few clients have changed looks up their rows by the key.
 set local enable_nestloop = on;
 
--- First the rows that are known no longer, because the key allows one row per day.
-update public.feature_history
-set known_to = (select build.known_at from build)
-from clients
-where
-    feature_history.idx = clients.idx
-    and feature_history.known_to is null
-    and clients.is_changed
-    and not exists (
-        select
-        from resolved
-        where
-            resolved.idx = feature_history.idx
-            and resolved.valid_from = feature_history.valid_from
-            and (
-                resolved.valid_to, resolved.attr_a, resolved.attr_b, resolved.scd_a, resolved.scd_b, resolved.label
-            )
-            is not distinct from (
-                feature_history.valid_to, feature_history.attr_a, feature_history.attr_b,
-                feature_history.scd_a, feature_history.scd_b, feature_history.label
-            )
-    );
-
-insert into public.feature_history (
-    idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label, known_from
-)
+-- The rows of the changed clients, as feature_history should show them. A feature is chosen here, and where
+-- feature_store is updated.
+create temporary view history as
 select
     resolved.idx,
     resolved.valid_from,
     resolved.valid_to,
-    resolved.attr_a,
-    resolved.attr_b,
-    resolved.scd_a,
-    resolved.scd_b,
-    resolved.label,
-    (select build.known_at from build) as known_from
+    row(
+        resolved.idx,
+        (clients.profile).attr_a,
+        (clients.profile).attr_b,
+        resolved.scd_a,
+        resolved.scd_b,
+        clients.label
+    )::public.feature_store as features
 from resolved
+inner join clients
+    on resolved.idx = clients.idx;
+
+-- First the rows that are known no longer, because the key allows one row per day.
+with superseded as (
+    select
+        kept.idx,
+        kept.valid_from
+    from public.feature_rows as kept
+    inner join clients
+        on kept.idx = clients.idx
+    where
+        kept.known_to is null
+        and clients.is_changed
+        and not exists (
+            select
+            from history
+            where
+                history.idx = kept.idx
+                and history.valid_from = kept.valid_from
+                and history.valid_to is not distinct from kept.valid_to
+                and history.features is not distinct from kept.features
+        )
+)
+
+update public.feature_history
+set known_to = (select build.known_at from build)
+from superseded
+where
+    feature_history.idx = superseded.idx
+    and feature_history.valid_from = superseded.valid_from
+    and feature_history.known_to is null;
+
+insert into public.feature_history
+select
+    history.valid_from,
+    history.valid_to,
+    (select build.known_at from build) as known_from,
+    null as known_to,
+    features.*
+from history
+cross join lateral unnest(array[history.features]) as features
 where not exists (
     select
     from public.feature_history as kept
     inner join clients
         on kept.idx = clients.idx
     where
-        kept.idx = resolved.idx
-        and kept.valid_from = resolved.valid_from
+        kept.idx = history.idx
+        and kept.valid_from = history.valid_from
         and kept.known_to is null
         and clients.is_changed
 );
+
+drop view history;
 
 delete from public.feature_history
 where known_to < (select build.kept_from from build);
@@ -102,9 +125,7 @@ where
     is_changed
     and source_hash is not null;
 
-insert into pipeline.feature_store_builds (
-    known_at, kept_from, row_count, history_row_count, profiles_load, activity_load, labels_load
-)
+insert into pipeline.feature_store_builds (known_at, kept_from, row_count, history_row_count, loads)
 select
     build.known_at,
     build.kept_from,
@@ -114,9 +135,7 @@ select
         from public.feature_history
         where feature_history.known_to is null
     ) as history_row_count,
-    build.profiles_load,
-    build.activity_load,
-    build.labels_load
+    build.loads
 from build;
 
 select pipeline.open_feature_store();

@@ -1,7 +1,7 @@
 -- Publishes a month: deletes and inserts its rows in sales and in monthly_sales, in one transaction.
 --
--- Reads       the staged rows of :sales_load and :stores_load
--- Writes      sales and monthly_sales: the rows of :sale_month, all of them; stores; pipeline.loads: that the loads are
+-- Reads       the staged rows of :load and :stores_load
+-- Writes      sales and monthly_sales: the rows of :file_month, all of them; stores; pipeline.loads: that the loads are
 --             published
 -- Idempotent  Yes. The same load gives the same rows. A load that is published already, or that a later one has
 --             superseded, stops at the first statement and changes nothing.
@@ -10,35 +10,23 @@ start transaction;
 
 -- Locks the file of the month, and then that of the stores. A superseded list of stores does not stop the month, which
 -- was checked with it.
-select pipeline.publish_load(%(sales_load)s::bigint);
+select pipeline.publish_load(%(load)s::bigint);
 
 select pipeline.publish_load(%(stores_load)s::bigint);
 
-select pipeline.open_staged(%(sales_load)s::bigint, 'staged_sales');
+select pipeline.open_staged(%(load)s::bigint, 'staged_sales');
 
 select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores');
 
 -- A foreign key would lose its rows. None can come after this lock, which lets readers and writers pass.
 lock table public.monthly_sales in row exclusive mode;
 
-select
-    pipeline.reject(concat(
-        'monthly_sales of ', %(sale_month)s::date, ': ', string_agg(
-            concat('the foreign key ', foreign_key.conname, ' of ', foreign_key.conrelid::regclass), ', '
-            order by foreign_key.conname
-        ),
-        ' refers to rows that a load deletes and inserts, so nothing was changed. Drop it, or let it refer to stores;',
-        ' then clear this run.'
-    ))
-from pg_catalog.pg_constraint as foreign_key
-where
-    foreign_key.confrelid = 'public.monthly_sales'::regclass
-    and exists (
-        select
-        from public.monthly_sales
-        where monthly_sales.sale_month = %(sale_month)s::date
-    )
-having count(*) > 0;
+select pipeline.reject_foreign_keys('public.monthly_sales')
+where exists (
+    select
+    from public.monthly_sales
+    where sale_month = %(file_month)s::date
+);
 
 -- An older list adds the stores that are missing; only the newest one changes a location.
 insert into public.stores (idx, location)
@@ -65,15 +53,11 @@ on conflict (idx) do update
 
 delete from public.sales
 where
-    date >= %(sale_month)s::date
-    and date < %(sale_month)s::date + interval '1 month';
+    date >= %(file_month)s::date
+    and date < %(file_month)s::date + interval '1 month';
 
-insert into public.sales (idx, value, date, store_idx)
-select
-    idx,
-    value,
-    date,
-    store_idx
+insert into public.sales
+select *
 from staged_sales;
 
 -- One pass over what stands in sales now. PostgreSQL reads in parallel for CREATE TABLE AS, and not for INSERT.
@@ -84,53 +68,41 @@ select
     sum(value) as total
 from public.sales
 where
-    date >= %(sale_month)s::date
-    and date < %(sale_month)s::date + interval '1 month'
+    date >= %(file_month)s::date
+    and date < %(file_month)s::date + interval '1 month'
 group by store_idx;
 
 delete from public.monthly_sales
-where sale_month = %(sale_month)s::date;
+where sale_month = %(file_month)s::date;
 
 insert into public.monthly_sales (store_idx, location, sale_month, value)
 select
     sold.store_idx,
     stores.location,
-    %(sale_month)s::date as sale_month,
+    %(file_month)s::date as sale_month,
     sold.total
 from sold
 inner join public.stores
     on sold.store_idx = stores.idx;
 
 -- Lost rows, another sum and a policy that hides rows end here: what stands in the tables is what was checked.
-select pipeline.verify_load(%(sales_load)s::bigint, 'sales', coalesce(sum(row_count), 0), sum(total))
+select pipeline.verify_load(%(load)s::bigint, 'sales', coalesce(sum(row_count), 0), sum(total))
 from sold;
 
-select pipeline.verify_load(%(sales_load)s::bigint, 'monthly_sales', null, sum(value))
+select pipeline.verify_load(%(load)s::bigint, 'monthly_sales', null, sum(value))
 from public.monthly_sales
-where sale_month = %(sale_month)s::date;
+where sale_month = %(file_month)s::date;
 
 select
     pipeline.notice(concat(
-        'monthly_sales of ', %(sale_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(total), 0), ', of ',
+        'monthly_sales of ', %(file_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(total), 0), ', of ',
         coalesce(sum(row_count), 0), ' sales'
     ))
 from sold;
 
--- What the check found in superseded loads of the month is not needed any more.
-delete from pipeline.sales_by_store
-using pipeline.loads
-where
-    sales_by_store.load_id = loads.load_id
-    and loads.status = 'superseded'
-    and loads.file_id = (
-        select this.file_id
-        from pipeline.loads as this
-        where this.load_id = %(sales_load)s::bigint
-    );
-
 drop view staged_sales, staged_stores;
 
 -- The list of stores stays staged until a newer one is published, to be compared with the table.
-select pipeline.drop_staged(%(sales_load)s::bigint);
+select pipeline.drop_staged(%(load)s::bigint);
 
 commit;

@@ -87,8 +87,8 @@ class Run:
                 if self.asks:
                     self.ask([self.loads[task_of(load)] for load in task.loads])
             else:
-                path, table, *month = self.rendered(task.op_args)
-                self.loads[name] = stage_file(self.database, path, table, month[0] if month else None, self.name)
+                table, *month = self.rendered(task.op_args)
+                self.loads[name] = stage_file(self.database, table, month[0] if month else None, self.name)
         return self.reports
 
     def ask(self, loads: list[int]) -> None:
@@ -103,10 +103,13 @@ class Run:
     def parameters(self, name: str) -> dict[str, object]:
         """The parameters of a SQL task: its month, and the loads of the staging tasks."""
         parameters: dict[str, Any] = self.dag.get_task(name).parameters or {}
-        return {
-            key: self.loads[task_of(value)] if isinstance(value, XComArg) else self.rendered(value)
-            for key, value in parameters.items()
-        }
+        return {key: self.given(value) for key, value in parameters.items()}
+
+    def given(self, value: Any) -> Any:
+        """The load of a staging task, those of several, or a templated value."""
+        if isinstance(value, list):
+            return [self.given(each) for each in value]
+        return self.loads[task_of(value)] if isinstance(value, XComArg) else self.rendered(value)
 
     def rendered(self, value: Any) -> Any:
         """A templated value with this run's month."""
@@ -157,11 +160,11 @@ def run_sql(
     return reports
 
 
-def stage_file(database: Database, path: str, table: str, month: str | None = None, run: str | None = None) -> int:
+def stage_file(database: Database, table: str, month: str | None = None, run: str | None = None) -> int:
     """Run a staging task's function; returns the load."""
     hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
     with connect(database) as connection:
-        return staging.stage(connection, path, table, month, ("test", run or f"test {next(_run_numbers)}"), hook)
+        return staging.stage(connection, table, month, ("test", run or f"test {next(_run_numbers)}"), hook)
 
 
 def load_month(database: Database, month: str) -> list[str]:

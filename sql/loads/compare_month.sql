@@ -1,0 +1,446 @@
+-- Compares a checked file of a month with the other months of its source, and records what is unusual.
+--
+-- Reads       the staged rows of :load (a sample, if there are many); what the ledger has of it and of the published
+--             months
+-- Writes      pipeline.column_profiles, pipeline.anomaly_checks; pipeline.loads: what is unusual, undecided
+-- Idempotent  Yes. The figures of the load are written again, in one transaction.
+--
+-- A measure is compared with its median over the 12 neighbours: the published months that are nearest, the month itself
+-- never among them. Its deviation from the median (for ratios: of logarithms) is unusual outside of
+--     season +- greatest(4 * 1.4826 * MAD, tolerance, chance)
+-- where season is the median deviation of the same month in other years, MAD the median absolute deviation of the
+-- neighbours, and chance what few rows vary by. 4 and not 5: the seasons of the neighbours are part of their MAD, and
+-- with 5 one of 20 halved months was not unusual.
+
+select pipeline.profile_load(%(load)s::bigint);
+
+-- This file, and the published ones of the same source.
+create temporary table months on commit drop as
+select
+    loads.load_id,
+    file_rows.file_month,
+    file_rows.table_name,
+    file_rows.date_column,
+    file_rows.amount_column,
+    file_rows.group_column,
+    loads.load_id = this.load_id as is_this,
+    file_rows.file_month = this_file.file_month as is_this_month,
+    loads.row_count,
+    loads.total,
+    loads.max_date,
+    loads.sha256
+from pipeline.loads as this
+inner join pipeline.file_rows as this_file
+    on this.file_id = this_file.file_id
+inner join pipeline.file_rows
+    on this_file.table_name = file_rows.table_name
+inner join pipeline.loads
+    on file_rows.file_id = loads.file_id
+where
+    this.load_id = %(load)s::bigint
+    and (loads.status = 'published' or loads.load_id = this.load_id);
+
+delete from pipeline.anomaly_checks
+where load_id = %(load)s::bigint;
+
+insert into pipeline.anomaly_checks (load_id, measure, value)
+select
+    months.load_id,
+    measures.measure,
+    measures.value
+from months
+left join pipeline.column_profiles as amounts
+    on
+        months.load_id = amounts.load_id
+        and months.amount_column = amounts.column_name
+inner join pipeline.column_profiles as sale_days
+    on
+        months.load_id = sale_days.load_id
+        and months.date_column = sale_days.column_name
+cross join
+    lateral (
+        values
+        ('rows', months.row_count),
+        ('total', months.total),
+        ('mean amount', months.total / nullif(months.row_count, 0)),
+        ('share of negative amounts', amounts.negative_values::numeric / nullif(amounts.sample_rows, 0)),
+        ('days with rows', sale_days.distinct_values),
+        ('days without rows at the end', (months.file_month + interval '1 month')::date - 1 - months.max_date),
+        ('days without rows in a row before that', sale_days.longest_gap)
+    ) as measures (measure, value)
+where
+    months.is_this
+    and measures.value is not null
+
+union all
+
+select
+    months.load_id,
+    concat('share of rows without ', column_profiles.column_name) as measure,
+    column_profiles.missing_values::numeric / column_profiles.sample_rows as value
+from months
+inner join pipeline.column_profiles
+    on months.load_id = column_profiles.load_id
+inner join pg_catalog.pg_attribute
+    on
+        column_profiles.column_name = pg_attribute.attname
+        and pg_attribute.attrelid = format('staging.%%I', months.table_name)::regclass
+where
+    months.is_this
+    and not pg_attribute.attnotnull
+    and column_profiles.sample_rows > 0;
+
+-- The thresholds. Deviations between below and above are never unusual: a quarter less or a third more is sold now and
+-- then, and shops close for three days. Where no other year is loaded, the season is not known: a December may sell
+-- twice as much, while a month that sells half as much is unusual in any season. chance is in standard deviations of a
+-- count of rows; amounts vary more than their number. A smaller share is no fault.
+with limits (measure, kind, least, chance, below, above, below_unknown, above_unknown) as (
+    values
+    ('rows', 'ratio', 0, 5, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
+    ('total', 'ratio', null, 8, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
+    ('mean amount', 'ratio', null, 8, ln(0.75), ln(1.35), ln(0.6), ln(1.7)),
+    ('share of negative amounts', 'share', 0, 5, -1, 0.02, -1, 0.02),
+    ('share of rows without %%', 'share', 0, 5, -1, 0.02, -1, 0.02),
+    ('days without rows at the end', 'days', 0, null, -31, 3, -31, 3),
+    ('days without rows in a row before that', 'days', 0, null, -31, 4, -31, 4)
+),
+
+-- Logarithms of ratios, so that twice and half are as far away.
+measures as (
+    select
+        months.load_id,
+        months.file_month,
+        months.is_this,
+        anomaly_checks.measure,
+        case
+            when limits.kind = 'ratio' then ln(greatest(anomaly_checks.value, 0.01)) else anomaly_checks.value
+        end as height
+    from pipeline.anomaly_checks
+    inner join months
+        on anomaly_checks.load_id = months.load_id
+    inner join limits
+        on anomaly_checks.measure like limits.measure
+    where
+        months.is_this
+        or not months.is_this_month
+),
+
+-- Each month beside the 12 others that are nearest to it. This one counts for none of them.
+neighbours as (
+    select
+        measures.load_id,
+        measures.measure,
+        measures.height,
+        near.height as near_height
+    from measures
+    cross join
+        lateral (
+            select other.height
+            from measures as other
+            where
+                other.measure = measures.measure
+                and other.file_month <> measures.file_month
+                and not other.is_this
+            order by abs(other.file_month - measures.file_month), other.file_month
+            limit 12
+        ) as near
+    where
+        extract(month from measures.file_month) = (
+            select extract(month from months.file_month)
+            from months
+            where months.is_this
+        )
+),
+
+medians as (
+    select
+        load_id,
+        measure,
+        height,
+        count(*) as months,
+        percentile_cont(0.5) within group (order by near_height)::numeric as median
+    from neighbours
+    group by load_id, measure, height
+),
+
+deviations as (
+    select
+        neighbours.measure,
+        1.4826 * percentile_cont(0.5) within group (
+            order by abs(neighbours.near_height - medians.median)
+        )::numeric as mad
+    from neighbours
+    inner join medians
+        on
+            neighbours.load_id = medians.load_id
+            and neighbours.measure = medians.measure
+    where neighbours.load_id = %(load)s::bigint
+    group by neighbours.measure
+),
+
+seasons as (
+    select
+        measure,
+        percentile_cont(0.5) within group (order by height - median)::numeric as season
+    from medians
+    where load_id <> %(load)s::bigint
+    group by measure
+),
+
+-- What a month like the neighbours has.
+usual as (
+    select
+        (
+            select exp(medians.median)
+            from medians
+            where
+                medians.load_id = %(load)s::bigint
+                and medians.measure = 'rows'
+        ) as row_count,
+        (
+            select percentile_cont(0.5) within group (order by anomaly_checks.value)
+            from pipeline.anomaly_checks
+            inner join months
+                on anomaly_checks.load_id = months.load_id
+            where
+                not months.is_this
+                and anomaly_checks.measure = 'days with rows'
+        ) as sale_days
+),
+
+expected as (
+    select
+        medians.load_id,
+        medians.measure,
+        limits.kind,
+        limits.least,
+        medians.median,
+        medians.median + coalesce(seasons.season, 0) + least(
+            -4 * deviations.mad,
+            -chances.chance,
+            case when seasons.season is null then limits.below_unknown else limits.below end
+        ) as low,
+        medians.median + coalesce(seasons.season, 0) + greatest(
+            4 * deviations.mad,
+            chances.chance,
+            case when seasons.season is null then limits.above_unknown else limits.above end
+        ) as high
+    from medians
+    inner join limits
+        on medians.measure like limits.measure
+    inner join deviations
+        on medians.measure = deviations.measure
+    left join seasons
+        on medians.measure = seasons.measure
+    cross join usual
+    cross join
+        lateral (
+            values (
+                case
+                    when limits.kind = 'ratio' then limits.chance / sqrt(usual.row_count)
+                    when limits.kind = 'share'
+                        then limits.chance * sqrt((medians.median + 1 / usual.row_count) / usual.row_count)
+                    when usual.sale_days < 24 then 31
+                    else 0
+                end
+            )
+        ) as chances (chance)
+    where
+        medians.load_id = %(load)s::bigint
+        and medians.months >= 6
+)
+
+update pipeline.anomaly_checks
+set
+    median = case when expected.kind = 'ratio' then exp(expected.median) else expected.median end,
+    low = greatest(case when expected.kind = 'ratio' then exp(expected.low) else expected.low end, expected.least),
+    high = case when expected.kind = 'ratio' then exp(expected.high) else expected.high end
+from expected
+where
+    anomaly_checks.load_id = expected.load_id
+    and anomaly_checks.measure = expected.measure;
+
+-- Groups that come and go. 20 rows a month: a group with fewer may have none by chance. A chain opens a few stores at
+-- once; more of them, and they are numbered in another way.
+with groups as (
+    select
+        months.file_month,
+        months.is_this,
+        months.is_this_month,
+        months.group_column,
+        group_totals.group_key,
+        group_totals.row_count
+    from pipeline.group_totals
+    inner join months
+        on group_totals.load_id = months.load_id
+),
+
+this as (
+    select *
+    from months
+    where is_this
+),
+
+missing as (
+    select groups.group_key
+    from groups
+    inner join this
+        on
+            groups.file_month < this.file_month
+            and groups.file_month >= this.file_month - interval '3 months'
+    where
+        groups.group_key not in (
+            select mine.group_key
+            from groups as mine
+            where mine.is_this
+        )
+    group by groups.group_key
+    having count(*) = 3 and min(groups.row_count) >= 20
+),
+
+new as (
+    select group_key
+    from groups
+    group by group_key
+    having bool_and(is_this_month) and bool_or(is_this)
+),
+
+measures (measure, value, high, anomaly) as (
+    select
+        'groups missing' as measure,
+        count(missing.group_key) as value,
+        0 as high,
+        concat(
+            'no rows for ', count(missing.group_key), ' of ', min(this.group_column),
+            ' that had rows in each of the last three months, the first of them: ', min(missing.group_key)
+        ) as anomaly
+    from this
+    left join missing
+        on true
+    where this.group_column is not null
+    group by this.load_id
+
+    union all
+
+    select
+        'new groups' as measure,
+        count(new.group_key) as value,
+        3 + 0.2 * (
+            select count(distinct groups.group_key)
+            from groups
+            where not groups.is_this
+        ) as high,
+        concat(
+            count(new.group_key), ' of ', min(this.group_column), ' never had rows before, the first of them: ',
+            min(new.group_key)
+        ) as anomaly
+    from this
+    left join new
+        on true
+    where this.group_column is not null
+    group by this.load_id
+)
+
+insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly)
+select
+    %(load)s::bigint as load_id,
+    measure,
+    value,
+    0 as low,
+    high,
+    case when value > high then anomaly end as anomaly
+from measures
+where (
+    select count(*)
+    from months
+    where not months.is_this
+) >= 6;
+
+-- The month against other files. Small changes are corrections: up to 5 %%, or 20 rows.
+with this as (
+    select *
+    from months
+    where is_this
+),
+
+measures (measure, value, median, tolerance, anomaly) as (
+    select
+        concat(measures.name, ' against what is published') as measure,
+        measures.value,
+        measures.published as median,
+        measures.tolerance,
+        concat(
+            measures.name, ' ', pipeline.readable(measures.published), ' -> ', pipeline.readable(measures.value),
+            ' against what is published'
+        ) as anomaly
+    from this
+    inner join months as published
+        on
+            this.file_month = published.file_month
+            and not published.is_this
+    cross join
+        lateral (
+            values
+            ('rows', this.row_count, published.row_count, greatest(0.05 * published.row_count, 20)),
+            (
+                'total', this.total, published.total,
+                greatest(0.05, 20.0 / greatest(published.row_count, 1)) * abs(published.total)
+            )
+        ) as measures (name, value, published, tolerance)
+    where measures.value is not null
+
+    union all
+
+    select
+        'months with the same rows' as measure,
+        count(*) as value,
+        null as median,
+        0 as tolerance,
+        concat(
+            'the same ',
+            case when bool_or(other.sha256 = this.sha256) then 'file' else 'rows and total of each group' end,
+            ' as ', to_char(min(other.file_month), 'YYYY-MM')
+        ) as anomaly
+    from this
+    inner join months as other
+        on
+            this.file_month <> other.file_month
+            and this.row_count = other.row_count
+            and this.total is not distinct from other.total
+    where
+        this.row_count >= 100
+        and (
+            select count(*)
+            from months
+            where not months.is_this
+        ) >= 6
+        and not exists (
+            select
+                mine.group_key,
+                mine.row_count,
+                mine.total
+            from pipeline.group_totals as mine
+            where mine.load_id = this.load_id
+            except
+            select
+                theirs.group_key,
+                theirs.row_count,
+                theirs.total
+            from pipeline.group_totals as theirs
+            where theirs.load_id = other.load_id
+        )
+    having count(*) > 0
+)
+
+insert into pipeline.anomaly_checks (load_id, measure, value, median, low, high, anomaly)
+select
+    %(load)s::bigint as load_id,
+    measure,
+    value,
+    median,
+    coalesce(median, 0) - tolerance as low,
+    coalesce(median, 0) + tolerance as high,
+    case when abs(value - coalesce(median, 0)) > tolerance then anomaly end as anomaly
+from measures;
+
+select pipeline.record_anomalies(%(load)s::bigint);
