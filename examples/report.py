@@ -52,8 +52,8 @@ th, td {{ text-align: left; padding: .2rem .8rem .2rem 0; border-bottom: 1px sol
 <p>As of {moment} UTC.</p>
 <h2>Months</h2>
 <div class="pictures">{months}</div>{notes}
-<h2>Sales per month</h2>
-<div class="pictures">{sales}</div>
+<h2>Rows and totals per month</h2>
+<div class="pictures">{figures}</div>
 <h2>Tables</h2>{freshness}
 <h2>Features</h2>
 <p>The published files, and those before them.</p>{drift}
@@ -71,17 +71,19 @@ engine = create_engine(
     connect_args={"options": "-c search_path=pg_catalog,pg_temp"},
 )
 with engine.connect() as connection:
-    months = pd.read_sql(text("select * from public.month_status"), connection, parse_dates=["sale_month"])
+    months = pd.read_sql(text("select * from public.month_status"), connection, parse_dates=["file_month"])
     freshness = pd.read_sql(text("select * from public.data_freshness"), connection)
     statistics = pd.read_sql(
-        text("select * from public.data_statistics where table_name <> 'sales' order by published_at"), connection
+        text("select * from public.data_statistics where file_month is null order by published_at"), connection
     )
 
-# Months of the same calendar between the first and the last that nobody has tried to load are missing.
-if len(months):
-    months = months.set_index("sale_month").asfreq("MS").reset_index()
 is_unusual = (months.status == "loaded") & months.anomalies.notna()
-months["shown"] = months.status.fillna("missing").where(~is_unusual, "unusual")
+months["shown"] = months.status.where(~is_unusual, "unusual")
+# Months between the first and the last of a table that nobody has tried to load are missing.
+monthly = {
+    table: found.set_index("file_month").asfreq("MS").fillna({"shown": "missing"}).reset_index()
+    for table, found in months.groupby("table_name")
+}
 
 
 def picture(draw: Callable[[Figure], None], height: float) -> str:
@@ -97,19 +99,21 @@ def picture(draw: Callable[[Figure], None], height: float) -> str:
     return f"<figure>{found}</figure>"
 
 
-def draw_months(figure: Figure) -> None:
+def draw_months(months: pd.DataFrame, table: str, figure: Figure) -> None:
     """A cell for each month: years downwards, months to the right."""
     axes = figure.subplots()
     codes = {status: number for number, status in enumerate(STATUSES)}
-    grid = months.assign(year=months.sale_month.dt.year, month=months.sale_month.dt.month, code=months.shown.map(codes))
+    grid = months.assign(year=months.file_month.dt.year, month=months.file_month.dt.month, code=months.shown.map(codes))
     grid = grid.pivot_table(index="year", columns="month", values="code").reindex(columns=range(1, 13))
     axes.pcolormesh(
-        range(1, 13), grid.index, grid, cmap=ListedColormap(list(STATUSES.values())), vmin=-0.5,
-        vmax=len(STATUSES) - 0.5, edgecolors="grey", linewidth=0.5,
+        grid, cmap=ListedColormap(list(STATUSES.values())), vmin=-0.5, vmax=len(STATUSES) - 0.5, edgecolors="grey",
+        linewidth=0.5,
     )  # fmt: skip
     axes.invert_yaxis()
-    axes.set_xticks(range(1, 13))
-    axes.set_yticks(grid.index)
+    # In the middle of the cells.
+    axes.set_xticks([month - 0.5 for month in range(1, 13)], range(1, 13))
+    axes.set_yticks([number + 0.5 for number in range(len(grid))], grid.index)
+    axes.set_title(table, loc="left")
     seen = [status for status in STATUSES if status in set(months.shown)]
     figure.legend(
         handles=[
@@ -121,11 +125,11 @@ def draw_months(figure: Figure) -> None:
     )
 
 
-def draw_sales(column: str, name: str, figure: Figure) -> None:
+def draw_column(months: pd.DataFrame, column: str, name: str, figure: Figure) -> None:
     """A column by month, with a mark on unusual months."""
     axes, unusual = figure.subplots(), months[months.shown == "unusual"]
-    axes.plot(months.sale_month, months[column].astype(float), marker=".")
-    axes.plot(unusual.sale_month, unusual[column].astype(float), "o", color=STATUSES["unusual"], label="unusual")
+    axes.plot(months.file_month, months[column].astype(float), marker=".")
+    axes.plot(unusual.file_month, unusual[column].astype(float), "o", color=STATUSES["unusual"], label="unusual")
     axes.set(ylim=(0, 1.1 * float(months[column].max())))
     axes.set_title(name, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
@@ -172,15 +176,19 @@ with open(arguments.page, "w", opener=partial(os.open, mode=0o600)) as page:
     page.write(
         PAGE.format(
             moment=f"{datetime.now(UTC):%Y-%m-%d %H:%M}",
-            months=picture(draw_months, 0.9 + 0.35 * months.sale_month.dt.year.nunique()) if len(months) else "",
-            notes="".join(
-                f"<p>{month:%Y-%m}: {html.escape(note)}</p>"
-                for month, note in zip(notes.sale_month, notes.note, strict=True)
+            months="".join(
+                picture(partial(draw_months, found, table), 1.2 + 0.35 * found.file_month.dt.year.nunique())
+                for table, found in monthly.items()
             ),
-            sales="".join(
-                picture(partial(draw_sales, column, name), 2.5)
+            notes="".join(
+                f"<p>{table}, {month:%Y-%m}: {html.escape(note)}</p>"
+                for table, month, note in zip(notes.table_name, notes.file_month, notes.note, strict=True)
+            ),
+            figures="".join(
+                picture(partial(draw_column, found, column, f"{table}: {name}"), 2.5)
+                for table, found in monthly.items()
                 for column, name in (("row_count", "rows"), ("total", "total"))
-                if len(months)
+                if found[column].notna().any()
             ),
             freshness=table(
                 freshness[["table_name", "status", "row_count", "up_to", "loaded_at"]].assign(

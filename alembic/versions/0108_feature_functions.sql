@@ -60,7 +60,6 @@ whose first activity began later are left out. On a day after all rows of the fi
 
 create function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
 returns table (
-    idx integer,
     day date,
     features public.feature_store
 )
@@ -79,9 +78,11 @@ as $$
     )
 
     select
-        pairs.idx,
         pairs.day,
-        history.features
+        coalesce(
+            history.features,
+            pg_catalog.jsonb_populate_record(null::public.feature_store, pg_catalog.jsonb_build_object('idx', pairs.idx))
+        )
     from pairs
     left join
         lateral (
@@ -103,8 +104,8 @@ $$;
 
 comment on function public.feature_store_at(integer[], date[], timestamptz) is
 'The features of each pair of a client and a day, as they were known at that moment; without one, as they are known now:
-one row per pair, in the order of the arrays; features is null if nothing is known of the client on the day.
-(features).* shows its columns.';
+one row per pair, in the order of the arrays, with nulls if nothing is known of the client on the day. (features).* has
+the columns of feature_store.';
 
 -- mle_user_role has it by the default privileges of the schema.
 grant execute on function

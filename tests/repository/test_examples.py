@@ -102,7 +102,7 @@ def test_the_report_is_one_page_with_every_month_and_table(python: Path, loaded:
         "loaded (1)",
         "unusual (1)",
         "pending_approval (1)",
-        "2024-01: few &lt;rows&gt; (published by a person)",
-        "2024-03: many rows",
+        "sales, 2024-01: few &lt;rows&gt; (published by a person)",
+        "sales, 2024-03: many rows",
     ):
         assert shown in text
