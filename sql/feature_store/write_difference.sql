@@ -9,6 +9,19 @@
 set local enable_nestloop = on;
 
 -- First the rows that are known no longer, because the key allows one row per day.
+with expected as (
+    select
+        idx,
+        valid_from,
+        valid_to,
+        attr_a,
+        attr_b,
+        scd_a,
+        scd_b,
+        label
+    from resolved
+)
+
 update public.feature_history
 set known_to = (select build.known_at from build)
 from clients
@@ -18,12 +31,12 @@ where
     and clients.is_changed
     and not exists (
         select
-        from resolved
+        from expected
         where
-            resolved.idx = feature_history.idx
-            and resolved.valid_from = feature_history.valid_from
+            expected.idx = feature_history.idx
+            and expected.valid_from = feature_history.valid_from
             and (
-                resolved.valid_to, resolved.attr_a, resolved.attr_b, resolved.scd_a, resolved.scd_b, resolved.label
+                expected.valid_to, expected.attr_a, expected.attr_b, expected.scd_a, expected.scd_b, expected.label
             )
             is not distinct from (
                 feature_history.valid_to, feature_history.attr_a, feature_history.attr_b,
@@ -34,6 +47,18 @@ where
 insert into public.feature_history (
     idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label, known_from
 )
+with kept as (
+    select
+        feature_history.idx,
+        feature_history.valid_from
+    from public.feature_history
+    inner join clients
+        on feature_history.idx = clients.idx
+    where
+        feature_history.known_to is null
+        and clients.is_changed
+)
+
 select
     resolved.idx,
     resolved.valid_from,
@@ -47,14 +72,10 @@ select
 from resolved
 where not exists (
     select
-    from public.feature_history as kept
-    inner join clients
-        on kept.idx = clients.idx
+    from kept
     where
         kept.idx = resolved.idx
         and kept.valid_from = resolved.valid_from
-        and kept.known_to is null
-        and clients.is_changed
 );
 
 delete from public.feature_history
