@@ -139,5 +139,3 @@ select
     build.activity_load,
     build.labels_load
 from build;
-
-select pipeline.open_feature_store();
