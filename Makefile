@@ -32,15 +32,9 @@ test: venv ## run the tests on all cores, each on an embedded PostgreSQL of its 
 test-fast: venv ## run in less than a minute the tests of the SQL, the CSV rules, the privileges and the schema
 	@$(PYTHON) -m pytest -n logical --maxprocesses 8 -m "not slow"
 
-# For example CITUS_NODES=localhost:6432,localhost:6433,localhost:6434, the coordinator first; CONTRIBUTING.md says what
-# the servers need.
-test-citus: venv ## run the tests of the workflows on the Citus cluster that CITUS_NODES names
-	@$(if $(CITUS_NODES),,$(error CITUS_NODES names no servers))CITUS_NODES="$(CITUS_NODES)" $(PYTHON) -m pytest tests/cluster $(ON_A_CLUSTER)
-
-ON_A_CLUSTER = tests/sql $(addprefix tests/, $(addsuffix .py, \
-	features/test_feature_history features/test_first_publication features/test_training_sets \
-	loads/test_concurrency loads/test_crashes loads/test_interleaved_runs loads/test_loads loads/test_random_runs \
-	operation/test_maintenance operation/test_status roles/test_privileges workflows/test_workflows))
+# The servers are named in CITUS_NODES: deploy/citus/README.md.
+test-citus: venv ## run the tests of the workflows on a cluster of servers that runs already
+	@$(PYTHON) -m pytest tests/cluster
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
 test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own

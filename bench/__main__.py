@@ -8,7 +8,6 @@ from pathlib import Path
 
 from bench import catchup, cluster, customers, pairs, sales
 from bench.server import ROOT, BenchError, Server, call
-from deploy.citus.cluster import SETTING as CITUS_NODES
 from embedded.postgres import ClusterError
 from services import SAFE_PATH
 
@@ -28,7 +27,7 @@ def main() -> None:
         nargs="*",
         metavar="PART",
         default=PARTS,
-        help=f"{', '.join(PARTS)}; all by default. {CLUSTER}, with CITUS_NODES",
+        help=f"{', '.join(PARTS)}; all by default. {CLUSTER}, only if asked for",
     )
     add("--rows", type=int, default=1_000_000, help="table, cluster: rows of the month (%(default)s)")
     add(
@@ -47,8 +46,6 @@ def main() -> None:
     options = parser.parse_args()
     if unknown := set(options.part) - {*PARTS, CLUSTER}:
         parser.error(f"there is no part {', '.join(unknown)}")
-    if CLUSTER in options.part and not os.environ.get(CITUS_NODES):
-        parser.error(f"{CITUS_NODES} names no servers")
     checkouts = {"ours": ROOT} | ({"baseline": options.baseline.resolve()} if options.baseline else {})
     peers = options.peers_python if options.rows <= MAX_ROWS_OF_PEERS else None
     work = {

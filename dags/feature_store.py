@@ -22,7 +22,8 @@ triggered by hand.
 Compares the tables with what they should be and writes the difference, in one transaction:
 `sql/feature_store/find_changed_clients.sql`, `sql/feature_store/resolve_days.sql`,
 `sql/feature_store/write_difference.sql`. After the commit, `sql/feature_store/require_build.sql` fails if the rebuild
-was rejected. The log says how many clients were left out, and why.
+was rejected; otherwise it opens the features to their readers, once. The log says how many clients were left out, and
+why.
 
 - **When it fails**, a lock timed out, another table refers to a client that is no longer in the files, or the files
   would remove more clients than `FEATURE_STORE_MAX_LOSS` allows. The tables stay as they were.

@@ -218,19 +218,14 @@ class Cluster:
         """A connection as admin, which names the schema of everything that is not PostgreSQL's own."""
         return psycopg.connect(self.url(database, driver="postgresql"), autocommit=True, options=SAFE_PATH)
 
-    def each(self, database: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
-        """A connection as admin to each server that has a part of the database: here there is one."""
-        with self.connect(database) as connection:
-            yield connection
-
     def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:
         """Create a database as a copy of another."""
-        for connection in self.each():
+        with self.connect("postgres") as connection:
             connection.execute(f'create database "{name}" template "{template}" owner "{owner}" strategy file_copy')
 
     def drop_database(self, name: str) -> None:
         """Drop a database, ending its sessions; harmless when there is none."""
-        for connection in self.each():
+        with self.connect("postgres") as connection:
             connection.execute(f'drop database if exists "{name}" with (force)')
 
     def _close_to_others(self) -> None:

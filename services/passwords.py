@@ -3,8 +3,7 @@
 A volume holds what its readers need, and they mount it read-only: `operational-db` and `airflow-db` are for the two
 servers, `airflow` for Airflow's services, `airflow-ui` for its API server, `data-ready` for that service. Two are
 written by the one service that changes a server's passwords, which keeps there the one that the server has:
-`migration`, and `airflow-database`, which airflow-db-clean reads too. Two are in an overlay alone: `broker`, of
-deploy/celery, is for the broker, and `cluster`, of deploy/citus, for the servers of a Citus cluster.
+`migration`, and `airflow-database`, which airflow-db-clean reads too. `broker`, of deploy/celery, is for the broker.
 """
 
 from __future__ import annotations
@@ -195,13 +194,6 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
         airflow.write("broker_url", url)
         Volume(folder / "broker", BROKER).write("broker.conf", f"requirepass {urlsplit(url).password}\n")
 
-    if (folder / "cluster").exists():
-        owner = migration.read("pipeline_owner_password")
-        migration.write("pipeline_owner_password", owner if owner and not new_keys else secrets.token_urlsafe(32))
-        logins = ("admin", "ds_user", "mle_user", "pipeline", "pipeline_owner")
-        known = [pgpass("*", "*", login, migration.read(f"{login}_password") or "") for login in logins]
-        Volume(folder / "cluster", POSTGRES).write("pgpass", "".join(known))
-
     write_certificates(environment, [host, "operational-db", "localhost"], operational_db, new_keys)
     write_certificates({}, ["airflow-db", "localhost"], airflow_db, new_keys)
     authority, authority_of_airflow = operational_db.read("ca.crt") or "", airflow_db.read("ca.crt") or ""
@@ -209,7 +201,6 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
     data_ready.write("ca.crt", authority)
     airflow_database.write("ca.crt", authority_of_airflow)
     airflow.write("ca.crt", f"{authority}\n{authority_of_airflow}")
-    # On a Citus cluster the servers log in to each other, to companydata as well.
     operational_db.write("pg_hba.conf", host_based_access(listen_address, "admin", "companydata all"))
     airflow_db.write("pg_hba.conf", host_based_access(listen_address, "airflow"))
     for server in (operational_db, airflow_db):
@@ -320,7 +311,7 @@ def certificate(names: Sequence[str], authority: Authority | None) -> Authority:
 
 # server: (the login whose password may have changed, its file, more logins to set).
 SERVERS = {
-    "operational-db": ("admin", "admin_password", ("ds_user", "mle_user", "pipeline", "pipeline_owner")),
+    "operational-db": ("admin", "admin_password", ("ds_user", "mle_user", "pipeline")),
     "airflow-db": ("airflow", "airflow_db_password", ()),
 }
 
@@ -338,10 +329,8 @@ def set_passwords(server: str, address: str, folder: Path) -> None:
     """
     user, file, others = SERVERS[server]
     wanted = {user: (folder / file).read_text()}
-    # pipeline_owner has one in a Citus cluster alone.
     for other in others:
-        if (folder / f"{other}_password").exists():
-            wanted[other] = (folder / f"{other}_password").read_text()
+        wanted[other] = (folder / f"{other}_password").read_text()
     known = folder / f"{file}.known"
     with log_in(address.replace("+psycopg2:", ":"), user, [known.read_text(), wanted[user]]) as connection:
         alter_roles(connection, wanted)

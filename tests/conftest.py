@@ -50,14 +50,11 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
-from cluster.skipped import NOT_ON_A_CLUSTER  # noqa: E402
 from support import forked  # noqa: E402
 from support.faulty_bucket import Answer, misbehaving  # noqa: E402
 from support.system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
 
-from deploy.citus.cluster import SETTING as CITUS_NODES  # noqa: E402
-from deploy.citus.cluster import CitusCluster  # noqa: E402
 from embedded.bucket import Bucket, serve  # noqa: E402
 from embedded.postgres import Cluster  # noqa: E402
 
@@ -118,11 +115,7 @@ def drop_database(database: Database) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A server of the tests' own, or the Citus cluster that is given."""
-    if os.environ.get(CITUS_NODES):
-        with CitusCluster.cleared() as given:
-            yield given
-        return
+    """A server of the tests' own."""
     with Cluster.temporary() as started:
         make_logins_cheap(started)
         yield started
@@ -130,7 +123,7 @@ def cluster() -> Iterator[Cluster]:
 
 def make_logins_cheap(cluster: Cluster) -> None:
     """Hash passwords once instead of 4,096 times: the tests log in very often."""
-    for connection in cluster.each():
+    with cluster.connect("postgres") as connection:
         connection.execute("alter system set scram_iterations = 1")
         connection.execute("select pg_reload_conf()")
         connection.execute("set scram_iterations = 1")
@@ -152,13 +145,11 @@ def database(cluster: Cluster, template: Database, request: pytest.FixtureReques
     """A migrated database of the test's own, which the DAGs are connected to."""
     database = new_database(cluster, "test_companydata", template.name)
     # What CREATE DATABASE does not copy from its template: the privileges of the database itself.
-    copy_privileges = f"""
+    database.run(f"""
         update pg_database as copy set datacl = original.datacl
         from pg_database as original
         where copy.datname = '{database.name}' and original.datname = '{template.name}'
-    """
-    for connection in cluster.each(database.name):
-        connection.execute(copy_privileges)
+    """)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
         yield database
@@ -300,11 +291,6 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneSystem:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The tests on a whole system come first, because they take longest."""
-    if os.environ.get(CITUS_NODES):
-        for item in items:
-            for name, reason in NOT_ON_A_CLUSTER.items():
-                if item.nodeid.startswith(name):
-                    item.add_marker(pytest.mark.skip(reason=f"on a cluster: {reason}"))
     on_the_system = [item for item in items if "system" in getattr(item, "fixturenames", ())]
     for item in on_the_system:
         item.add_marker(pytest.mark.slow)

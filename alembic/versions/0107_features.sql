@@ -229,8 +229,8 @@ end
 $$;
 
 comment on function pipeline.open_feature_store() is
-'Grants the privileges on the features to their readers, once: at the end of the first build that has a row. What a
-person revokes later stays revoked.';
+'Grants the privileges on the features to their readers, once: after the first build that has a row. What a person
+revokes later stays revoked.';
 
 revoke execute on function pipeline.open_feature_store() from public;
 

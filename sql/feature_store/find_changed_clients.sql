@@ -5,11 +5,13 @@
 -- Writes      the temporary tables build and clients; pipeline.rejected_builds
 -- Idempotent  Yes. A second run waits for the locks, and finds no changed client.
 --
--- This file, resolve_days.sql and write_difference.sql are one transaction. By hand, in sql/feature_store:
+-- This file, resolve_days.sql and write_difference.sql are one transaction; require_build.sql follows its commit. By
+-- hand, in sql/feature_store:
 --
 --     psql -v ON_ERROR_STOP=1 -1 \
 --         -c "set local pipeline.keep_for = 'infinity'" -c "set local pipeline.max_loss = '20'" \
---         -f find_changed_clients.sql -f resolve_days.sql -f write_difference.sql -f require_build.sql
+--         -f find_changed_clients.sql -f resolve_days.sql -f write_difference.sql &&
+--         psql -v ON_ERROR_STOP=1 -f require_build.sql
 
 -- All statements see the customer tables and the ledger of one moment: nobody publishes a file until the end.
 lock table public.customer_profiles, public.customer_activity, public.labels in share mode;

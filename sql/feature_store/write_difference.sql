@@ -58,6 +58,18 @@ where
     and feature_history.known_to is null;
 
 insert into public.feature_history
+with kept as (
+    select
+        feature_history.idx,
+        feature_history.valid_from
+    from public.feature_history
+    inner join clients
+        on feature_history.idx = clients.idx
+    where
+        feature_history.known_to is null
+        and clients.is_changed
+)
+
 select
     history.valid_from,
     history.valid_to,
@@ -68,14 +80,10 @@ from history
 cross join lateral unnest(array[history.features]) as features
 where not exists (
     select
-    from public.feature_history as kept
-    inner join clients
-        on kept.idx = clients.idx
+    from kept
     where
         kept.idx = history.idx
         and kept.valid_from = history.valid_from
-        and kept.known_to is null
-        and clients.is_changed
 );
 
 drop view history;
@@ -137,5 +145,3 @@ select
     ) as history_row_count,
     build.loads
 from build;
-
-select pipeline.open_feature_store();

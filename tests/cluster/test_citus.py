@@ -179,6 +179,7 @@ def test_a_server_that_crashes_before_the_commit_leaves_the_old_month_and_a_retr
     run.run("publish_month")
     assert database.run("select count(*), min(value), max(value) from sales") == [(ROWS, 2, 2)]
     database.run("select recover_prepared_transactions()")
+    assert isinstance(database.cluster, CitusCluster)
     for connection in database.cluster.each(database.name):
         assert (
             connection.execute("select gid from pg_prepared_xacts where database = current_database()").fetchall() == []

@@ -17,6 +17,7 @@ from support.steps import (
     connect,
     load_customers,
     load_month,
+    run_sql,
 )
 
 pytestmark = pytest.mark.slow
@@ -25,8 +26,8 @@ OTHER_TABLES = ["customer_profiles", "customer_activity", "labels", "stores", "s
 FEATURE_TABLES = ["feature_history", "feature_store"]
 TABLES = [*OTHER_TABLES, *FEATURE_TABLES]
 MONTH = "2024-01-01"
-# Up to its commit.
-*REBUILD, _, _ = steps.dag(FEATURES).get_task("refresh_feature_store").sql
+# What follows the commit of a rebuild.
+*REBUILD, OPEN = steps.dag(FEATURES).get_task("refresh_feature_store").sql
 
 
 @pytest.fixture(autouse=True)
@@ -191,13 +192,13 @@ def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_tab
     database: Database, bucket: Files, user: str, table: str
 ) -> None:
     load_customers(database)
+    run_sql(connect(database), REBUILD, {})
     query = f"select count(*) from {table}"
-    with connect(database) as building, database.connect(user) as reader, ThreadPoolExecutor(1) as pool:
-        with building.transaction():
+    with connect(database) as opening, database.connect(user) as reader, ThreadPoolExecutor(1) as pool:
+        with opening.transaction():
             with pytest.raises(InsufficientPrivilege):
                 reader.execute(query)
-            for text in REBUILD:
-                building.execute(text.encode())
+            opening.execute(OPEN.encode())
             found = pool.submit(lambda: reader.execute(query).fetchall())
             waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
             with database.connect() as admin:
@@ -206,12 +207,12 @@ def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_tab
         assert found.result(60) == [(1,)]
 
 
-def test_a_reader_that_waits_for_a_build_that_fails_is_denied(database: Database, bucket: Files) -> None:
+def test_a_reader_that_waits_for_an_opening_that_fails_is_denied(database: Database, bucket: Files) -> None:
     load_customers(database)
-    with connect(database) as building, database.connect("ds_user") as reader, ThreadPoolExecutor(1) as pool:
-        with building.transaction(force_rollback=True):
-            for text in REBUILD:
-                building.execute(text.encode())
+    run_sql(connect(database), REBUILD, {})
+    with connect(database) as opening, database.connect("ds_user") as reader, ThreadPoolExecutor(1) as pool:
+        with opening.transaction(force_rollback=True):
+            opening.execute(OPEN.encode())
             found = pool.submit(lambda: reader.execute("select count(*) from feature_store").fetchall())
             waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
             with database.connect() as admin:

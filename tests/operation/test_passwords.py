@@ -29,7 +29,7 @@ NASTY = """a"b'c@d%41/e f\\g:h#i?j$k;l&m=n{o}é"""
 
 
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-OVERLAYS = [yaml.safe_load(file.read_text()) for file in sorted(ROOT.glob("deploy/*/docker-compose.yml"))]
+CELERY = yaml.safe_load((ROOT / "deploy/celery/docker-compose.yml").read_text())
 
 
 def make_volumes(folder: Path) -> Path:
@@ -141,11 +141,8 @@ READERS = {
     "airflow-dag-processor": {"secrets-airflow"},
     "airflow-triggerer": {"secrets-airflow"},
     "data-ready": {"secrets-data-ready"},
-    # Of the overlays.
+    # Of deploy/celery.
     "broker": {"secrets-broker"},
-    "citus-worker-1": {"secrets-cluster", "secrets-operational-db"},
-    "citus-worker-2": {"secrets-cluster", "secrets-operational-db"},
-    "join-workers": {"secrets-cluster"},
 }
 WRITERS = {("migrate-operational-db", "secrets-migration"), ("migrate-airflow-db", "secrets-airflow-database")}
 
@@ -153,22 +150,20 @@ WRITERS = {("migrate-operational-db", "secrets-migration"), ("migrate-airflow-db
 def test_each_service_has_the_secrets_that_it_needs_and_writes_none_of_another() -> None:
     readers: dict[str, set[str]] = {}
     writers = set()
-    for file in (COMPOSE, *OVERLAYS):
+    for file in (COMPOSE, CELERY):
         for name, service in file["services"].items():
             if name == "secrets":
                 continue
             for volume in service.get("volumes", []):
                 source, _, *mode = volume.split(":")
                 if source.startswith("secrets-"):
-                    # An overlay adds the cluster's to operational-db.
-                    if not (name == "operational-db" and source == "secrets-cluster"):
-                        readers.setdefault(name, set()).add(source)
+                    readers.setdefault(name, set()).add(source)
                     if mode != ["ro"]:
                         writers.add((name, source))
     assert readers == READERS
     assert writers == WRITERS
     # Neither a password nor a key is in a variable, which tasks inherit and `docker inspect` shows.
-    for file in (COMPOSE, *OVERLAYS):
+    for file in (COMPOSE, CELERY):
         for name, service in file["services"].items():
             for setting, value in (service.get("environment") or {}).items():
                 assert name == "secrets" or not re.search(r"://[^/@]*:[^/@]*@", str(value)), (name, setting)
