@@ -62,7 +62,7 @@ def ended(sales_dag: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def runs() -> dict[str, tuple[str, str, int]]:
-    """State, type and number of tasks of each run; Airflow makes no tasks at a date that it considers outside the DAG's."""
+    """State, type and number of tasks of each run; Airflow makes no tasks at a date that it finds outside the DAG's."""
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import select

@@ -191,9 +191,12 @@ def test_the_feature_store_is_looked_at_once_a_day_from_the_next_day_on() -> Non
 def test_catch_up_begins_with_the_configured_month_and_has_no_end_date(monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
+    from company_data.schedule import MonthlyTimetable
+
     monkeypatch.setenv("SALES_FIRST_MONTH", "2021-05")
     monkeypatch.setenv("SALES_LAST_MONTH", "2022-02")
     sales = DagBag(str(ROOT / "dags" / f"{SALES}.py")).dags[SALES]
+    assert isinstance(sales.timetable, MonthlyTimetable)
     assert sales.catchup
     assert (sales.start_date, sales.end_date) == (datetime(2021, 5, 1, tzinfo=UTC), None)
     assert sales.timetable.serialize() == {"first": "2021-05", "last": "2022-02"}
