@@ -11,7 +11,7 @@ import pendulum
 import pytest
 from conftest import ROOT, Database, Files, Rows
 from support import csv_text
-from support.airflow_runs import run_dag
+from support.airflow_runs import AirflowRun, run_dag
 from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag
 
 from company_data import settings, source
@@ -104,6 +104,23 @@ def test_the_feature_store_has_one_row_for_each_complete_client(
         left_out = "2 of 4 clients with a profile; left out: 1 without an activity, 1 without a label"
         assert left_out in capsys.readouterr().out
     assert database.run("select * from of_others order by idx", user="ds_user") == [(1, 0), (2, 1)]
+
+
+def test_a_scheduled_run_builds_features_that_are_stale_and_is_skipped_if_none_are(
+    database: Database, customers: Files
+) -> None:
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    assert run_dag(CUSTOMERS) == "success"
+    for end in ("success", "skipped"):
+        run = AirflowRun(FEATURES)
+        with create_session() as session:
+            session.execute(update(DagRun).where(DagRun.run_id == run.run_id).values(run_type="scheduled"))
+        assert run.go_on() == "success"
+        assert set(run.states.values()) == {end}
+    assert database.run("select count(*) from feature_store") == [(2,)]
 
 
 def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_deleted(
