@@ -18,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 import requests
+from support import csv_text
 from support.faulty_bucket import redirect, stall
 from support.foreign_code import plant_shadows, remove_shadows, shadows_ran
 from support.steps import MAINTENANCE, SQL
@@ -25,13 +26,17 @@ from support.system import (
     SALES_DAG,
     FaultySystem,
     clear,
+    delete_run,
     end_of,
+    get,
     lend_packages,
     months,
     newest_month,
+    rows,
     staging_sessions,
     status,
     task_instances,
+    trigger,
     wait_for,
 )
 
@@ -42,10 +47,16 @@ from embedded.tree import copy_tree
 
 
 def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
-    with system.connect() as connection:
-        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
-        assert connection.execute("select count(*) from feature_store").fetchall() == [(1,)]
+    assert rows(system, "select count(*), sum(value) from sales") == [(2_000, 1_000)]
+    assert rows(system, "select count(*) from feature_store") == [(1,)]
     assert "sales 2 of 2 months" in system.output
+    exit_status, printed = status(system)
+    assert exit_status == 0, printed
+    assert "2 months: 2 loaded; 2,000 rows" in printed
+    health = get(system, "monitor/health")
+    assert {part: found["status"] for part, found in health.items()} == dict.fromkeys(
+        ("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy"
+    )
 
 
 def test_the_dag_of_another_team_runs_when_monthly_sales_is_published(system: FaultySystem) -> None:
@@ -55,24 +66,24 @@ def test_the_dag_of_another_team_runs_when_monthly_sales_is_published(system: Fa
     for run in api.runs("report"):
         log = get(system, f"dags/report/dagRuns/{quote(run['dag_run_id'])}/taskInstances/report/logs/1")["content"]
         reported += [line["event"] for line in log if line.get("event", "").startswith("scheduled__")]
-    published = [run["dag_run_id"] for run in api.runs(SALES_DAG)]
-    assert set(reported) <= set(published)
     assert reported
+    assert set(reported) <= {run["dag_run_id"] for run in api.runs(SALES_DAG)}
 
 
-def test_status_shows_the_months_of_the_run(system: FaultySystem) -> None:
-    exit_status, printed = status(system)
-    assert exit_status == 0, printed
-    assert "2 months: 2 loaded; 2,000 rows" in printed
+def test_the_ui_shows_the_month_in_the_runs_name_and_the_sql_of_each_task_with_its_variables(
+    system: FaultySystem,
+) -> None:
+    [newest] = months(1)
+    run = f"scheduled__{newest:%Y-%m}"
+    assert {each["dag_run_id"] for each in system.api().runs(SALES_DAG)} == {
+        f"scheduled__{month:%Y-%m}" for month in months(2)
+    }
+    for task in ("check_month", "publish_month"):
+        links = get(system, f"dags/{SALES_DAG}/dagRuns/{run}/taskInstances/{task}/links")
+        assert links["extra_links"] == {"SQL": f"/dags/{SALES_DAG}/runs/{run}/tasks/{task}/rendered_templates"}
 
-
-def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_beside_it(system: FaultySystem) -> None:
-    with system.connect("airflow") as connection:
-        rendered = connection.execute("""
-            select rendered_fields -> 'sql', rendered_fields -> 'parameters'
-            from rendered_task_instance_fields
-            where rendered_fields ->> 'sql' is not null
-        """).fetchall()
+    query = "select rendered_fields -> 'sql', rendered_fields -> 'parameters' from rendered_task_instance_fields"
+    rendered = rows(system, f"{query} where rendered_fields ->> 'sql' is not null", "airflow")
     files = {file.read_text().rstrip("\n"): file for file in SQL.rglob("*.sql")}
     shown = set()
     for sql, parameters in rendered:
@@ -86,17 +97,6 @@ def test_the_ui_shows_the_sql_of_each_task_word_for_word_and_its_variables_besid
     assert months_shown == {str(month) for month in months(2)}
 
 
-def test_the_ui_shows_the_month_in_the_runs_name_and_a_link_from_each_task_to_its_sql(system: FaultySystem) -> None:
-    runs = {run["dag_run_id"] for run in system.api().runs(SALES_DAG)}
-    assert runs == {f"scheduled__{month:%Y-%m}" for month in months(2)}
-
-    [newest] = months(1)
-    path = f"dags/{SALES_DAG}/runs/scheduled__{newest:%Y-%m}/tasks"
-    for task in ("check_month", "publish_month"):
-        links = get(system, f"{task_path(system, task)}/links")
-        assert links["extra_links"] == {"SQL": f"/{path}/{task}/rendered_templates"}
-
-
 SIGNATURE = "signature-of-a-redirect"
 
 
@@ -105,15 +105,13 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
     api, path = system.api(), f"sales/{months(1)[0]}/sales.csv"
     for target, end in (("http://127.0.0.1:1", "failed"), ("https://127.0.0.1:1", "success")):
         system.answers[path] = [redirect(f"{target}/x?X-Amz-Signature={SIGNATURE}")]
-        run = clear_newest_month(system)
+        run = clear(system, newest_month(system))
         wait_for(lambda: not system.answers[path])
         assert end_of(api, run) == end
 
     state = system.state
-    hidden = [
-        *system.passwords.values(),
-        *(state[name] for name in ("airflow_password", "jwt_secret", "api_secret", "fernet_key")),
-    ]
+    keys = [state[name] for name in ("airflow_password", "jwt_secret", "api_secret", "fernet_key")]
+    hidden = [*system.passwords.values(), *keys]
     assert all(hidden)
 
     def found_in(text: str) -> list[str]:
@@ -125,18 +123,12 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
     for file in logs:
         assert found_in(file.read_text(errors="replace")) == [], file
 
-    with system.connect("airflow") as connection:
-        tables = [
-            name
-            for (name,) in connection.execute("select tablename from pg_tables where schemaname = 'public'").fetchall()
-        ]
-        assert {"task_instance", "xcom", "rendered_task_instance_fields", "log", "dag_run"} <= set(tables)
-        for table in tables:
-            for (row,) in connection.execute(f'select t::text from public."{table}" as t').fetchall():
-                assert found_in(row) == [], table
-    with system.connect() as connection:
-        for (row,) in connection.execute("select t::text from pipeline.loads as t").fetchall():
-            assert found_in(row) == []
+    public = rows(system, "select tablename from pg_tables where schemaname = 'public'", "airflow")
+    tables = {name for (name,) in public}
+    assert {"task_instance", "xcom", "rendered_task_instance_fields", "log", "dag_run"} <= tables
+    for table, database in [*((f'public."{table}"', "airflow") for table in tables), ("pipeline.loads", "companydata")]:
+        for (row,) in rows(system, f"select t::text from {table} as t", database):
+            assert found_in(row) == [], table
 
     running = processes.of_run(system.run)
     assert len(running) > 3
@@ -148,7 +140,7 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
 def test_no_service_and_no_command_runs_code_of_mle_user(system: FaultySystem) -> None:
     plant_shadows(system.address)
     try:
-        for command in ("up", "up", "status"):
+        for command in ("up", "status"):
             system.make(command)
         assert end_of(system.api(), clear(system, newest_month(system))) == "success"
         assert not shadows_ran(system.address)
@@ -156,64 +148,61 @@ def test_no_service_and_no_command_runs_code_of_mle_user(system: FaultySystem) -
         remove_shadows(system.address)
 
 
-@pytest.mark.parametrize("database", ["airflow", "postgres", "template1"])
-@pytest.mark.parametrize("login", ["ds_user", "mle_user"])
-def test_readers_connect_to_no_database_but_their_own(database: str, login: str, system: FaultySystem) -> None:
-    """There, nothing is taken from the privileges of everybody, such as those to make large objects."""
-    with pytest.raises(psycopg.OperationalError, match=f'permission denied for database "{database}"'):
-        psycopg.connect(system.address(login, database))
-
-
-def test_connections_are_reserved_for_airflow_and_the_tasks(system: FaultySystem) -> None:
-    with system.connect() as connection:
-        assert connection.execute("show reserved_connections").fetchall() == [("40",)]
-        assert connection.execute("""
-            select member::regrole::text from pg_auth_members
-            where roleid = 'pg_use_reserved_connections'::regrole order by 1
-        """).fetchall() == [("airflow",), ("pipeline",)]
+def test_readers_connect_to_no_database_but_their_own_and_leave_connections_to_airflow_and_the_tasks(
+    system: FaultySystem,
+) -> None:
+    """Elsewhere, nothing is taken from the privileges of everybody, such as those to make large objects."""
+    for login in ("ds_user", "mle_user"):
+        for database in ("airflow", "postgres", "template1"):
+            with pytest.raises(psycopg.OperationalError, match=f'permission denied for database "{database}"'):
+                psycopg.connect(system.address(login, database))
+    assert rows(system, "show reserved_connections") == [("40",)]
+    members = "select member::regrole::text from pg_auth_members where roleid = 'pg_use_reserved_connections'::regrole"
+    assert rows(system, f"{members} order by 1") == [("airflow",), ("pipeline",)]
 
 
 def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends_right(system: FaultySystem) -> None:
     # Of the month that no other test clears: Airflow doubles the pause before each retry, also over clearings.
     month = months(2)[0]
     path = f"sales/{month}/sales.csv"
-    rows = "".join(f"{n},2,{month},1\n" for n in range(50_000))
-    (system.bucket_folder / path).write_text("idx,value,date,store_idx\n" + rows)
+    (system.bucket_folder / path).write_text(csv_text.sales(*(f"{n},2,{month},1" for n in range(50_000))))
     released = threading.Event()
     system.answers[path] = [stall(600_000, released)]
-    api = system.api()
     run = clear(system, f"scheduled__{month:%Y-%m}")
 
+    wait_for(lambda: rows(system, "select 1 from pg_stat_progress_copy where bytes_processed > 0"))
+    killed = kill_task(system, run, "stage_sales")
+    released.set()
+    wait_for(lambda: not psutil.pid_exists(killed))
     with system.connect() as connection:
-        killed = kill_the_task_that_copies(system, connection, run)
-        released.set()
-        wait_for(lambda: not psutil.pid_exists(killed))
         wait_for(lambda: not staging_sessions(connection))
-        query = "select status, error from month_status where sale_month = %s"
-        assert connection.execute(query, [month]).fetchall() == [
-            ("failed", "The process that loaded the file was killed.")
-        ]
-        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
+    assert rows(system, f"select status, error from month_status where sale_month = '{month}'") == [
+        ("failed", "The process that loaded the file was killed.")
+    ]
+    assert rows(system, "select count(*), sum(value) from sales") == [(2_000, 1_000)]
 
-        assert end_of(api, run) == "success"
-        found = connection.execute("select count(*), sum(value) from sales where date = %s", [month]).fetchall()
-        assert found == [(50_000, 100_000)]
-        left = (
-            "select load_id from pipeline.loads join pipeline.files using (file_id)"
-            " where file_month = %s and to_regclass(staged_table) is not null"
-        )
-        assert connection.execute(left, [month]).fetchall() == []
-
-
-def test_the_first_page_of_the_ui_reports_every_service_as_healthy(system: FaultySystem) -> None:
-    health = get(system, "monitor/health")
-    assert {part: found["status"] for part, found in health.items()} == dict.fromkeys(
-        ("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy"
+    assert end_of(system.api(), run) == "success"
+    assert rows(system, f"select count(*), sum(value) from sales where date = '{month}'") == [(50_000, 100_000)]
+    assert not rows(
+        system,
+        "select load_id from pipeline.loads join pipeline.files using (file_id)"
+        f" where file_month = '{month}' and to_regclass(staged_table) is not null",
     )
 
 
+def kill_task(system: FaultySystem, run: str, task_id: str) -> int:
+    """SIGKILL the process of a task; returns its process id."""
+    [pid] = [task["pid"] for task in task_instances(system, run) if task["task_id"] == task_id]
+    os.kill(pid, signal.SIGKILL)
+    return int(pid)
+
+
+def viewer_of(system: FaultySystem) -> Api:
+    return Api(system.url, "viewer", system.passwords["AIRFLOW_VIEWER_PASSWORD"])
+
+
 def test_the_viewer_sees_everything_and_changes_nothing(system: FaultySystem) -> None:
-    viewer, run = Api(system.url, "viewer", system.passwords["AIRFLOW_VIEWER_PASSWORD"]), newest_month(system)
+    viewer, run = viewer_of(system), newest_month(system)
     api = f"{viewer.url}/api/v2"
     sales = f"{api}/dags/{SALES_DAG}"
     task = f"{sales}/dagRuns/{run}/taskInstances/stage_sales"
@@ -233,29 +222,16 @@ def test_the_viewer_sees_everything_and_changes_nothing(system: FaultySystem) ->
 
 
 def test_the_report_is_in_the_menu_and_only_for_those_who_are_logged_in(system: FaultySystem) -> None:
-    viewer = Api(system.url, "viewer", system.passwords["AIRFLOW_VIEWER_PASSWORD"])
-    assert requests.get(f"{system.url}/report/", timeout=60).status_code == 401
-    assert "make report writes one" in viewer.session.get(f"{system.url}/report/").text
+    report, viewer = f"{system.url}/report/", viewer_of(system)
+    assert requests.get(report, timeout=60).status_code == 401
+    assert "make report writes one" in viewer.session.get(report).text
     page = system.folder / "report.html"
     page.write_text("<h1>Company data</h1>")
-    shown = viewer.session.get(f"{system.url}/report/")
+    shown = viewer.session.get(report)
     page.unlink()
     assert (shown.text, shown.headers["content-type"]) == ("<h1>Company data</h1>", "text/html; charset=utf-8")
     views = [view for plugin in get(system, "plugins")["plugins"] for view in plugin["external_views"]]
     assert [(view["name"], view["href"]) for view in views] == [("Report", "report/")]
-
-
-def test_a_trigger_loads_the_last_whole_month_again(system: FaultySystem) -> None:
-    api, [newest] = system.api(), months(1)
-    form = {"logical_date": datetime.now(UTC).isoformat()}
-    made = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns", json=form)
-    assert made.ok, made.text
-    run = made.json()["dag_run_id"]
-    assert run.startswith(f"manual__{newest:%Y-%m}__")
-    assert end_of(api, run) == "success"
-    assert set(task_states(system, run).values()) == {"success"}
-    # The tests below look for the newest run of the month.
-    assert api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}").ok
 
 
 CHANGED = "rows 1000 -> 500 against what is published; total 500 -> 250 against what is published"
@@ -268,230 +244,153 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
     file.write_text("".join(good.splitlines(keepends=True)[:501]))
-    runs = f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns"
-
-    def trigger(**configuration: str) -> str:
-        made = api.session.post(runs, json={"logical_date": datetime.now(UTC).isoformat(), "conf": configuration})
-        assert made.ok, made.text
-        return str(made.json()["dag_run_id"])
+    of_month = f"select count(*) from sales where date >= '{newest}'"
 
     def answer(run: str, option: str) -> None:
         wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
-        place = f"{runs}/{quote(run)}/taskInstances/approve_month/-1/hitlDetails"
-        question = api.session.get(place).json()["body"]
+        place = f"dags/{SALES_DAG}/dagRuns/{quote(run)}/taskInstances/approve_month/-1/hitlDetails"
+        question = get(system, place)["body"]
         assert "rows 1000 -> 500 against what is published" in question
         assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in question  # store 1, rows and total
-        newest_status = ledger("select status, error from month_status order by sale_month desc limit 1")
-        assert newest_status == [("pending_approval", CHANGED)]
-
+        newest_status = "select status, error from month_status order by sale_month desc limit 1"
+        assert rows(system, newest_status) == [("pending_approval", CHANGED)]
         # Airflow 3.3.2 takes an answer for a failure if its scheduler has not yet heard that the task put the question.
         heard = f"TaskInstance Finished: dag_id={SALES_DAG}, task_id=approve_month, run_id={run}"
         wait_for(lambda: heard in (system.run / "logs/scheduler.log").read_text())
-        answered = api.session.patch(place, json={"chosen_options": [option], "params_input": {}})
+        chosen = {"chosen_options": [option], "params_input": {}}
+        answered = api.session.patch(f"{api.url}/api/v2/{place}", json=chosen)
         assert answered.ok, answered.text
 
-    def ledger(query: str) -> Any:
-        with system.connect() as connection:
-            return connection.execute(query).fetchall()
-
-    of_month = f"select count(*) from sales where date >= '{newest}'"
     assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in system.make("preview", f"MONTH={newest:%Y-%m}")
-    assert ledger(of_month) == [(1_000,)]
+    assert rows(system, of_month) == [(1_000,)]
     rejected = max(run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual")
     answer(rejected, "Reject")
     assert end_of(api, rejected) == "failed"
-    assert ledger(of_month) == [(1_000,)]
-    wait_for(lambda: [post for post in system.posted if (post["event"], post["run"]) == ("failed", rejected)])
-    assert [post for post in system.posted if (post["event"], post["run"]) == ("pending_approval", rejected)]
+    assert rows(system, of_month) == [(1_000,)]
+    wait_for(lambda: sent(system, "failed", rejected))
+    assert sent(system, "pending_approval", rejected)
 
-    approved = trigger(on_anomaly="ask")
+    # The date that the form offers is now, which loads the last whole month.
+    approved = trigger(system, on_anomaly="ask")
+    assert approved.startswith(f"manual__{newest:%Y-%m}__")
     wait_for(lambda: task_states(system, approved)["approve_month"] == "awaiting_input")
+    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%pipeline.decide_load%'"
     with system.connect() as connection, connection.transaction():
         connection.execute("select from pipeline.loads where status = 'pending_approval' for update")
         answer(approved, "Approve")
-        kill_the_task_that_decides(system, approved)
+        wait_for(lambda: rows(system, waiting))
+        kill_task(system, approved, "approve_month")
     assert end_of(api, approved) == "success"
-    assert ledger(of_month) == [(500,)]
+    assert rows(system, of_month) == [(500,)]
     decided = "select distinct decided_by, anomalies from data_statistics where is_current and decided_by = 'airflow'"
-    assert ledger(decided) == [("airflow", CHANGED)]
+    assert rows(system, decided) == [("airflow", CHANGED)]
 
     file.write_text(good)
-    restored = trigger()
+    restored = trigger(system)
     assert end_of(api, restored) == "success"
-    assert ledger(of_month) == [(1_000,)]
+    assert rows(system, of_month) == [(1_000,)]
     # The tests below look for the newest run of the month.
     for run in (rejected, approved, restored):
-        assert api.session.delete(f"{runs}/{quote(run)}").ok
+        delete_run(system, run)
+
+
+def task_states(system: FaultySystem, run: str) -> dict[str, str | None]:
+    return {task["task_id"]: task["state"] for task in task_instances(system, run)}
+
+
+def sent(system: FaultySystem, event: str, run: str) -> list[dict[str, Any]]:
+    """What the webhook received of a run."""
+    return [post for post in system.posted if (post["event"], post["run"]) == (event, run)]
 
 
 def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadline(system: FaultySystem) -> None:
     [newest] = months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
-    file.write_text("idx,value,date,store_idx\n1,1,2000-01-01,1\n")
+    file.write_text(csv_text.sales("1,1,2000-01-01,1"))
     # A new run, because one that was in time before has no deadline anymore.
-    api = system.api()
-    before = newest_month(system)
+    api, before = system.api(), newest_month(system)
     end_of(api, before)
-    gone = api.session.delete(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{before}")
-    assert gone.ok, gone.text
-    form = {"dag_id": SALES_DAG, "from_date": f"{newest}T00:00:00Z", "to_date": f"{newest}T00:00:00Z"}
-    made = api.session.post(f"{api.url}/api/v2/backfills", json=form)
-    assert made.ok, made.text
+    delete_run(system, before)
+    assert api.backfill(SALES_DAG, str(newest), str(newest))
     run = newest_month(system)
     assert run.startswith("backfill__")
 
-    def sent(event: str) -> list[dict[str, Any]]:
-        return [post for post in system.posted if (post["event"], post["run"]) == (event, run)]
-
-    wait_for(lambda: sent("failed"))
-    [post] = sent("failed")
+    wait_for(lambda: sent(system, "failed", run))
+    [post] = sent(system, "failed", run)
     assert (post["month"], post["task"]) == (f"{newest:%Y-%m}", "stage_sales")
     assert "the date is in the month of the file" in post["reason"]
     assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{quote(run)}/tasks/stage_sales")
-    wait_for(lambda: sent("overdue"))
-    [post] = sent("overdue")
+    wait_for(lambda: sent(system, "overdue", run))
+    [post] = sent(system, "overdue", run)
     assert post["link"] == f"{api.url}/dags/{SALES_DAG}/runs/{quote(run)}"
     wait_for(lambda: len(system.mail.mails) == len(system.posted))
     subjects = {str(mail["Subject"]) for mail in system.mail.mails}
     assert {f"[company data] {post['text'].splitlines()[0]}" for post in system.posted} == subjects
 
     file.write_text(good)
-    clear_newest_month(system)
+    clear(system, run)
     assert end_of(api, run) == "success"
-    assert len(sent("failed")) == 1
-
-
-def test_a_lost_event_leaves_a_stale_feature_store_which_the_daily_run_builds(system: FaultySystem) -> None:
-    api = system.api()
-    pause(system, "feature_store", True)
-    assert api.session.post(f"{api.url}/api/v2/dags/customer_data_load/dagRuns", json={"logical_date": None}).ok
-    wait_for(lambda: stale(system))
-    exit_status, shown = status(system)
-    assert (exit_status, "stale" in shown) == (1, True)
-
-    pause(system, "feature_store", False)
-    fall_due_yesterday(system, "feature_store")
-    wait_for(lambda: not stale(system))
-    assert status(system)[0] == 0
-
-    # Of yesterday's and today's run the later one finds nothing to do.
-    def skipped() -> bool:
-        runs = [run["dag_run_id"] for run in api.runs("feature_store") if run["dag_run_id"].startswith("scheduled__")]
-        tasks = [get(system, f"dags/feature_store/dagRuns/{run}/taskInstances")["task_instances"] for run in runs]
-        return any({task["state"] for task in each} == {"skipped"} for each in tasks)
-
-    wait_for(skipped)
-
-
-def stale(system: FaultySystem) -> list[tuple[str]]:
-    with system.connect() as connection:
-        found: list[tuple[str]] = connection.execute(
-            "select table_name from data_freshness where status = 'stale'"
-        ).fetchall()
-        return found
-
-
-def pause(system: FaultySystem, dag: str, is_paused: bool) -> None:
-    api = system.api()
-    assert api.session.patch(f"{api.url}/api/v2/dags/{dag}", json={"is_paused": is_paused}).ok
-
-
-def fall_due_yesterday(system: FaultySystem, dag: str) -> None:
-    """Let the scheduler find that the run of yesterday's midnight has not been made."""
-    with system.connect("airflow") as connection:
-        connection.execute(
-            """
-            update dag
-            set
-                (next_dagrun, next_dagrun_data_interval_start, next_dagrun_data_interval_end, next_dagrun_create_after)
-                = (select midnight, midnight, midnight, midnight)
-            from (select date_trunc('day', now(), 'UTC') - interval '1 day' as midnight) as yesterday
-            where dag_id = %s
-            """,
-            [dag],
-        )
+    assert len(sent(system, "failed", run)) == 1
 
 
 def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_that_was_there(
     system: FaultySystem, tmp_path: Path
 ) -> None:
-    def make(folder: Path, *arguments: str) -> str:
-        done = subprocess.run(
-            ["/usr/bin/env", "make", *arguments],
-            cwd=folder,
-            env={**system.environment, "OPERATIONAL_DB_PORT": str(free_port())},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    months_loaded = "select sale_month, value from monthly_sales order by 1"
-    with system.connect() as connection:
-        expected = connection.execute(months_loaded).fetchall()
-    assert "verified" in make(system.folder, "backup", f"BACKUP={tmp_path / 'the backup'}")
+    loaded = "select sale_month, value from monthly_sales order by 1"
+    expected = rows(system, loaded)
+    backup = f"BACKUP={tmp_path / 'the backup'}"
+    assert "verified" in system.make("backup", backup)
 
     other = tmp_path / "other"
     copy_tree(other)
     lend_packages(other)
-    restored = FaultySystem(other, {}, "", system.bucket_folder, {}, {}, [], system.mail)
+    environment = {**system.environment, "OPERATIONAL_DB_PORT": str(free_port())}
+    restored = FaultySystem(other, environment, "", system.bucket_folder, {}, {}, [], system.mail)
     try:
-        make(other, "restore", f"BACKUP={tmp_path / 'the backup'}")
+        restored.make("restore", backup)
         # The newest backup in backups/, without BACKUP.
-        make(other, "backup")
+        restored.make("backup")
+        assert rows(restored, loaded) == expected
         with restored.connect() as connection:
-            assert connection.execute(months_loaded).fetchall() == expected
             connection.execute("drop table public.monthly_sales cascade")
-        assert "The data that was here before is in" in make(other, "restore")
-        with restored.connect() as connection:
-            assert connection.execute(months_loaded).fetchall() == expected
+        assert "The data that was here before is in" in restored.make("restore")
+        assert rows(restored, loaded) == expected
         # Airflow's own database lets Airflow in, with the keys of the backup.
         with psycopg.connect(restored.address("airflow", "airflow")) as airflow:
             assert airflow.execute("select count(*) > 0 from dag_run").fetchone() == (True,)
         assert restored.state["fernet_key"] == system.state["fernet_key"]
     finally:
-        make(other, "clean")
+        restored.make("clean")
 
 
 def test_the_maintenance_cleans_up_and_reports_what_it_did(system: FaultySystem) -> None:
-    api = system.api()
-    runs = f"{api.url}/api/v2/dags/{MAINTENANCE}/dagRuns"
-    made = api.session.post(runs, json={"logical_date": None})
-    assert made.ok, made.text
-    run = made.json()["dag_run_id"]
-    end_of(api, run, MAINTENANCE)
-    assert api.failures(MAINTENANCE, run) == []
-    report = get(system, f"dags/{MAINTENANCE}/dagRuns/{run}/taskInstances/report/xcomEntries/return_value")["value"]
-    logs, staging, compared, sales = report.splitlines()
+    run = trigger(system, MAINTENANCE)
+    end_of(system.api(), run, MAINTENANCE)
+    assert system.api().failures(MAINTENANCE, run) == []
+    place = f"dags/{MAINTENANCE}/dagRuns/{quote(run)}/taskInstances/report/xcomEntries/return_value"
+    logs, staging, compared, sales = get(system, place)["value"].splitlines()
     assert re.fullmatch(r"logs: deleted 0 files; \d+ are left, \d+ MB", logs)
     assert re.fullmatch(r"\d+ staged tables are left, .*; the ledger has \d+ loads", staging)
     assert compared == "6 published files were compared with the tables; 0 differ"
     assert re.fullmatch(r"statistics of sales: 2 months, \d+ rows", sales)
 
 
-def test_records_of_airflow_are_cleaned_outside_of_its_tasks_and_a_table_that_is_not_fails_it(
-    system: FaultySystem,
-) -> None:
-    def clean(user: str, days: int) -> subprocess.CompletedProcess[str]:
-        address = system.address(user, "airflow", "postgresql+psycopg2") if user == "airflow" else cleaner
-        return subprocess.run(
-            [sys.executable, "-m", "services.airflow_db_clean", f"--days={days}"],
+def test_a_table_of_airflow_whose_records_are_not_cleaned_fails_the_command(system: FaultySystem) -> None:
+    address = f"postgresql+psycopg2://cleaner:cleaner@127.0.0.1:{system.state['postgres_port']}/airflow"
+    with system.connect("airflow") as connection:
+        connection.execute("create role cleaner login password 'cleaner'")
+        connection.execute("grant connect on database airflow to cleaner")
+        connection.execute("grant select on all tables in schema public to cleaner")
+        before = connection.execute("select count(*) from task_instance").fetchall()
+        failed = subprocess.run(
+            [sys.executable, "-m", "services.airflow_db_clean", "--days=-1"],
             cwd=system.folder,
             env={**os.environ, "AIRFLOW_HOME": str(system.run), "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": address},
             capture_output=True,
             text=True,
             check=False,
         )
-
-    cleaner = f"postgresql+psycopg2://cleaner:cleaner@127.0.0.1:{system.state['postgres_port']}/airflow"
-    with system.connect("airflow") as connection:
-        connection.execute("create role cleaner login password 'cleaner'")
-        connection.execute("grant connect on database airflow to cleaner")
-        connection.execute("grant select on all tables in schema public to cleaner")
-        before = connection.execute("select count(*) from task_instance").fetchall()
-        failed = clean("cleaner", -1)
         assert failed.returncode == 1
         assert "did not clean every table" in failed.stderr
         assert "errors on the following tables" in failed.stderr
@@ -499,25 +398,14 @@ def test_records_of_airflow_are_cleaned_outside_of_its_tasks_and_a_table_that_is
         connection.execute("drop owned by cleaner")
         connection.execute("drop role cleaner")
 
-        connection.execute("insert into log (dttm, event) values (now() - interval '401 days', 'old')")
-        connection.execute("insert into log (dttm, event) values (now() - interval '399 days', 'kept')")
-        done = clean("airflow", 400)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.rstrip().endswith("Airflow's database: deleted 1 of log")
-        left = "delete from log where event in ('old', 'kept') returning event"
-        assert connection.execute(left).fetchall() == [("kept",)]
-        assert connection.execute("select count(*) from task_instance").fetchall() == before
-
 
 def test_a_task_sees_no_password_in_any_environment_and_its_log_is_shown_while_it_runs(system: FaultySystem) -> None:
-    api, runs = system.api(), "dags/looking/dagRuns"
+    api = system.api()
     wait_for(lambda: api.session.get(f"{api.url}/api/v2/dags/looking").ok)
-    made = api.session.post(f"{api.url}/api/v2/{runs}", json={"logical_date": None})
-    assert made.ok, made.text
-    run = made.json()["dag_run_id"]
+    run = trigger(system, "looking")
     wait_for((system.folder / "seen.json").exists)
     try:
-        log = f"{runs}/{quote(run)}/taskInstances/look/logs/1"
+        log = f"dags/looking/dagRuns/{quote(run)}/taskInstances/look/logs/1"
         wait_for(lambda: "the task has looked" in str(get(system, log)["content"]))
         [task] = task_instances(system, run, "looking")
         assert task["state"] == "running"
@@ -526,8 +414,7 @@ def test_a_task_sees_no_password_in_any_environment_and_its_log_is_shown_while_i
     assert end_of(api, run, "looking") == "success"
     assert "read served logs" not in (system.run / "logs/api-server.log").read_text()
 
-    seen = (system.folder / "seen.json").read_text()
-    environments = json.loads(seen)
+    environments = json.loads((system.folder / "seen.json").read_text())
     assert environments["its own"]["AIRFLOW_CONN_OPERATIONAL_DB"].startswith("postgresql://pipeline@127.0.0.1:")
     assert len(environments) > 3  # its own, as it began, and its parents'
     state = system.state
@@ -541,11 +428,8 @@ def test_a_task_sees_no_password_in_any_environment_and_its_log_is_shown_while_i
 
 
 def test_no_process_listens_on_more_than_this_machine(system: FaultySystem) -> None:
-    [server] = [
-        process
-        for process in psutil.process_iter(["cmdline"])
-        if str(Path(system.state["postgres_home"]) / "data") in (process.info["cmdline"] or [])
-    ]
+    data = str(Path(system.state["postgres_home"]) / "data")
+    [server] = [each for each in psutil.process_iter(["cmdline"]) if data in (each.info["cmdline"] or [])]
     started = [*processes.of_run(system.run), server]
     assert len(started) > 10
     listening = [
@@ -586,42 +470,3 @@ def test_another_account_of_the_machine_reads_no_file_of_the_system(system: Faul
         assert "./README.md" in read
         assert [name for name in read if name.startswith((str(home), "./.embedded", "./backups"))] == []
     shutil.rmtree(backup)
-
-
-def clear_newest_month(system: FaultySystem) -> str:
-    return clear(system, newest_month(system))
-
-
-def get(system: FaultySystem, path: str) -> dict[str, Any]:
-    api = system.api()
-    answer = api.session.get(f"{api.url}/api/v2/{path}")
-    assert answer.ok, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
-
-
-def task_path(system: FaultySystem, task: str) -> str:
-    """Where the API has a task of the newest month's run."""
-    return f"dags/{SALES_DAG}/dagRuns/{newest_month(system)}/taskInstances/{task}"
-
-
-def task_states(system: FaultySystem, run: str | None = None) -> dict[str, str | None]:
-    return {task["task_id"]: task["state"] for task in task_instances(system, run)}
-
-
-def kill_the_task_that_copies(system: FaultySystem, connection: Any, run: str) -> int:
-    """SIGKILL the process of stage_sales, once it copies; returns its process id."""
-    copying = "select 1 from pg_stat_progress_copy where bytes_processed > 0"
-    wait_for(lambda: connection.execute(copying).fetchall())
-    [pid] = [task["pid"] for task in task_instances(system, run) if task["task_id"] == "stage_sales"]
-    os.kill(pid, signal.SIGKILL)
-    return int(pid)
-
-
-def kill_the_task_that_decides(system: FaultySystem, run: str) -> None:
-    """SIGKILL the process of approve_month, once it waits to record the answer."""
-    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%pipeline.decide_load%'"
-    with system.connect() as connection:
-        wait_for(lambda: connection.execute(waiting).fetchall())
-    [pid] = [task["pid"] for task in task_instances(system, run) if task["task_id"] == "approve_month"]
-    os.kill(pid, signal.SIGKILL)

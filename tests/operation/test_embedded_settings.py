@@ -1,11 +1,11 @@
-"""Settings of the environment that the embedded run reads or passes on."""
+"""Settings of the environment that the embedded run reads or passes on, and the processes that it starts."""
 
 import os
 from pathlib import Path
 
 import pytest
 
-from embedded import airflow, server, up
+from embedded import airflow, processes, server, up
 from embedded.postgres import Cluster
 from embedded.state import RunError, State
 from services.passwords import DEFAULT_PASSWORDS
@@ -41,26 +41,29 @@ def test_this_machine_is_never_reached_through_a_proxy(
     assert len(set(hosts)) == len(hosts)
     up.keep_local_traffic_from_proxies()
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == once
-
-
-def test_a_setting_that_admits_no_proxy_at_all_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "*")
+    # A setting that admits no proxy at all stays.
+    monkeypatch.setenv("no_proxy", "*")
     up.keep_local_traffic_from_proxies()
-    assert os.environ["NO_PROXY"] == "*"
+    assert os.environ["no_proxy"] == "*"
 
 
-@pytest.mark.parametrize("setting", ["ALL_PROXY", "https_proxy"])
-def test_a_socks_proxy_without_its_packages_is_named(setting: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(setting, "socks5h://me:hidden@127.0.0.1:1080")
-    with pytest.raises(RunError, match=f"^{setting.upper()} is a SOCKS proxy, .*PySocks") as failure:
-        up.keep_local_traffic_from_proxies()
-    assert "hidden" not in str(failure.value)
-
-
-@pytest.mark.parametrize("source", ["http://me:hidden@host/?sig=hidden", "s3://hidden", "hidden"])
-def test_an_address_of_the_source_that_is_not_https_is_not_shown(source: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SOURCE_BASE_URL", source)
-    with pytest.raises(RunError, match=r"^SOURCE_BASE_URL does not begin with https://\. ") as failure:
+@pytest.mark.parametrize(
+    ("setting", "value", "error"),
+    [
+        ("ALL_PROXY", "socks5h://me:hidden@127.0.0.1:1080", "ALL_PROXY is a SOCKS proxy, .*PySocks"),
+        ("https_proxy", "socks5h://me:hidden@127.0.0.1:1080", "HTTPS_PROXY is a SOCKS proxy, .*PySocks"),
+        *(
+            ("SOURCE_BASE_URL", source, r"SOURCE_BASE_URL does not begin with https://\. ")
+            for source in ("http://me:hidden@host/?sig=hidden", "s3://hidden", "hidden")
+        ),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_named_and_not_shown(
+    setting: str, value: str, error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SOURCE_BASE_URL", raising=False)
+    monkeypatch.setenv(setting, value)
+    with pytest.raises(RunError, match=f"^{error}") as failure:
         up.up()
     assert "hidden" not in str(failure.value)
 
@@ -74,14 +77,15 @@ def test_documented_passwords_are_named_with_what_they_mean_and_what_changes_the
     assert up.shared_machine(dict.fromkeys(DEFAULT_PASSWORDS, "one's own")) == ""
 
 
-@pytest.mark.parametrize(
-    "name",
-    ["ADMIN_PASSWORD", "AIRFLOW_UI_PASSWORD_FILE", "DATABASE_URL", "PGPASSWORD", "AIRFLOW__CORE__FERNET_KEY"],
-)
-def test_airflow_gets_no_password_of_the_environment(
-    name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv(name, "hidden")
+def test_airflow_gets_no_password_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in (
+        "ADMIN_PASSWORD",
+        "AIRFLOW_UI_PASSWORD_FILE",
+        "DATABASE_URL",
+        "PGPASSWORD",
+        "AIRFLOW__CORE__FERNET_KEY",
+    ):
+        monkeypatch.setenv(name, "hidden")
     monkeypatch.setattr(airflow, "RUN", tmp_path)
     passed_on = airflow.airflow_environment(State(passwords=DEFAULT_PASSWORDS))
     assert "hidden" not in passed_on.values()
@@ -94,3 +98,16 @@ def test_programs_that_are_too_old_are_named(cluster: Cluster, monkeypatch: pyte
     monkeypatch.setattr(server, "OLDEST_SERVER", 99)
     with pytest.raises(RunError, match=r"^POSTGRES_BIN has initdb \(PostgreSQL\) \d.* PostgreSQL 99 or later"):
         server.reject_old_programs()
+
+
+@pytest.mark.filterwarnings("ignore:subprocess .* is still running:ResourceWarning")  # make up leaves them running too
+def test_a_start_waits_until_the_process_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Just after its start, its environment reads as empty."""
+    too_early, alive = [False] * 3, processes.alive
+    monkeypatch.setattr(processes, "alive", lambda pid, run: too_early.pop() if too_early else alive(pid, run))
+    try:
+        pid = processes.start(["sleep", "600"], os.environ, tmp_path, tmp_path / "log")
+        assert too_early == []
+        assert alive(pid, tmp_path)
+    finally:
+        processes.stop(tmp_path)

@@ -1,25 +1,25 @@
 """make status: what it prints of each status of a month, and when it fails."""
 
 import os
-import subprocess
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import ROOT, Database, Files
 from psycopg.errors import CheckViolation
-from support import forked
+from support import csv_text, forked
 from support.steps import SALES, Run, build_feature_store, load_customers, load_month
-from support.system import LONGEST_WAIT
 
+import services.status
 from company_data.errors import FileNotYetAvailable, FileRejected
 from embedded import status as embedded_status
 from embedded.state import RunError
 
 pytestmark = pytest.mark.slow
-
-HEADER = "idx,value,date,store_idx\n"
 
 
 def status(database: Database, first: str, last: str) -> tuple[int, dict[str, list[str]], str]:
@@ -36,14 +36,14 @@ def status(database: Database, first: str, last: str) -> tuple[int, dict[str, li
     return done.returncode, {words[0]: words[1:] for words in lines}, done.stdout
 
 
-def write_month(files: Files, month: str, text: str) -> None:
-    files.write(f"sales/{month}-01/sales.csv", HEADER + text)
+def write_month(files: Files, month: str, *rows: str) -> None:
+    files.write(f"sales/{month}-01/sales.csv", csv_text.sales(*(rows or [f"1,1,{month}-01,1"])))
 
 
 def write_customers(files: Files) -> None:
-    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
-    files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
-    files.write("labels.csv", "idx,label\n1,0\n")
+    files.write("customer_profiles.csv", csv_text.profiles("1,1,A,x"))
+    files.write("customer_activity.csv", csv_text.activity("1,2020-01-01,,1,1"))
+    files.write("labels.csv", csv_text.labels("1,0"))
 
 
 @pytest.fixture
@@ -52,30 +52,30 @@ def stores(database: Database, files: Files) -> Files:
     write_customers(files)
     load_customers(database)
     build_feature_store(database)
-    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write("stores.csv", csv_text.stores("1,Porto"))
     return files
 
 
 def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Database, stores: Files) -> None:
     for month in ("2023-12", "2024-01", "2024-02"):
-        write_month(stores, month, f"1,1000.10,{month}-01,1\n2,0.20,{month}-09,1\n")
+        write_month(stores, month, f"1,1000.10,{month}-01,1", f"2,0.20,{month}-09,1")
         load_month(database, f"{month}-01")
     assert status(database, "2023-12", "2024-02")[0] == 0
 
     # February is loaded again from a bad file, March was never tried, April is rejected, and in May its stores are.
-    write_month(stores, "2024-02", "1,many,2024-02-01,1\n")
-    write_month(stores, "2024-04", "1,1,2024-04-01,7\n")
+    write_month(stores, "2024-02", "1,many,2024-02-01,1")
+    write_month(stores, "2024-04", "1,1,2024-04-01,7")
     with pytest.raises(FileRejected):
         load_month(database, "2024-02-01")
     with pytest.raises(CheckViolation):
         load_month(database, "2024-04-01")
-    write_month(stores, "2024-05", "1,1,2024-05-01,1\n")
-    stores.write("stores.csv", "idx,location\n1,Porto\n1,Lisboa\n")
+    write_month(stores, "2024-05")
+    stores.write("stores.csv", csv_text.stores("1,Porto", "1,Lisboa"))
     with pytest.raises(CheckViolation):
         load_month(database, "2024-05-01")
     # June is staged, and its run goes no further. July is being loaded. The process that loaded August was killed.
-    stores.write("stores.csv", "idx,location\n1,Porto\n")
-    write_month(stores, "2024-06", "1,1,2024-06-01,1\n")
+    stores.write("stores.csv", csv_text.stores("1,Porto"))
+    write_month(stores, "2024-06")
     Run(database, SALES, "2024-06-01").run("stage_sales")
     begin = "select pipeline.begin_load('sales', '{}', 'https://bucket', 'test', 'test')"
     database.run(begin.format("2024-08-01"), "pipeline")
@@ -84,17 +84,10 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Data
         exit_status, line, printed = status(database, "2024-01", "2024-08")
     assert exit_status == 1
     # December is not expected, but it is there.
-    assert {month: line[month][0] for month in line if month[0] == "2"} == {
-        "2023-12": "loaded",
-        "2024-01": "loaded",
-        "2024-02": "rejected",
-        "2024-03": "missing",
-        "2024-04": "rejected",
-        "2024-05": "rejected",
-        "2024-06": "loading",
-        "2024-07": "loading",
-        "2024-08": "failed",
-    }
+    shown = {month: line[month][0] for month in line if month[0] == "2"}
+    assert list(shown) == ["2023-12", *(f"2024-{number:02}" for number in range(1, 9))]
+    states = ["loaded", "loaded", "rejected", "missing", "rejected", "rejected", "loading", "loading", "failed"]
+    assert list(shown.values()) == states
     assert line["2024-02"][1:3] == line["2024-01"][1:3] == ["2", "1,000.30"]
     assert line["2024-03"] == ["missing"]
     notes = [text.strip() for text in printed.splitlines() if text.startswith(" ")]
@@ -122,7 +115,7 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Data
 def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command(
     database: Database, stores: Files
 ) -> None:
-    write_month(stores, "2024-01", "1,1,2024-01-01,1\n")
+    write_month(stores, "2024-01")
     load_month(database, "2024-01-01")
     now = datetime.now(UTC)
     month = f"{now:%Y-%m}-01"
@@ -136,49 +129,35 @@ def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command
     assert (exit_status, line[month[:7]][0]) == (1, "failed")
 
 
-def test_a_month_that_is_tried_again_after_a_correction_is_loaded(database: Database, stores: Files) -> None:
-    write_month(stores, "2024-01", "1,1,2024-01-01,1\n")
-    stores.write("stores.csv", "idx,location\n2,Porto\n")
+def test_while_a_month_is_tried_again_the_problem_of_its_old_attempt_does_not_count(
+    database: Database, stores: Files
+) -> None:
+    write_month(stores, "2024-01")
+    stores.write("stores.csv", csv_text.stores("2,Porto"))
     with pytest.raises(CheckViolation):
         load_month(database, "2024-01-01")
-    assert status(database, "2024-01", "2024-01")[0] == 1
-    stores.write("stores.csv", "idx,location\n1,Porto\n")
-    # While the new attempt has not come to stores.csv, the problem of the old one no longer counts.
-    run = Run(database, SALES, "2024-01-01")
-    run.run("stage_sales")
+    Run(database, SALES, "2024-01-01").run("stage_sales")
     assert status(database, "2024-01", "2024-01")[1]["2024-01"] == ["loading"]
-    run.run("stage_stores", "check_month", "publish_month")
-    assert status(database, "2024-01", "2024-01")[0] == 0
 
 
-def test_nothing_loaded_is_all_missing(database: Database) -> None:
-    exit_status, line, printed = status(database, "2024-01", "2024-02")
-    assert exit_status == 1
-    assert line["2024-01"] == line["2024-02"] == ["missing"]
-    assert line["feature_store"] == ["missing"]
-    assert "2 months: 2 missing; 0 rows" in printed
-
-
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"])
-def test_the_address_may_be_any_of_postgresql(
-    scheme: str, database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_the_address_may_be_any_of_postgresql_and_no_other(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("DATABASE_URL", database.url(driver=scheme))
-    embedded_status.status()
-    assert "feature_store" in capsys.readouterr().out
-
-
-@pytest.mark.parametrize("url", ["mysql://u:hidden@h/d", "u:hidden@h/d", "host=h password=hidden"])
-def test_an_address_of_another_database_is_answered_with_a_sentence(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("DATABASE_URL", url)
-    with pytest.raises(RunError, match=r"^DATABASE_URL does not begin with postgresql://\. Correct it"):
+    for scheme in ("postgres", "postgresql", "postgresql+psycopg2", "postgresql+psycopg"):
+        monkeypatch.setenv("DATABASE_URL", database.url(driver=scheme))
         embedded_status.status()
+        assert "feature_store" in capsys.readouterr().out
+    for url in ("mysql://u:hidden@h/d", "u:hidden@h/d", "host=h password=hidden"):
+        monkeypatch.setenv("DATABASE_URL", url)
+        with pytest.raises(RunError, match=r"^DATABASE_URL does not begin with postgresql://\. Correct it") as failure:
+            embedded_status.status()
+        assert "hidden" not in str(failure.value)
 
 
 def test_a_feature_store_that_was_built_from_older_files_is_stale_until_it_is_built_again(
     database: Database, stores: Files
 ) -> None:
-    write_month(stores, "2024-01", "1,1,2024-01-01,1\n")
+    write_month(stores, "2024-01")
     load_month(database, "2024-01-01")
     assert status(database, "2024-01", "2024-01")[0] == 0
     # As while the DAG feature_store is paused: the event of this publication starts no run.
@@ -194,55 +173,37 @@ def test_a_feature_store_that_was_built_from_older_files_is_stale_until_it_is_bu
     assert status(database, "2024-01", "2024-01")[0] == 0
 
 
-def test_customer_tables_that_were_never_loaded_fail_the_command_although_all_months_are_loaded(
-    database: Database, files: Files
-) -> None:
-    files.write("stores.csv", "idx,location\n1,Porto\n")
-    write_month(files, "2024-01", "1,1,2024-01-01,1\n")
-    load_month(database, "2024-01-01")
-    exit_status, line, _ = status(database, "2024-01", "2024-01")
-    assert (exit_status, line["labels"], line["feature_store"]) == (1, ["missing"], ["missing"])
-    write_customers(files)
-    load_customers(database)
-    exit_status, line, _ = status(database, "2024-01", "2024-01")
-    assert (exit_status, line["labels"][0], line["feature_store"]) == (1, "loaded", ["missing"])
-
-
-def data_ready(database: Database, hours: str) -> subprocess.Popen[str]:
-    """What the service data-ready of docker-compose.yml runs."""
+def data_ready(database: Database, hours: str, *pauses: Callable[[], object]) -> int:
+    """The exit status of the service data-ready of docker-compose.yml, and what happens while it pauses."""
     command = yaml.safe_load((ROOT / "docker-compose.yml").read_text())["services"]["data-ready"]["command"].split()
     assert command == ["python", "-m", "services.status", "--wait", "6"]
-    return subprocess.Popen(
-        [sys.executable, *command[1:-1], hours],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            "DATABASE_URL": database.url("ds_user"),
-            "SALES_FIRST_MONTH": "2024-01",
-            "SALES_LAST_MONTH": "2024-01",
-        },
-        stdout=subprocess.PIPE,
-        text=True,
-    )
+    left = iter(pauses)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services.status, "time", SimpleNamespace(sleep=lambda _: next(left)(), monotonic=time.monotonic))
+        patch.setattr(sys, "argv", [*command[2:4], hours])
+        for name, value in {"FIRST_MONTH": "2024-01", "LAST_MONTH": "2024-01"}.items():
+            patch.setenv(f"SALES_{name}", value)
+        patch.setenv("DATABASE_URL", database.url("ds_user"))
+        ended = services.status.main()
+    assert list(left) == []
+    return ended
 
 
 def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
-    database: Database, files: Files
+    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    early = data_ready(database, "0")
-    waiting = data_ready(database, "1")
-    printed, _ = early.communicate(timeout=LONGEST_WAIT)
-    assert early.returncode == 1
-    assert "1 months: 1 missing" in printed
+    assert data_ready(database, "0", bool) == 1
+    printed = capsys.readouterr().out
+    assert "1 months: 1 missing; 0 rows" in printed
+    lines = dict(line.split() for line in printed.splitlines() if line.endswith("missing"))
+    assert lines["2024-01"] == lines["labels"] == lines["feature_store"] == "missing"
+
+    files.write("stores.csv", csv_text.stores("1,Porto"))
+    write_month(files, "2024-01")
     write_customers(files)
-    load_customers(database)
-    build_feature_store(database)
-    files.write("stores.csv", "idx,location\n1,Porto\n")
-    write_month(files, "2024-01", "1,1,2024-01-01,1\n")
-    load_month(database, "2024-01-01")
-    printed, _ = waiting.communicate(timeout=LONGEST_WAIT)
-    assert waiting.returncode == 0
-    assert "1 months: 1 loaded; 1 rows" in printed
+    assert data_ready(database, "0", lambda: load_month(database, "2024-01-01")) == 1
+    assert data_ready(database, "6", lambda: load_customers(database), lambda: build_feature_store(database)) == 0
+    assert "1 months: 1 loaded; 1 rows" in capsys.readouterr().out
 
 
 def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:

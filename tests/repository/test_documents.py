@@ -25,12 +25,18 @@ TESTED_ELSEWHERE = {
 }
 
 ALL_BLOCKS = [block for file in DOCUMENTS for block in blocks(file)]
-COMMANDS = [
-    pytest.param(block.document, command, id=f"{block.document}: {' '.join(command.split())[:50]}")
+# Each with a document that has it.
+COMMANDS = {
+    command: block.document
     for block in ALL_BLOCKS
     if block.document not in TESTED_ELSEWHERE and block.language == "sh"
     for command in commands(block)
-]
+}
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(["/usr/bin/env", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def by_ci(command: str, _: FaultySystem) -> None:
@@ -40,25 +46,14 @@ def by_ci(command: str, _: FaultySystem) -> None:
 
 def by_its_test(command: str, _: FaultySystem) -> None:
     """It needs a system or a month of its own."""
-    target = command.split()[1]
-    file, text = {
-        "preview": ("test_embedded_run", 'make("preview"'),
-        "restore": ("test_embedded_run", '(other, "restore")'),
-        "rotate": ("test_rotate", 'make("rotate")'),
-    }.get(target) or ("test_maintenance", "Take an old month out")
-    assert text in (ROOT / f"tests/operation/{file}.py").read_text()
+    words = command.split()
+    text = f'make("{words[1]}"' if words[0] == "make" else "Take an old month out"
+    assert any(text in file.read_text() for file in (ROOT / "tests/operation").glob("*.py"))
 
 
 def dry(command: str, _: FaultySystem) -> None:
     """Only that the target is there: it takes many minutes, or needs what no test has (a browser, the internet)."""
-    done = subprocess.run(
-        ["/usr/bin/env", "bash", "-c", command.replace("make ", "make --dry-run ", 1)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    run("bash", "-c", command.replace("make ", "make --dry-run ", 1))
 
 
 def by_compose(command: str, _: FaultySystem) -> None:
@@ -83,14 +78,7 @@ def by_compose(command: str, _: FaultySystem) -> None:
     assert len(examples) == len(set(examples))
     if has_compose():
         for overlay in ([], *(["--file", str(file)] for file in overlays)):
-            done = subprocess.run(
-                ["/usr/bin/env", "docker", "compose", "--file", "docker-compose.yml", *overlay, "config", "--quiet"],
-                cwd=ROOT,
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            assert done.returncode == 0, done.stderr
+            run("docker", "compose", "--file", "docker-compose.yml", *overlay, "config", "--quiet")
 
 
 def on_a_cluster(command: str, _: FaultySystem) -> None:
@@ -117,10 +105,9 @@ def repeated_keys(node: yaml.Node | None) -> list[str]:
 
 
 def has_compose() -> bool:
-    asked = ["/usr/bin/env", "docker", "compose", "version"]
-    return (
-        shutil.which("docker") is not None and subprocess.run(asked, capture_output=True, check=False).returncode == 0
-    )
+    if not (docker := shutil.which("docker")):
+        return False
+    return subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
 
 
 # The first that matches the command's beginning says how it is run.
@@ -140,10 +127,10 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
 }
 
 
-@pytest.mark.parametrize(("document", "command"), COMMANDS)
-def test_a_command_of_the_documents_runs_as_it_is_written(document: str, command: str, system: FaultySystem) -> None:
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: " ".join(command.split())[:50])
+def test_a_command_of_the_documents_runs_as_it_is_written(command: str, system: FaultySystem) -> None:
     how = next((how for beginning, how in HOW.items() if re.match(beginning, command)), None)
-    assert how, f"{document} has the command `{command}`, and HOW does not say how it is tested."
+    assert how, f"{COMMANDS[command]} has the command `{command}`, and HOW does not say how it is tested."
     how(command, system)
 
 
@@ -157,19 +144,16 @@ def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:
 
 
 def test_every_block_is_run_or_is_no_command() -> None:
+    # tests/repository/test_examples.py runs the examples, and the tested system has the DAG of another team.
+    examples = [documented_dag(), *(file.read_text() for file in (ROOT / "examples").glob("*.py"))]
     for block in ALL_BLOCKS:
         if elsewhere := TESTED_ELSEWHERE.get(block.document):
             assert Path(block.document).name in (ROOT / elsewhere).read_text()
+        elif block.language == "python":
+            assert any(block.text in example for example in examples), block
         else:
-            sample_output = block.document == "README.md" and block.language == "text"
-            # tests/repository/test_examples.py runs the examples, and the tested system has the DAG of another team.
-            examples = [file.read_text() for file in (ROOT / "examples").glob("*.py")]
-            in_example = any(block.text in example for example in [*examples, documented_dag()])
-            assert (
-                sample_output
-                or (block.language == "python" and in_example)
-                or block.language in ("sh", "sql", "mermaid")
-            ), f"how is {block} tested?"
+            of_readme = block.document == "README.md" and block.language == "text"  # the sample output
+            assert of_readme or block.language in ("sh", "sql", "mermaid"), f"how is {block} tested?"
 
 
 def test_the_sample_output_in_the_readme_has_the_lines_that_make_up_prints(system: FaultySystem) -> None:
@@ -190,14 +174,11 @@ def test_every_make_target_that_the_documents_name_is_there() -> None:
 
 
 def test_every_file_that_the_documents_name_is_there() -> None:
+    folders = "alembic|dags|deploy|docs|embedded|examples|plugins|services|sql|tests"
     for file in DOCUMENTS:
-        if str(file.relative_to(ROOT)) == CHANGE_GUIDE:  # it names files that it adds
-            continue
-        for name in re.findall(
-            r"`((?:alembic|dags|deploy|docs|embedded|examples|plugins|services|sql|tests)/[\w./]+\.\w+)`",
-            file.read_text(),
-        ):
-            assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
+        if str(file.relative_to(ROOT)) != CHANGE_GUIDE:  # it names files that it adds
+            for name in re.findall(rf"`((?:{folders})/[\w./]+\.\w+)`", file.read_text()):
+                assert (ROOT / name).exists(), f"{file.relative_to(ROOT)}: {name}"
 
 
 def test_every_setting_is_in_the_page_of_settings() -> None:
@@ -219,9 +200,8 @@ def test_the_readme_is_short() -> None:
 GENERATED = ROOT / "docs/data_dictionary.md"
 
 
-@pytest.mark.parametrize("folder", [".", "docs", "deploy/*"])
-def test_lines_of_prose_have_at_most_100_characters(folder: str) -> None:
-    for file in set(ROOT.glob(f"{folder}/*.md")) - {GENERATED}:
+def test_lines_of_prose_have_at_most_100_characters() -> None:
+    for file in {file for folder in (".", "docs", "deploy/*") for file in ROOT.glob(f"{folder}/*.md")} - {GENERATED}:
         prose = BLOCK.sub("", file.read_text())
         long = [line for line in prose.splitlines() if len(line) > 100 and not line.startswith(("|", "!["))]
         assert long == [], file.relative_to(ROOT)

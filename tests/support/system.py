@@ -307,3 +307,30 @@ def staging_sessions(connection: Any) -> list[tuple[int]]:
     query = "select pid from pg_stat_activity where usename = 'pipeline' and application_name like 'load %'"
     found: list[tuple[int]] = connection.execute(query).fetchall()
     return found
+
+
+def rows(system: System, query: str, database: str = "companydata") -> list[tuple[Any, ...]]:
+    """What admin reads."""
+    with system.connect(database) as connection:
+        found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
+        return found
+
+
+def get(system: System, path: str) -> dict[str, Any]:
+    """What Airflow's API answers."""
+    api = system.api()
+    answer = api.session.get(f"{api.url}/api/v2/{path}")
+    assert answer.ok, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def trigger(system: System, dag: str = SALES_DAG, **configuration: Any) -> str:
+    """Start a run, as a person does in the UI; returns its id."""
+    return system.api().trigger(dag, datetime.now(UTC).isoformat(), configuration)
+
+
+def delete_run(system: System, run: str, dag: str = SALES_DAG) -> None:
+    api = system.api()
+    answer = api.session.delete(f"{api.url}/api/v2/dags/{dag}/dagRuns/{quote(run)}")
+    assert answer.ok, answer.text

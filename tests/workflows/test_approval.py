@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 from conftest import Database, Files
+from support import csv_text
 from support.airflow_runs import AirflowRun
 from support.receivers import webhook
-from support.steps import CUSTOMERS, MAINTENANCE, SALES, SQL, Run, connect, load_month, run_sql
+from support.steps import CUSTOMERS, MAINTENANCE, SALES, Run, dag, load_month
 
 from company_data import notifier
 from company_data.settings import notify_webhook_url
@@ -36,15 +37,14 @@ def posted(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ite
 
 
 def write_month(files: Files, month: str, rows: int) -> None:
-    days = [f"{month}-{1 + number * 28 // rows:02}" for number in range(rows)]
-    lines = "".join(f"{number},1,{day},1\n" for number, day in enumerate(days))
-    files.write(f"sales/{month}-01/sales.csv", "idx,value,date,store_idx\n" + lines)
+    lines = (f"{number},1,{month}-{1 + number * 28 // rows:02},1" for number in range(rows))
+    files.write(f"sales/{month}-01/sales.csv", csv_text.sales(*lines))
 
 
 @pytest.fixture
 def empty(database: Database, files: Files) -> Database:
     """Nothing is loaded."""
-    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write("stores.csv", csv_text.stores("1,Porto"))
     return database
 
 
@@ -57,7 +57,11 @@ def loaded(empty: Database, files: Files) -> Database:
     return empty
 
 
-CHANGED = "rows 100 -> 10 against what is published; total 100 -> 10 against what is published"
+def changed(before: int, after: int) -> str:
+    return "; ".join(f"{what} {before} -> {after} against what is published" for what in ("rows", "total"))
+
+
+CHANGED = changed(MANY, FEW)
 
 
 def row_count(database: Database) -> int:
@@ -79,7 +83,7 @@ def load_of(database: Database, run: AirflowRun) -> tuple[Any, ...]:
     return found
 
 
-def events(run: AirflowRun) -> set[str]:
+def events(run: AirflowRun) -> list[str]:
     """The assets that a run updated."""
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
@@ -87,7 +91,7 @@ def events(run: AirflowRun) -> set[str]:
 
     with create_session() as session:
         found = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run.run_id)).all()
-        return {str(event.asset.name) for event in found}
+        return sorted(str(event.asset.name) for event in found)
 
 
 def waiting(database: Database) -> AirflowRun:
@@ -99,7 +103,7 @@ def waiting(database: Database) -> AirflowRun:
     return run
 
 
-def test_an_unusual_month_is_published_marked_and_notified_and_asked_about_if_it_replaces_rows(
+def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_setting_and_its_run_say(
     empty: Database,
     files: Files,
     posted: list[dict[str, Any]],
@@ -109,25 +113,32 @@ def test_an_unusual_month_is_published_marked_and_notified_and_asked_about_if_it
     for number in range(1, 7):
         write_month(files, f"2024-{number:02}", MANY + number)
         load_month(empty, f"2024-{number:02}-01")
-
-    # Nothing of the month is published yet.
-    write_month(files, MONTH, FEW)
-    run = AirflowRun(SALES, MONTH)
-    assert run.go_on() == "success"
-    assert row_count(empty) == FEW
     few = "rows: 10 (expected: 62.1 to 258.75); total: 10 (expected: 47.14 to 258.75)"
+
+    def begin(rows: int, state: str, **conf: Any) -> AirflowRun:
+        posted.clear()
+        write_month(files, MONTH, rows)
+        run = AirflowRun(SALES, MONTH, **conf)
+        assert run.go_on() == state
+        return run
+
+    # Nothing of the month is published yet. A person is asked about every unusual month with ask.
+    assert begin(FEW, "running", on_anomaly="ask").answer("Reject") == "failed"
+    assert row_count(empty) == 0
+    assert [post["event"] for post in posted] == ["pending_approval", "failed"]
+    assert f"Rejected by a person: {few}" in posted[-1]["reason"]
+
+    begin(FEW, "success")
+    assert row_count(empty) == FEW
     assert month_status(empty) == ("loaded", None, f"{few} (published by ON_ANOMALY=protect)")
     [post] = posted
     assert (post["event"], post["month"], post["task"]) == ("unusual", MONTH, "approve_month")
     assert post["reason"] == f"The file is unusual: {few}. It is published without a decision (ON_ANOMALY=protect)."
 
     # Now unusual rows would replace it.
-    posted.clear()
-    write_month(files, MONTH, MANY)
-    run = AirflowRun(SALES, MONTH)
-    assert run.go_on() == "running"
+    run = begin(MANY, "running")
     assert row_count(empty) == FEW
-    many = "rows 10 -> 100 against what is published; total 10 -> 100 against what is published"
+    many = changed(FEW, MANY)
     assert month_status(empty) == ("pending_approval", many, many)
     assert "| 1 | 10 | 100 | 10 | 100 |" in run.question()  # store 1, rows and total
     [post] = posted
@@ -139,66 +150,41 @@ def test_an_unusual_month_is_published_marked_and_notified_and_asked_about_if_it
     assert month_status(empty) == ("loaded", None, f"{many} (published by a person)")
     assert load_of(empty, run) == ("published", "a person")
 
-    # The configuration of a run counts more than the setting; a receiver that is away stops nothing.
-    posted.clear()
-    monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", ())
-    address = notify_webhook_url()
-    for setting, mode, rows, receiver in (
-        ("ask", "warn", FEW, f"https://127.0.0.1:{free_port()}"),
-        ("ask", "warn", MANY, address),
-        ("warn", "ignore", FEW, address),
-    ):
-        monkeypatch.setenv("ON_ANOMALY", setting)
-        monkeypatch.setenv("NOTIFY_WEBHOOK_URL", str(receiver))
-        write_month(files, MONTH, rows)
-        run = AirflowRun(SALES, MONTH, on_anomaly=mode)
-        assert run.go_on() == "success"
-        assert row_count(empty) == rows
-        assert load_of(empty, run) == ("published", f"ON_ANOMALY={mode}")
-    assert [post["event"] for post in posted] == ["unusual"]
-
-    capsys.readouterr()
-    assert AirflowRun(SALES, MONTH, on_anomaly="hold").go_on() == "failed"
-    assert 'ON_ANOMALY is "hold". Write it as one of: protect, ask, warn, ignore.' in capsys.readouterr().out
-
-
-def test_a_person_is_asked_about_every_unusual_month_with_ask_and_about_any_with_a_preview(
-    empty: Database, files: Files, posted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for number in range(1, 7):
-        write_month(files, f"2024-{number:02}", MANY + number)
-        load_month(empty, f"2024-{number:02}-01")
-    write_month(files, MONTH, FEW)
-    monkeypatch.setenv("ON_ANOMALY", "ask")
-    run = AirflowRun(SALES, MONTH)
-    assert run.go_on() == "running"
-    assert run.answer("Reject") == "failed"
-    assert row_count(empty) == 0
-    assert [post["event"] for post in posted] == ["pending_approval", "failed"]
-    assert "Rejected by a person: rows: 10 (expected: " in posted[-1]["reason"]
-
-    posted.clear()
-    write_month(files, MONTH, MANY)
-    run = AirflowRun(SALES, MONTH, on_anomaly="ignore", preview=True)
-    assert run.go_on() == "running"
+    # With a preview a person is asked about any month; without one, nothing is sent of a usual month.
+    run = begin(MANY, "running", on_anomaly="ignore", preview=True)
     assert "(load " in run.question()
     assert "): nothing is unusual." in run.question()
     assert run.answer("Approve") == "success"
-    assert row_count(empty) == MANY
     assert load_of(empty, run) == ("published", "a person")
-    assert AirflowRun(SALES, MONTH).go_on() == "success"
+    begin(MANY, "success")
     assert posted == []
+
+    # The configuration of a run counts more than the setting; a receiver that is away stops nothing.
+    monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", ())
+    address = notify_webhook_url()
+    for setting, mode, rows, receiver, events in (
+        ("ask", "warn", FEW, f"https://127.0.0.1:{free_port()}", []),
+        ("ask", "warn", MANY, address, ["unusual"]),
+        ("warn", "ignore", FEW, address, []),
+    ):
+        monkeypatch.setenv("ON_ANOMALY", setting)
+        monkeypatch.setenv("NOTIFY_WEBHOOK_URL", str(receiver))
+        run = begin(rows, "success", on_anomaly=mode)
+        assert row_count(empty) == rows
+        assert load_of(empty, run) == ("published", f"ON_ANOMALY={mode}")
+        assert [post["event"] for post in posted] == events
+
+    capsys.readouterr()
+    monkeypatch.setenv("ON_ANOMALY", "hold")
+    begin(FEW, "failed")
+    assert 'ON_ANOMALY is "hold". Write it as one of: protect, ask, warn, ignore.' in capsys.readouterr().out
 
 
 def test_customer_files_are_asked_about_together(database: Database, files: Files) -> None:
     def write(clients: int) -> None:
-        numbers = range(clients)
-        files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n" + "".join(f"{n},1,A,x\n" for n in numbers))
-        files.write(
-            "customer_activity.csv",
-            "idx,valid_from,valid_to,scd_a,scd_b\n" + "".join(f"{n},2020-01-01,,1,1\n" for n in numbers),
-        )
-        files.write("labels.csv", "idx,label\n" + "".join(f"{n},1\n" for n in numbers))
+        files.write("customer_profiles.csv", csv_text.profiles(*(f"{n},1,A,x" for n in range(clients))))
+        files.write("customer_activity.csv", csv_text.activity(*(f"{n},2020-01-01,,1,1" for n in range(clients))))
+        files.write("labels.csv", csv_text.labels(*(f"{n},1" for n in range(clients))))
 
     write(100)
     assert AirflowRun(CUSTOMERS).go_on() == "success"
@@ -221,8 +207,7 @@ def test_a_load_that_a_person_rejected_stays_rejected_until_the_run_is_cleared(
     assert month_status(loaded) == ("rejected", sentence, CHANGED)
     for task in ("approve_month", "compare_month", "check_month"):
         capsys.readouterr()
-        assert run.clear(task) == "failed"
-        assert run.states[task] == "failed"
+        assert (run.clear(task), run.states[task]) == ("failed", "failed")
         assert sentence in capsys.readouterr().out
         assert month_status(loaded) == ("rejected", sentence, CHANGED)
     assert row_count(loaded) == MANY
@@ -233,15 +218,15 @@ def test_a_load_that_a_person_rejected_stays_rejected_until_the_run_is_cleared(
 
 def test_a_load_that_a_check_rejected_is_checked_again_with_the_corrected_stores(empty: Database, files: Files) -> None:
     write_month(files, MONTH, MANY)
-    files.write("stores.csv", "idx,location\n2,Faro\n")
+    files.write("stores.csv", csv_text.stores("2,Faro"))
     run = AirflowRun(SALES, MONTH)
     assert run.go_on() == "failed"
     assert run.states["check_month"] == "failed"
-    files.write("stores.csv", "idx,location\n1,Porto\n")
+    files.write("stores.csv", csv_text.stores("1,Porto"))
     assert run.clear("stage_stores") == "success"
     assert row_count(empty) == MANY
-    assert empty.run("select count(*) from pipeline.loads join pipeline.files using (file_id)"
-                     " where table_name = 'sales'") == [(1,)]  # fmt: skip
+    loads = "select count(*) from pipeline.loads join pipeline.files using (file_id) where table_name = 'sales'"
+    assert empty.run(loads) == [(1,)]
 
 
 def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_refused(
@@ -299,37 +284,16 @@ def test_an_answer_holds_until_the_load_is_compared_again(loaded: Database) -> N
     assert row_count(loaded) == FEW
 
 
-def publish_by_hand(database: Database, run: AirflowRun) -> list[str]:
-    loads: dict[str, int] = dict(
-        database.run(
-            "select table_name || '_load', load_id from pipeline.loads join pipeline.files using (file_id)"
-            f" where run_id = '{run.run_id}'"
-        )
-    )
-    with connect(database) as connection:
-        text = (SQL / "sales/publish_month.sql").read_text()
-        return run_sql(connection, text, {"sale_month": f"{MONTH}-01", **loads}, one_by_one=True)
-
-
-def test_a_month_that_a_later_load_has_superseded_is_skipped_and_one_that_is_published_sends_its_event(
+def test_a_month_that_is_published_already_sends_its_event_again(
     empty: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_month(files, MONTH, MANY)
     run = AirflowRun(SALES, MONTH)
-    run.before["publish_month"] = lambda: publish_by_hand(empty, run)
     assert run.go_on() == "success"
+    assert run.clear("publish_month") == "success"
     assert run.states["publish_month"] == "success"
     assert "is published already, so nothing is changed" in capsys.readouterr().out
-    assert events(run) == {"stores", "sales", "monthly_sales"}
-
-    run = AirflowRun(SALES, MONTH)
-    run.before["publish_month"] = lambda: load_month(empty, f"{MONTH}-01")
-    assert run.go_on() == "success"
-    assert run.states["publish_month"] == "skipped"
-    [line] = [line for line in capsys.readouterr().out.splitlines() if "requested the file later" in line]
-    assert "Skipping task" in line
-    assert events(run) == set()
-    assert load_of(empty, run) == ("superseded", None)
+    assert events(run) == sorted(2 * ["stores", "sales", "monthly_sales"])
 
 
 def test_an_answer_about_a_superseded_load_is_recorded_and_the_task_is_skipped(loaded: Database, files: Files) -> None:
@@ -338,25 +302,19 @@ def test_an_answer_about_a_superseded_load_is_recorded_and_the_task_is_skipped(l
     load_month(loaded, f"{MONTH}-01")
     assert run.answer("Approve") == "success"
     assert (run.states["approve_month"], run.states["publish_month"]) == ("skipped", "skipped")
+    assert events(run) == []
     assert load_of(loaded, run) == ("superseded", "a person")
     assert row_count(loaded) == MANY + 1
     assert month_status(loaded) == ("loaded", None, None)
 
 
-def test_a_month_is_finished_before_another_begins(loaded: Database) -> None:
+def test_a_month_is_finished_before_another_begins() -> None:
     from airflow.models.taskinstance import TaskInstance
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
-    run = waiting(loaded)
+    run = AirflowRun(SALES, MONTH)
     with create_session() as session:
         found = session.scalars(select(TaskInstance).where(TaskInstance.run_id == run.run_id)).all()
         weights = {task.task_id: task.priority_weight for task in found}
-    assert weights == {
-        "stage_sales": 1,
-        "stage_stores": 2,
-        "check_month": 3,
-        "compare_month": 4,
-        "approve_month": 5,
-        "publish_month": 6,
-    }
+    assert [weights[task.task_id] for task in dag(SALES).topological_sort()] == [1, 2, 3, 4, 5, 6]

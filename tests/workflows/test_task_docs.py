@@ -4,9 +4,9 @@ import re
 
 import pytest
 from conftest import ROOT
-from support.steps import dag
+from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag
 
-DAGS = ("customer_data_load", "feature_store", "maintenance", "sales_load_and_aggregation")
+DAGS = (CUSTOMERS, FEATURES, MAINTENANCE, SALES)
 
 
 @pytest.mark.parametrize("dag_id", DAGS)
@@ -23,21 +23,12 @@ def test_each_task_says_what_its_failure_means_where_to_look_and_what_to_do(airf
 def test_each_task_that_runs_sql_names_its_files(airflow: None, dag_id: str) -> None:
     from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 
-    tasks = [task for task in dag(dag_id).tasks if isinstance(task, SQLExecuteQueryOperator)]
-    assert tasks
-    for task in tasks:
+    for task in [task for task in dag(dag_id).tasks if isinstance(task, SQLExecuteQueryOperator)]:
         named = re.findall(r"`(sql/\S+\.sql)`", task.doc_md or "")
         assert named
         # As the UI shows it: the text of the files, with bound parameters and nothing written into it.
         rendered = task.render_template(task.sql, {"dag": dag(dag_id)}, dag(dag_id).get_template_env())
-        texts = (
-            [rendered]
-            if isinstance(rendered, str)
-            else [
-                # A task that runs several files sets their settings before, and commits.
-                text
-                for text in rendered
-                if not text.startswith(("set local ", "commit"))
-            ]
-        )
-        assert texts == [(ROOT / name).read_text().rstrip("\n") for name in named]
+        texts = [rendered] if isinstance(rendered, str) else rendered
+        # A task that runs several files sets their settings before, and commits.
+        shown = [text for text in texts if not text.startswith(("set local ", "commit"))]
+        assert shown == [(ROOT / name).read_text().rstrip("\n") for name in named]

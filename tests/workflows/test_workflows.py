@@ -10,31 +10,36 @@ from decimal import Decimal
 import pendulum
 import pytest
 from conftest import ROOT, Database, Files, Rows
-from support.airflow_runs import run_dag
-from support.steps import FEATURES, SALES, dag
+from support import csv_text
+from support.airflow_runs import AirflowRun, run_dag
+from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag
+
+from company_data import settings, source
+from company_data.errors import FileRejected
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 
-PROFILES = 'idx,attr_a,attr_b,attr_c\n1,10,A,xyz\n2,20,B,"a,b"\n3,30,C,\n4,40,D,ç\n'
-ACTIVITY = (
-    "idx,valid_from,valid_to,scd_a,scd_b\n"
-    "1,2020-01-01,2020-06-30,0.12345678901234567,1\n"
-    "1,2020-07-01,,0.98765432109876543,2\n"
-    "2,2020-01-01,2020-03-31,1.5,3\n"
-    "2,2020-04-01,2020-12-31,2.5,4\n"
-    "3,2020-01-01,,3.5,5\n"
+PROFILES = csv_text.profiles("1,10,A,xyz", '2,20,B,"a,b"', "3,30,C,", "4,40,D,ç")
+ACTIVITY = csv_text.activity(
+    "1,2020-01-01,2020-06-30,0.12345678901234567,1",
+    "1,2020-07-01,,0.98765432109876543,2",
+    "2,2020-01-01,2020-03-31,1.5,3",
+    "2,2020-04-01,2020-12-31,2.5,4",
+    "3,2020-01-01,,3.5,5",
 )
-LABELS = "idx,label\n1,0\n2,1\n4,1\n5,0\n"
+LABELS = csv_text.labels("1,0", "2,1", "4,1", "5,0")
 
-STORES = 'idx,location\n1,Porto\n2,"Faro, Sul"\n3,Łódź\n'
-FEBRUARY = "idx,value,date,store_idx\n1,10.10,2024-02-01,1\n2,0.20,2024-02-29,1\n3,-5,2024-02-15,2\n"
+STORES = csv_text.stores("1,Porto", '2,"Faro, Sul"', "3,Łódź")
+FEBRUARY = csv_text.sales("1,10.10,2024-02-01,1", "2,0.20,2024-02-29,1", "3,-5,2024-02-15,2")
 FEBRUARY_SUMS = [(1, "Porto", date(2024, 2, 1), Decimal("10.30")), (2, "Faro, Sul", date(2024, 2, 1), Decimal(-5))]
 
 
-def write_customer_files(files: Files) -> None:
+@pytest.fixture
+def customers(files: Files) -> Files:
     files.write("customer_profiles.csv", PROFILES)
     files.write("customer_activity.csv", ACTIVITY)
     files.write("labels.csv", LABELS)
+    return files
 
 
 def write_sales(files: Files, month: str, content: str) -> None:
@@ -43,9 +48,8 @@ def write_sales(files: Files, month: str, content: str) -> None:
 
 
 def monthly_sales(database: Database) -> Rows:
-    return database.run(
-        "select store_idx, location, sale_month, value from monthly_sales order by sale_month, store_idx"
-    )
+    query = "select store_idx, location, sale_month, value from monthly_sales order by sale_month, store_idx"
+    return database.run(query)
 
 
 def test_the_dags_are_these_four_and_none_of_our_files_warns() -> None:
@@ -55,22 +59,20 @@ def test_the_dags_are_these_four_and_none_of_our_files_warns() -> None:
         warnings.simplefilter("always")
         bag = DagBag(str(ROOT / "dags"))
     assert bag.import_errors == {}
-    assert set(bag.dags) == {"customer_data_load", "sales_load_and_aggregation", "feature_store", "maintenance"}
+    assert set(bag.dags) == {CUSTOMERS, SALES, FEATURES, MAINTENANCE}
     assert [str(warning) for warning in caught if str(ROOT / "dags") in warning.filename] == []
-    assert all(dag.doc_md for dag in bag.dags.values())
 
 
 def test_customer_data_is_loaded_exactly_as_it_is_in_the_files_and_a_second_run_changes_nothing(
-    database: Database, files: Files
+    database: Database, customers: Files
 ) -> None:
-    write_customer_files(files)
     cases: list[tuple[str, str, list[Callable[[str], object]]]] = [
         ("customer_profiles", PROFILES, [int, int, str, str]),
         ("customer_activity", ACTIVITY, [int, date.fromisoformat, date.fromisoformat, float, int]),
         ("labels", LABELS, [int, int]),
     ]
     for _ in range(2):
-        assert run_dag("customer_data_load") == "success"
+        assert run_dag(CUSTOMERS) == "success"
         for table, content, types in cases:
             header, *lines = csv.reader(io.StringIO(content))
             expected = [
@@ -79,57 +81,46 @@ def test_customer_data_is_loaded_exactly_as_it_is_in_the_files_and_a_second_run_
             found = database.run(f"select {', '.join(header)} from {table}")
             assert sorted(found, key=repr) == sorted(expected, key=repr)
 
-
-def test_customer_files_with_a_broken_one_leave_all_three_tables_as_they_were(database: Database, files: Files) -> None:
-    write_customer_files(files)
-    assert run_dag("customer_data_load") == "success"
-    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n9,9,Z,z\n")
-    files.write("labels.csv", "idx,label\n1,2\n")
-    assert run_dag("customer_data_load") == "failed"
+    # With a broken file all three tables stay as they were.
+    customers.write("customer_profiles.csv", csv_text.profiles("9,9,Z,z"))
+    customers.write("labels.csv", csv_text.labels("1,2"))
+    assert run_dag(CUSTOMERS) == "failed"
     assert database.run("select count(*), max(idx) from customer_profiles") == [(4, 4)]
     assert database.run("select idx, label from labels order by idx") == [(1, 0), (2, 1), (4, 1), (5, 0)]
 
 
-def test_two_profiles_of_one_client_are_rejected(database: Database, files: Files) -> None:
-    write_customer_files(files)
-    files.write("customer_profiles.csv", PROFILES + "1,11,A,xyz\n")
-    assert run_dag("customer_data_load") == "failed"
-    assert database.run("select count(*) from customer_profiles") == [(0,)]
-
-
 def test_the_feature_store_has_one_row_for_each_complete_client(
-    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
+    database: Database, customers: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_customer_files(files)
-    assert run_dag("customer_data_load") == "success"
+    assert run_dag(CUSTOMERS) == "success"
     database.run("create view public.of_others as select idx, label from feature_store", user="mle_user")
     for _ in range(2):
         capsys.readouterr()
-        assert run_dag("feature_store") == "success"
+        assert run_dag(FEATURES) == "success"
         assert database.run("select * from feature_store order by idx", user="ds_user") == [
             (1, 10, "A", 0.98765432109876543, 2, 0),
             (2, 20, "B", 2.5, 4, 1),
         ]
-        assert (
-            "2 of 4 clients with a profile; left out: 1 without an activity, 1 without a label"
-            in capsys.readouterr().out
-        )
+        left_out = "2 of 4 clients with a profile; left out: 1 without an activity, 1 without a label"
+        assert left_out in capsys.readouterr().out
     assert database.run("select * from of_others order by idx", user="ds_user") == [(1, 0), (2, 1)]
 
 
-def test_a_month_of_sales_is_loaded_and_aggregated_and_a_second_run_changes_nothing(
-    database: Database, files: Files
+def test_a_scheduled_run_builds_features_that_are_stale_and_is_skipped_if_none_are(
+    database: Database, customers: Files
 ) -> None:
-    write_sales(files, "2024-02", FEBRUARY)
-    for _ in range(2):
-        assert run_dag("sales_load_and_aggregation", "2024-02") == "success"
-        assert database.run("select idx, value, date, store_idx from sales order by idx") == [
-            (1, Decimal("10.10"), date(2024, 2, 1), 1),
-            (2, Decimal("0.20"), date(2024, 2, 29), 1),
-            (3, Decimal(-5), date(2024, 2, 15), 2),
-        ]
-        assert monthly_sales(database) == FEBRUARY_SUMS
-    assert database.run("select location from stores order by idx") == [("Porto",), ("Faro, Sul",), ("Łódź",)]
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import update
+
+    assert run_dag(CUSTOMERS) == "success"
+    for end in ("success", "skipped"):
+        run = AirflowRun(FEATURES)
+        with create_session() as session:
+            session.execute(update(DagRun).where(DagRun.run_id == run.run_id).values(run_type="scheduled"))
+        assert run.go_on() == "success"
+        assert set(run.states.values()) == {end}
+    assert database.run("select count(*) from feature_store") == [(2,)]
 
 
 def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_deleted(
@@ -137,71 +128,53 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
 ) -> None:
     write_sales(files, "2023-12", "store_idx,date,value,idx\n3,2023-12-31,7.77,1\n")
     write_sales(files, "2024-02", FEBRUARY)
-    for month in ("2024-02", "2023-12"):
-        assert run_dag("sales_load_and_aggregation", month) == "success"
     december = (3, "Łódź", date(2023, 12, 1), Decimal("7.77"))
-    assert monthly_sales(database) == [december, *FEBRUARY_SUMS]
-
-    before = database.run("select tableoid::regclass, ctid, * from sales where date < '2024-01-01'")
-    database.run("delete from sales where date >= '2024-02-01'")
-    database.run("delete from monthly_sales where sale_month = '2024-02-01'")
-    assert run_dag("sales_load_and_aggregation", "2024-02") == "success"
-    assert monthly_sales(database) == [december, *FEBRUARY_SUMS]
-    assert database.run("select tableoid::regclass, ctid, * from sales where date < '2024-01-01'") == before
-
-
-BAD_MONTHS = {
-    "idx,value,date,store_idx\n1,1,2024-03-01,1\n": (
-        'line 2: the row breaks the rule "the date is in the month of the file" (found "1,1,2024-03-01,1")'
-    ),
-    "idx,value,date,store_idx\n1,1,2024-02-01,77\n": (
-        "1 rows are of 1 stores that stores.csv lacks, the first of them: idx 1 of store 77"
-    ),
-    "idx,value,date,shop\n1,1,2024-02-01,1\n": (
-        'line 1: the header lacks "store_idx"; has "shop", which the table does not have'
-    ),
-    'idx,value,date,store_idx\n1,1,2024-02-01,1\n2,"abc",2024-02-01,1\n': 'line 3, column value: "abc"',
-    "idx,value,date,store_idx\n1,1,2024-02-30,1\n": (
-        'line 2, column date: date/time field value out of range: "2024-02-30"'
-    ),
-    "": "there is no header",
-}
+    place = "select tableoid::regclass, ctid, * from sales where date < '2024-01-01'"
+    assert run_dag(SALES, "2023-12") == "success"
+    before = database.run(place)
+    for _ in range(2):
+        assert run_dag(SALES, "2024-02") == "success"
+        assert monthly_sales(database) == [december, *FEBRUARY_SUMS]
+        assert database.run("select idx, value, date, store_idx from sales where date > '2024-01-01' order by idx") == [
+            (1, Decimal("10.10"), date(2024, 2, 1), 1),
+            (2, Decimal("0.20"), date(2024, 2, 29), 1),
+            (3, Decimal(-5), date(2024, 2, 15), 2),
+        ]
+        assert database.run(place) == before
+        database.run("delete from sales where date >= '2024-02-01'")
+        database.run("delete from monthly_sales where sale_month = '2024-02-01'")
+    assert database.run("select location from stores order by idx") == [("Porto",), ("Faro, Sul",), ("Łódź",)]
 
 
 def test_a_bad_month_fails_with_its_reason_and_leaves_the_old_one(
     database: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_sales(files, "2024-02", FEBRUARY)
-    assert run_dag("sales_load_and_aggregation", "2024-02") == "success"
-    for content, reason in BAD_MONTHS.items():
-        files.write("sales/2024-02-01/sales.csv", content)
+    assert run_dag(SALES, "2024-02") == "success"
+    for row, reason in {
+        "1,1,2024-03-01,1": 'the row breaks the rule "the date is in the month of the file" (found "1,1,2024-03-01,1")',
+        "1,1,2024-02-01,77": "1 rows are of 1 stores that stores.csv lacks, the first of them: idx 1 of store 77",
+    }.items():
+        files.write("sales/2024-02-01/sales.csv", csv_text.sales(row))
         capsys.readouterr()
-        assert run_dag("sales_load_and_aggregation", "2024-02") == "failed"
+        assert run_dag(SALES, "2024-02") == "failed"
         assert reason in capsys.readouterr().out
         assert database.run("select count(*) from sales") == [(3,)]
         assert monthly_sales(database) == FEBRUARY_SUMS
 
 
-def test_a_plain_http_source_is_rejected(
-    database: Database,
-    files: Files,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    write_customer_files(files)
-    monkeypatch.setenv("SOURCE_BASE_URL", files.bucket.url.replace("https", "http"))
-    assert run_dag("customer_data_load") == "failed"
-    assert "only https is read" in capsys.readouterr().out
+def test_a_plain_http_source_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_BASE_URL", "http://127.0.0.1:1")
+    with pytest.raises(FileRejected, match="only https is read"), source.open_file(settings.source_url("labels.csv")):
+        pass
 
 
-@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
-def test_the_address_of_the_database_has_two_forms(
-    scheme: str, database: Database, files: Files, monkeypatch: pytest.MonkeyPatch
+def test_the_address_of_the_database_may_begin_with_postgres(
+    database: Database, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline", driver=scheme))
-    files.write("stores.csv", "idx,location\n1,Porto\n")
-    files.write("sales/2024-02-01/sales.csv", "idx,value,date,store_idx\n1,5,2024-02-03,1\n")
-    assert run_dag("sales_load_and_aggregation", "2024-02") == "success"
+    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline", driver="postgres"))
+    write_sales(files, "2024-02", FEBRUARY)
+    assert run_dag(SALES, "2024-02") == "success"
 
 
 def test_an_address_with_a_driver_is_answered_with_a_sentence(
@@ -209,42 +182,11 @@ def test_an_address_with_a_driver_is_answered_with_a_sentence(
 ) -> None:
     address = database.url("pipeline", driver="postgresql+psycopg2")
     monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", address)
-    assert run_dag("sales_load_and_aggregation", "2024-02", retries=3) == "failed"
+    assert run_dag(SALES, "2024-02", retries=3) == "failed"
     log = capsys.readouterr().out
     assert 'operational_db has the type "postgresql+psycopg2", and only "postgres" is supported' in log
     assert "Begin AIRFLOW_CONN_OPERATIONAL_DB with postgresql://" in log
     assert "Unknown hook" not in log
-
-
-def midnight(day: str) -> pendulum.DateTime:
-    return pendulum.from_format(day, "YYYY-MM-DD", tz="UTC")
-
-
-@pytest.mark.parametrize(
-    ("fires", "first_day", "next_first_day"),
-    [
-        ("2024-01-01", "2023-12-01", "2024-01-01"),
-        ("2024-03-01", "2024-02-01", "2024-03-01"),
-        ("2025-03-01", "2025-02-01", "2025-03-01"),
-    ],
-)
-def test_a_run_covers_the_month_before_it_fires(fires: str, first_day: str, next_first_day: str) -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
-    from airflow.timetables.base import TimeRestriction
-
-    # The scheduler works from the serialised DAG; its timetable is asked here as the scheduler asks it.
-    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag(SALES))).timetable
-    info = timetable.next_dagrun_info(
-        last_automated_data_interval=None,
-        restriction=TimeRestriction(earliest=midnight(first_day), latest=None, catchup=True),
-    )
-    assert info is not None
-    assert info.run_after == midnight(fires)
-    assert info.data_interval is not None
-    assert (info.data_interval.start, info.data_interval.end) == (
-        midnight(first_day),
-        midnight(next_first_day),
-    )
 
 
 def test_the_feature_store_is_looked_at_once_a_day_from_the_next_day_on() -> None:
@@ -263,14 +205,14 @@ def test_the_feature_store_is_looked_at_once_a_day_from_the_next_day_on() -> Non
     assert second.run_after == first.run_after.add(days=1)
 
 
-def test_catch_up_begins_and_ends_with_the_configured_months(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_catch_up_begins_with_the_configured_month_and_has_no_end_date(monkeypatch: pytest.MonkeyPatch) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
     from company_data.schedule import MonthlyTimetable
 
     monkeypatch.setenv("SALES_FIRST_MONTH", "2021-05")
     monkeypatch.setenv("SALES_LAST_MONTH", "2022-02")
-    sales = DagBag(str(ROOT / "dags")).dags[SALES]
+    sales = DagBag(str(ROOT / "dags" / f"{SALES}.py")).dags[SALES]
     assert isinstance(sales.timetable, MonthlyTimetable)
     assert sales.catchup
     assert (sales.start_date, sales.end_date) == (datetime(2021, 5, 1, tzinfo=UTC), None)
