@@ -27,6 +27,7 @@ from psycopg import sql
 from support import csv_text
 from support.steps import connect, stage_file
 
+from company_data.csv_files import MAX_ROW_BYTES
 from company_data.errors import FileRejected, shown
 from company_data.staging import copy_file
 from embedded.postgres import Cluster
@@ -218,6 +219,11 @@ def test_a_file_that_is_written_differently_loads_the_same_row(
 
 def test_a_header_without_rows_is_an_empty_file(connection: psycopg.Connection[Any]) -> None:
     assert [load(connection, content) for content in (HEADER, HEADER.rstrip())] == [[], []]
+
+
+def test_a_row_may_be_almost_as_long_as_the_limit(connection: psycopg.Connection[Any]) -> None:
+    name = "x" * (MAX_ROW_BYTES - 100)
+    assert load(connection, csv_text.stores(f"1,{name}"), "stores") == [(1, name)]
 
 
 def test_quoted_separators_line_ends_and_quotes_load_as_they_are(connection: psycopg.Connection[Any]) -> None:
