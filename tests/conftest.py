@@ -50,7 +50,7 @@ import psycopg  # noqa: E402 - after Airflow's settings
 import pytest  # noqa: E402
 from alembic.config import Config  # noqa: E402
 from alembic.script import ScriptDirectory  # noqa: E402
-from support import forked  # noqa: E402
+from support import csv_text, forked  # noqa: E402
 from support.faulty_bucket import Answer, misbehaving  # noqa: E402
 from support.system import FaultySystem, started_faulty  # noqa: E402
 from xdist.scheduler import LoadScopeScheduling  # noqa: E402
@@ -199,7 +199,7 @@ def files(tmp_path: Path) -> Iterator[Files]:
 # The file that tests on faults ask for.
 FAULTY_MONTH = "2024-02-01"
 FAULTY_PATH = f"sales/{FAULTY_MONTH}/sales.csv"
-CONTENT = "idx,value,date,store_idx\n" + "".join(f"{n},{n}.25,2024-02-{n:02},1\n" for n in range(1, 29))
+CONTENT = csv_text.sales(*(f"{n},{n}.25,2024-02-{n:02},1" for n in range(1, 29)))
 
 
 class FaultyFiles(Files):
@@ -208,10 +208,11 @@ class FaultyFiles(Files):
     answers: dict[str, list[Answer]]
     requests: list[str]
 
-    def fetch(self, late_until: datetime | None = None) -> bytes:
-        """Download the month's file as a task does."""
+    def fetch(self, *answers: Answer, late_until: datetime | None = None) -> bytes:
+        """Download the month's file as a task does; the server answers in these ways before it behaves."""
         from company_data import settings, source
 
+        self.answers[FAULTY_PATH] = list(answers)
         with source.open_file(settings.source_url(FAULTY_PATH), late_until) as download:
             return b"".join(download.chunks())
 
@@ -225,7 +226,7 @@ def faulty(tmp_path: Path) -> Iterator[FaultyFiles]:
         patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
         files = FaultyFiles(folder, bucket)
         files.answers, files.requests = answers, requests
-        files.write("stores.csv", "idx,location\n1,Porto\n")
+        files.write("stores.csv", csv_text.stores("1,Porto"))
         files.write(FAULTY_PATH, CONTENT)
         yield files
 

@@ -1,12 +1,12 @@
 """Servers that send without an end, or a little that becomes very much: no load takes more than so much memory.
 
-Each sends far more than the limit, and at most so much, whatever is read of it. The loads are real, from the request to
-COPY, each in a process of its own, whose peak of resident memory is measured.
+The loads are real, from the request to COPY, each in a process of its own, whose peak of resident memory is measured.
 """
 
 import gzip
 import multiprocessing
 import os
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
@@ -18,29 +18,25 @@ from typing import NamedTuple
 
 import pytest
 from conftest import AIRFLOW_HOME, Database, FaultyFiles
-from support import forked
+from support import csv_text, forked
 from support.faulty_bucket import Answer, MisbehavingHandler
 from support.steps import stage_file
 
 from company_data import notifier
-from company_data.csv_files import MAX_ROW_BYTES
 from embedded.bucket import serve
 
 STATUS = Path("/proc/self/status")
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(
-        not os.path.exists("/proc/self/status"), reason="only Linux states the peak of a process's memory"
-    ),
+    pytest.mark.skipif(not STATUS.exists(), reason="only Linux states the peak of a process's memory"),
 ]
 
 MAX_GROWTH = 64_000_000
-LARGE = 100_000_000  # bytes of a file that must not be held in memory
-ENDLESS = 160_000_000  # bytes that are sent of what has no end
+LARGE = 100_000_000  # bytes of what has no end, or must not be held in memory
 UNREAD = 40_000_000  # more than the buffers of a connection that nobody reads from
 PATH, GOOD_PATH = "stores.csv", "good/stores.csv"
-HEADER = b"idx,location\n"
+HEADER = csv_text.stores().encode()
 GOOD = HEADER + b"1,Porto\n"
 
 
@@ -118,10 +114,10 @@ def http(head: str, pieces: Iterable[bytes]) -> Iterator[bytes]:
     yield from pieces
 
 
-def endless(piece: bytes) -> Iterator[bytes]:
+def endless(piece: bytes) -> list[bytes]:
     """The same over and over."""
     piece *= max(100_000 // len(piece), 1)
-    return repeat(piece, ENDLESS // len(piece))
+    return [piece] * (LARGE // len(piece))
 
 
 def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
@@ -141,116 +137,84 @@ def packed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 @cache
 def bomb(layers: int) -> bytes:
-    """Zeros, compressed so many times: what is sent, its kilobytes become a hundred megabytes and more."""
     return gzip.compress(bomb(layers - 1)) if layers > 1 else b"".join(packed(endless(b"\0")))
 
 
-def words(length: int, count: int) -> Iterator[bytes]:
-    """Different words, also without their digits."""
-    for number in range(count):
-        name = f"{number:06}".translate(str.maketrans("0123456789", "abcdefghij")).encode()
-        yield name.ljust(length, b"x")
+def bombs(layers: int) -> Iterator[bytes]:
+    """Zeros, compressed so many times: what is sent, its kilobytes become a hundred megabytes."""
+    yield bomb(layers)
 
 
-def distinct_rows(length: int) -> Iterator[bytes]:
-    return chain([HEADER], (b"1,%b\n" % word for word in words(length, LARGE // length)))
-
-
-CHUNKED = "HTTP/1.1 200 OK\nTransfer-Encoding: chunked"
-PACKED = f"{CHUNKED}\nContent-Encoding: gzip"
-REDIRECT = f"HTTP/1.1 302 Found\nLocation: /{GOOD_PATH}\nTransfer-Encoding: chunked"
-MISSING = "HTTP/1.1 404 Not Found\nTransfer-Encoding: chunked"
+STORES = endless(b"1,Porto\n")
+CHUNKED, GZIP = "\nTransfer-Encoding: chunked", "\nContent-Encoding: gzip"
+LENGTH = "HTTP/1.1 200 OK\nContent-Length: "
+OK = f"HTTP/1.1 200 OK{CHUNKED}"
+PACKED = f"{OK}{GZIP}"
+REDIRECT = f"HTTP/1.1 302 Found\nLocation: /{GOOD_PATH}"
+MISSING = f"HTTP/1.1 404 Not Found{CHUNKED}"
 TOO_LARGE = "FileRejected: .*/stores.csv: .* SOURCE_MAX_BYTES allows 20,000,000, so that .* set SOURCE_MAX_BYTES higher"
+TOO_MUCH_SENT = "the server has sent more than 100,000 bytes, and SOURCE_MAX_BYTES allows 100,000"
+LONG_ROW = "the row goes on for more than 1,048,576 bytes"
+
+
+def rows(start: bytes, piece: bytes) -> Iterator[bytes]:
+    """A file whose first row begins so, and never ends."""
+    return http(OK, in_chunks(chain([HEADER + start], endless(piece))))
+
 
 # What is sent, and how the load ends; None: well.
-SERVERS: dict[str, tuple[Callable[[], Iterable[bytes]], str | None]] = {
-    "a redirect with an endless body": (lambda: http(REDIRECT, in_chunks(endless(b"x"))), None),
-    "a redirect with an endless body without a length": (
-        lambda: http(f"HTTP/1.1 302 Found\nLocation: /{GOOD_PATH}", endless(b"x")),
-        None,
-    ),
-    "a redirect whose body is compressed": (
-        lambda: http(f"{REDIRECT}\nContent-Encoding: gzip", in_chunks([bomb(1)])),
-        None,
-    ),
-    "a redirect whose body is compressed three times": (
-        lambda: http(f"{REDIRECT}\nContent-Encoding: gzip, gzip, gzip", in_chunks([bomb(3)])),
-        None,
-    ),
+SERVERS: dict[str, tuple[Iterable[bytes], str | None]] = {
+    "a redirect with an endless body": (http(f"{REDIRECT}{CHUNKED}", in_chunks(endless(b"x"))), None),
+    "a redirect without a length": (http(REDIRECT, endless(b"x")), None),
+    "a redirect that is packed": (http(f"{REDIRECT}{CHUNKED}{GZIP}, gzip, gzip", in_chunks(bombs(3))), None),
     "a redirect with eight thousand codings": (
-        lambda: http(f"{REDIRECT}\nContent-Encoding: {'gzip,' * 8_000}gzip", in_chunks([b"x"])),
+        http(f"{REDIRECT}{CHUNKED}{GZIP}{',gzip' * 8_000}", in_chunks([b"x"])),
         None,
     ),
-    "an error with an endless body": (lambda: http(MISSING, in_chunks(endless(b"x"))), "404 Not Found"),
-    "an error whose body is compressed": (
-        lambda: http(f"{MISSING}\nContent-Encoding: gzip", in_chunks([bomb(1)])),
-        "404 Not Found",
-    ),
-    "an error whose body is compressed three times": (
-        lambda: http(f"{MISSING}\nContent-Encoding: gzip, gzip, gzip", in_chunks([bomb(3)])),
-        "404 Not Found",
-    ),
-    "a small file that becomes large": (
-        lambda: http(PACKED, in_chunks(packed(chain([HEADER], endless(b"1,Porto\n"))))),
-        TOO_LARGE,
-    ),
-    "a large file": (lambda: http(CHUNKED, in_chunks(chain([HEADER], endless(b"1,Porto\n")))), TOO_LARGE),
+    "an error with an endless body": (http(MISSING, in_chunks(endless(b"x"))), "404 Not Found"),
+    "an error that is packed": (http(f"{MISSING}{GZIP}", in_chunks(bombs(1))), "404 Not Found"),
+    "an error that is packed three times": (http(f"{MISSING}{GZIP}, gzip, gzip", in_chunks(bombs(3))), "404 Not Found"),
+    "a small file that becomes large": (http(PACKED, in_chunks(packed(chain([HEADER], STORES)))), TOO_LARGE),
+    "a large file": (http(OK, in_chunks(chain([HEADER], STORES))), TOO_LARGE),
     "a length above the limit": (
-        lambda: http(f"HTTP/1.1 200 OK\nContent-Length: {ENDLESS}", endless(b"1,Porto\n")),
-        f"the server announces {ENDLESS:,} bytes, and SOURCE_MAX_BYTES allows 20,000,000",
+        http(f"{LENGTH}{LARGE}", STORES),
+        f"the server announces {LARGE:,} bytes, and SOURCE_MAX_BYTES allows 20,000,000",
     ),
-    "a length of sixty thousand digits": (
-        lambda: http(f"HTTP/1.1 200 OK\nContent-Length: {'9' * 60_000}", endless(b"1,Porto\n")),
-        "FileRejected: ",
-    ),
-    "gzip of nothing": (
-        lambda: http(PACKED, in_chunks(endless(gzip.compress(b"")))),
-        "the server has sent more than 100,000 bytes, and SOURCE_MAX_BYTES allows 100,000",
-    ),
+    "a length of sixty thousand digits": (http(LENGTH + "9" * 60_000, STORES), "FileRejected: "),
+    "gzip of nothing": (http(PACKED, in_chunks(endless(gzip.compress(b"")))), TOO_MUCH_SENT),
     "gzip with an endless name": (
-        lambda: http(PACKED, in_chunks(chain([b"\x1f\x8b\x08\x08\0\0\0\0\0\0"], endless(b"x")))),
-        "the server has sent more than 100,000 bytes, and SOURCE_MAX_BYTES allows 100,000",
+        http(PACKED, in_chunks(chain([b"\x1f\x8b\x08\x08\0\0\0\0\0\0"], endless(b"x")))),
+        TOO_MUCH_SENT,
     ),
-    "an endless row": (lambda: http(CHUNKED, in_chunks(chain([HEADER], endless(b"1")))), "the row goes on for more"),
-    "an endless text": (lambda: http(CHUNKED, in_chunks(chain([HEADER, b"1,"], endless(b"x")))), "the row goes on"),
-    "an endless quoted text": (
-        lambda: http(CHUNKED, in_chunks(chain([HEADER, b'1,"'], endless(b"x")))),
-        "a quote opens here and never closes",
-    ),
-    "an endless quoted text of lines": (
-        lambda: http(CHUNKED, in_chunks(chain([HEADER, b'1,"'], endless(b"\n")))),
-        "a quote opens here and never closes",
-    ),
-    "an endless quoted text of quotes": (
-        lambda: http(CHUNKED, in_chunks(chain([HEADER, b'1,"'], endless(b'""')))),
-        "the row goes on for more than 1,048,576 bytes",
-    ),
-    "endless line ends": (lambda: http(CHUNKED, in_chunks(chain([GOOD], endless(b"\n")))), "missing data for column"),
-    "endless commas": (lambda: http(CHUNKED, in_chunks(chain([HEADER], endless(b",")))), "extra data after last"),
-    "an endless header of the file": (lambda: http(CHUNKED, in_chunks(endless(b"idx,"))), "record does not end"),
-    "an endless quoted header of the file": (
-        lambda: http(CHUNKED, in_chunks(chain([b'"'], endless(b"\n")))),
-        "record does not end",
-    ),
-    "a chunk of -1 bytes": (lambda: http(CHUNKED, chain([b"-1\r\n"], endless(b"x"))), "a chunk has a negative length"),
-    "a chunk of -2 bytes": (lambda: http(CHUNKED, chain([b"-2\r\n"], endless(b"x"))), "a chunk has a negative length"),
-    "a chunk of sixty thousand digits": (
-        lambda: http(CHUNKED, chain([b"f" * 60_000 + b"\r\n", HEADER], endless(b"1,Porto\n"))),
-        TOO_LARGE,
-    ),
-    "an endless chunk length": (lambda: http(CHUNKED, endless(b"0")), "SourceUnavailable: .*chunk size"),
-    "an endless chunk extension": (lambda: http(CHUNKED, chain([b"9;"], endless(b"x"))), "got more than 65536 bytes"),
-    "an endless trailer": (lambda: http(CHUNKED, chain([b"0\r\n"], endless(b"x"))), "got more than 65536 bytes"),
+    **{
+        f"a file that goes on with {name}": (rows(start, piece), error)
+        for name, start, piece, error in (
+            ("an endless row", b"", b"1", LONG_ROW),
+            ("an endless text", b"1,", b"x", LONG_ROW),
+            ("an endless quoted text", b'1,"', b"x", "a quote opens here and never closes"),
+            ("an endless quoted text of lines", b'1,"', b"\n", "a quote opens here and never closes"),
+            ("an endless quoted text of quotes", b'1,"', b'""', LONG_ROW),
+            ("endless line ends", b"1,Porto\n", b"\n", "missing data for column"),
+            ("endless commas", b"", b",", "extra data after last"),
+        )
+    },
+    "an endless header of the file": (http(OK, in_chunks(endless(b"idx,"))), "record does not end"),
+    "an endless quoted header": (http(OK, in_chunks(chain([b'"'], endless(b"\n")))), "record does not end"),
+    "a chunk of -1 bytes": (http(OK, chain([b"-1\r\n"], endless(b"x"))), "a chunk has a negative length"),
+    "a chunk of sixty thousand digits": (http(OK, chain([b"f" * 60_000 + b"\r\n", HEADER], STORES)), TOO_LARGE),
+    "an endless chunk length": (http(OK, endless(b"0")), "SourceUnavailable: .*chunk size"),
+    "an endless chunk extension": (http(OK, chain([b"9;"], endless(b"x"))), "got more than 65536 bytes"),
+    "an endless trailer": (http(OK, chain([b"0\r\n"], endless(b"x"))), "got more than 65536 bytes"),
     "a million trailers": (
-        lambda: http(CHUNKED, chain([b"0\r\n"], repeat(b"a: b\r\n" * 10_000, 100), [b"\r\n"])),
+        http(OK, chain([b"0\r\n"], repeat(b"a: b\r\n" * 10_000, 100), [b"\r\n"])),
         "there is no header",
     ),
-    "chunks of one byte": (lambda: http(CHUNKED, in_chunks(bytes([byte]) for byte in GOOD + b"\n" * 60_000)), None),
-    "an endless status": (lambda: endless(b"HTTP/1.1 200 "), "SourceUnavailable: "),
-    "an endless field of the head": (lambda: chain([b"HTTP/1.1 200 OK\r\na: "], endless(b"x")), "got more than 65536"),
-    "endless fields of the head": (lambda: chain([b"HTTP/1.1 200 OK\r\n"], endless(b"a: b\r\n")), "more than 100 head"),
+    "chunks of one byte": (http(OK, in_chunks(bytes([byte]) for byte in GOOD + b"\n" * 60_000)), None),
+    "an endless status": (endless(b"HTTP/1.1 200 "), "SourceUnavailable: "),
+    "an endless field of the head": (chain([b"HTTP/1.1 200 OK\r\na: "], endless(b"x")), "got more than 65536"),
+    "endless fields of the head": (chain([b"HTTP/1.1 200 OK\r\n"], endless(b"a: b\r\n")), "more than 100 head"),
     "a hundred thousand answers to wait": (
-        lambda: chain(repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 100_000), http(CHUNKED, in_chunks([GOOD]))),
+        chain(repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 100_000), http(OK, in_chunks([GOOD]))),
         None,
     ),
 }
@@ -263,34 +227,31 @@ def test_no_server_takes_the_memory_of_a_load(
     monkeypatch.setenv("SOURCE_MAX_BYTES", "100000" if server.startswith("gzip") else "20000000")
     answer, error = SERVERS[server]
     sent: list[int] = []
-    faulty.answers[PATH] = [body(answer(), sent)]
+    faulty.answers[PATH] = [body(answer, sent)]
     faulty.write(GOOD_PATH, GOOD)
     loaded = loader(database)
     if error is None:
         assert loaded.error is None
         assert database.run("select status, row_count from pipeline.loads") == [("staged", 1)]
     else:
-        assert loaded.error is not None
-        assert_matches(error, loaded.error)
+        assert re.search(error, loaded.error or "")
     assert loaded.growth < MAX_GROWTH
     if server.startswith(("a redirect", "an error", "a length")):
         assert sent[0] < UNREAD
 
 
-def assert_matches(pattern: str, text: str) -> None:
-    with pytest.raises(ValueError, match=pattern):
-        raise ValueError(text)
-
-
-@pytest.mark.parametrize("length", [200_000, MAX_ROW_BYTES - 100])
 def test_long_rows_that_all_differ_are_loaded_in_little_memory(
-    length: int, database: Database, faulty: FaultyFiles, loader: Load
+    database: Database, faulty: FaultyFiles, loader: Load
 ) -> None:
-    faulty.answers[PATH] = [body(http(PACKED, in_chunks(packed(distinct_rows(length)))), [])]
+    letters, count = bytes.maketrans(b"0123456789", b"abcdefghij"), 500
+    # They differ also without their digits.
+    names = (f"{number:06}".encode().translate(letters) for number in range(count))
+    rows = (b"1,%b\n" % name.ljust(LARGE // count, b"x") for name in names)
+    faulty.answers[PATH] = [body(http(OK, in_chunks(chain([HEADER], rows))), [])]
     loaded = loader(database)
     assert loaded.error is None
     assert loaded.growth < MAX_GROWTH
-    assert database.run("select row_count from pipeline.loads") == [(LARGE // length,)]
+    assert database.run("select row_count from pipeline.loads") == [(count,)]
 
 
 def test_a_small_file_that_becomes_large_is_loaded_in_little_memory_where_the_limit_allows_it(

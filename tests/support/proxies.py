@@ -5,9 +5,9 @@ from __future__ import annotations
 import http.server
 import select
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
+
+from support.receivers import running
 
 
 class Proxy(http.server.ThreadingHTTPServer):
@@ -58,13 +58,5 @@ class ProxyHandler(http.server.BaseHTTPRequestHandler):
         """Keep the test's output free of access logs."""
 
 
-@contextmanager
-def forward_proxy(status: int = 200) -> Iterator[Proxy]:
-    with Proxy(status) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield server
-        finally:
-            server.shutdown()
-            thread.join()
+def forward_proxy(status: int = 200) -> AbstractContextManager[Proxy]:
+    return running(Proxy(status))

@@ -6,13 +6,15 @@ import json
 import socketserver
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from email import message_from_bytes, policy
 from email.message import EmailMessage
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from embedded.bucket import POLL_SECONDS, Bucket, BucketHandler, serve
+
+Server = TypeVar("Server", bound=socketserver.BaseServer)
 
 
 class MailServer(socketserver.ThreadingTCPServer):
@@ -60,8 +62,9 @@ class MailHandler(socketserver.StreamRequestHandler):
 
 
 @contextmanager
-def mail_server() -> Iterator[MailServer]:
-    with MailServer() as server:
+def running(server: Server) -> Iterator[Server]:
+    """Serve from a thread until the block ends."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=[POLL_SECONDS], daemon=True)
         thread.start()
         try:
@@ -69,6 +72,10 @@ def mail_server() -> Iterator[MailServer]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def mail_server() -> AbstractContextManager[MailServer]:
+    return running(MailServer())
 
 
 @contextmanager
