@@ -311,8 +311,10 @@ measures (measure, value, high, anomaly) as (
         count(missing.group_key) as value,
         0 as high,
         concat(
-            'no rows for ', count(missing.group_key), ' of ', min(this.group_column),
-            ' that had rows in each of the last three months, the first of them: ', min(missing.group_key)
+            'no rows with ',
+            case when count(*) > 1 then count(*) || ' values of ' end, min(this.group_column),
+            case when count(*) > 1 then ', the first of them' end, ' ', min(missing.group_key),
+            ', with rows in each of the last three months'
         ) as anomaly
     from this
     left join missing
@@ -331,7 +333,7 @@ measures (measure, value, high, anomaly) as (
             where not groups.is_this
         ) as high,
         concat(
-            count(new.group_key), ' of ', min(this.group_column), ' never had rows before, the first of them: ',
+            count(*), ' values of ', min(this.group_column), ' never had rows before, the first of them: ',
             min(new.group_key)
         ) as anomaly
     from this

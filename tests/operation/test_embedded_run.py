@@ -93,7 +93,7 @@ def test_the_ui_shows_the_month_in_the_runs_name_and_the_sql_of_each_task_with_i
     assert {file for text, file in files.items() if text not in shown} <= set(SQL.glob("maintenance/*.sql"))
     # Besides the files there are the settings and the commit of a rebuild.
     assert {text.split()[0] for text in shown - files.keys()} == {"set", "commit"}
-    months_shown = {parameters["sale_month"] for _, parameters in rendered if "sale_month" in (parameters or {})}
+    months_shown = {parameters["file_month"] for _, parameters in rendered if "file_month" in (parameters or {})}
     assert months_shown == {str(month) for month in months(2)}
 
 
@@ -176,7 +176,7 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
     wait_for(lambda: not psutil.pid_exists(killed))
     with system.connect() as connection:
         wait_for(lambda: not staging_sessions(connection))
-    assert rows(system, f"select status, error from month_status where sale_month = '{month}'") == [
+    assert rows(system, f"select status, error from month_status where file_month = '{month}'") == [
         ("failed", "The process that loaded the file was killed.")
     ]
     assert rows(system, "select count(*), sum(value) from sales") == [(2_000, 1_000)]
@@ -252,7 +252,7 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
         question = get(system, place)["body"]
         assert "rows 1000 -> 500 against what is published" in question
         assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in question  # store 1, rows and total
-        newest_status = "select status, error from month_status order by sale_month desc limit 1"
+        newest_status = "select status, error from month_status order by file_month desc limit 1"
         assert rows(system, newest_status) == [("pending_approval", CHANGED)]
         # Airflow 3.3.2 takes an answer for a failure if its scheduler has not yet heard that the task put the question.
         heard = f"TaskInstance Finished: dag_id={SALES_DAG}, task_id=approve_month, run_id={run}"

@@ -24,7 +24,7 @@ from services.status import read_status
 
 pytestmark = pytest.mark.slow
 
-MONTHS_SHOWN = "select sale_month::text, status, row_count from month_status"
+MONTHS_SHOWN = "select file_month::text, status, row_count from month_status"
 
 
 def write_sales(files: Files, month: str, *rows: str) -> None:
@@ -174,7 +174,7 @@ def test_rows_that_were_changed_by_hand_are_noticed_and_shown_until_the_file_is_
         assert shown == dict.fromkeys(shown_by, f"{month}{difference} To repair it, load the file again."), statement
         assert database.run("select difference from pipeline.files where difference is not null") == [(difference,)]
         if shown_by == SALES_TABLES:
-            assert database.run("select sale_month::text, status, error from month_status", "ds_user") == [
+            assert database.run("select file_month::text, status, error from month_status", "ds_user") == [
                 ("2024-01-01", "changed", f"{difference} To repair it, load the month again."),
                 ("2024-02-01", "loaded", None),
             ]

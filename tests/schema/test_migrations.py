@@ -134,7 +134,7 @@ def test_rows_survive_a_downgrade_to_each_revision_that_has_their_tables_and_loa
         months = 2 if sales_kept else 1
         stores = [1, 2] if sales_kept else [2]
         assert database.run(rows, "ds_user") == [(months, months, stores, int(customers_kept))], revision
-        found = database.run("select sale_month::text, status from month_status", "ds_user")
+        found = database.run("select file_month::text, status from month_status", "ds_user")
         assert found == [("2024-01-01", "loaded"), ("2024-02-01", "loaded")][-months:], revision
 
 

@@ -90,7 +90,7 @@ def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database
             indisunique
             and (
                 relnamespace::regnamespace::text in ('public', 'staging')
-                or relname in ('sales_by_store', 'feature_history_known')
+                or relname in ('group_totals', 'feature_history_known')
             )
         group by indrelid, indexrelid
     """)
@@ -99,7 +99,7 @@ def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database
         "feature_store",
         "monthly_sales",
         "partitions.feature_history_known",
-        "pipeline.sales_by_store",
+        "pipeline.group_totals",
     }
     for table, columns in keys:
         assert {"idx", "store_idx"} & set(columns), table

@@ -185,7 +185,7 @@ def test_a_wrong_row_is_found_after_many_rows_that_all_look_different(connection
 def test_a_rejected_file_leaves_no_table(database: Database, files: Files) -> None:
     files.write(PATH, HEADER + ROW + "x")
     with pytest.raises(FileRejected, match=f"{PATH}, line 3"):
-        stage_file(database, PATH, "sales", MONTH)
+        stage_file(database, "sales", MONTH)
     assert database.run("select to_regclass(staged_table), status from pipeline.loads") == [(None, "rejected")]
 
 
@@ -379,7 +379,7 @@ def test_a_column_whose_type_has_no_grammar_is_rejected(database: Database, file
     with pytest.raises(
         FileRejected, match=r"line 1: value has type numeric\(10,1\), which .*values.py does not describe"
     ):
-        stage_file(database, PATH, "sales", MONTH)
+        stage_file(database, "sales", MONTH)
 
 
 def read_integer(text: str, bits: int = 32) -> int | None:

@@ -57,7 +57,7 @@ def load(environment: dict[str, str], database: Database, answer: "Connection[Lo
     os.environ.update(environment)
     before, error = memory("VmRSS"), None
     try:
-        stage_file(database, PATH, "stores")
+        stage_file(database, "stores")
     except Exception as raised:
         error = f"{type(raised).__name__}: {raised}"
     answer.send(Loaded(error, memory("VmHWM") - before))

@@ -41,7 +41,7 @@ def has_control_characters(text: str) -> bool:
 
 
 def stage_month(database: Database) -> int:
-    return stage_file(database, FAULTY_PATH, "sales", FAULTY_MONTH)
+    return stage_file(database, "sales", FAULTY_MONTH)
 
 
 @pytest.mark.parametrize(

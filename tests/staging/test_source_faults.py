@@ -140,7 +140,7 @@ def test_a_body_that_is_cut_at_any_byte_is_never_taken_for_a_complete_one(faulty
 def test_gzip_and_chunks_load_as_the_plain_file_does(good: Answer, database: Database, faulty: FaultyFiles) -> None:
     for answers in ([], [good]):
         faulty.answers[FAULTY_PATH] = list(answers)
-        stage_file(database, FAULTY_PATH, "sales", FAULTY_MONTH)
+        stage_file(database, "sales", FAULTY_MONTH)
     [loads] = database.run("select count(distinct sha256), min(bytes), max(bytes), min(row_count) from pipeline.loads")
     assert loads == (1, len(CONTENT), len(CONTENT), 28)
 
@@ -248,7 +248,7 @@ def test_a_month_whose_missing_file_is_forbidden_is_waited_for_within_its_week(
     month, path = late
     faulty.answers[path] = [s3_error(403, "AccessDenied", "Access Denied")]
     with pytest.raises(FileNotYetAvailable):
-        stage_file(database, path, "sales", f"{month}-01")
+        stage_file(database, "sales", f"{month}-01")
     [(found, error)] = database.run("select status, error from month_status")
     assert found == "waiting"
     assert "answers 403 Forbidden (AccessDenied: Access Denied)" in error
@@ -419,6 +419,6 @@ def test_pauses_grow_and_a_late_file_is_requested_for_over_a_week() -> None:
 def test_a_failed_download_leaves_no_transaction_behind(database: Database, faulty: FaultyFiles) -> None:
     faulty.answers[FAULTY_PATH] = [cut(200)]
     with pytest.raises(SourceUnavailable, match=re.escape(FAULTY_PATH)):
-        stage_file(database, FAULTY_PATH, "sales", FAULTY_MONTH)
+        stage_file(database, "sales", FAULTY_MONTH)
     wait_until_nothing_is_left(database)
     assert database.run("select status, to_regclass(staged_table) from pipeline.loads") == [("failed", None)]

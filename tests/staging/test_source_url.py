@@ -99,7 +99,7 @@ def test_the_query_is_sent_and_written_nowhere(
     faulty.answers[FAULTY_PATH] = [answer] if answer else []  # type: ignore[list-item]
     failure = ""
     try:
-        stage_file(database, FAULTY_PATH, "sales", FAULTY_MONTH)
+        stage_file(database, "sales", FAULTY_MONTH)
     except (FileRejected, SourceUnavailable) as error:
         failure = repr(error)
     assert bool(failure) == bool(answer)

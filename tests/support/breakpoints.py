@@ -75,7 +75,7 @@ begin
     foreach place in array array[
         'public.stores', 'public.sales', 'public.monthly_sales', 'public.customer_profiles',
         'public.customer_activity', 'public.labels', 'public.feature_history', 'public.feature_store',
-        'pipeline.client_hashes', 'pipeline.sales_by_store', 'pipeline.rejected_builds',
+        'pipeline.client_hashes', 'pipeline.group_totals', 'pipeline.rejected_builds',
         'pipeline.feature_store_builds'
     ] loop
         continue when to_regclass(place) is null;

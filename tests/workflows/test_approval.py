@@ -70,7 +70,7 @@ def row_count(database: Database) -> int:
 
 
 def month_status(database: Database) -> tuple[Any, ...]:
-    [found] = database.run(f"select status, error, anomalies from month_status where sale_month = '{MONTH}-01'")
+    [found] = database.run(f"select status, error, anomalies from month_status where file_month = '{MONTH}-01'")
     return found
 
 
