@@ -5,17 +5,15 @@ Locks:  which locks, on what, for how long.
 Undo:   what the downgrade gives back and what it cannot.
 """
 
-from alembic import op
+from sql_file import execute_beside, undo_beside
 
 revision = ${repr(up_revision)}
 down_revision = ${repr(down_revision)}
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
-    ${upgrades if upgrades else 'op.execute("")'}
+    execute_beside(__file__)
 
 
 def downgrade() -> None:
-    ${downgrades if downgrades else 'op.execute("")'}
+    undo_beside(__file__)

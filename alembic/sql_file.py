@@ -9,19 +9,31 @@ from alembic.util import CommandError
 from psycopg2.errors import RaiseException
 
 
-def execute_beside(revision: str, suffix: str = ".sql", owner: str | None = "pipeline_owner") -> None:
-    """Execute the file of the revision's own name, in the revision's transaction.
+def execute_beside(revision: str, owner: str | None = "pipeline_owner") -> None:
+    """Execute the file of the revision's own name up to the line `-- Undo`, in the revision's transaction.
 
     Args:
         revision: the revision's `__file__`.
-        suffix: `.sql`, or `.downgrade.sql` where the way back takes more than one statement.
         owner: the role that the file is executed as, and that owns what it creates; None: the one that migrates.
 
     Raises:
         CommandError: the file stopped itself with RAISE EXCEPTION. Alembic prints the message without a traceback.
     """
+    _execute(_parts(revision)[0], owner)
+
+
+def undo_beside(revision: str, owner: str | None = "pipeline_owner") -> None:
+    """Execute what follows the line `-- Undo`, as execute_beside does."""
+    _execute(_parts(revision)[2], owner)
+
+
+def _parts(revision: str) -> tuple[str, str, str]:
+    return Path(revision).with_suffix(".sql").read_text().partition("\n-- Undo\n")
+
+
+def _execute(statements: str, owner: str | None) -> None:
     # The last semicolon is Alembic's, where it prints the SQL.
-    statements = Path(revision).with_suffix(suffix).read_text().rstrip().removesuffix(";")
+    statements = statements.strip().removesuffix(";")
     if owner:
         op.execute(f"set local role {owner}")
     # A colon before a word would be a bind parameter.

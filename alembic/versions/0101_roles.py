@@ -16,12 +16,10 @@ from pathlib import Path
 import sqlalchemy as sa
 from alembic import op
 from psycopg2.extensions import encrypt_password
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0101"
 down_revision = None
-branch_labels = None
-depends_on = None
 
 # login: (the environment variable of its password, the default). NAME_FILE names a file with the password instead.
 # The default of pipeline is no word of the pipeline's own: Airflow hides passwords in its logs, and would hide the
@@ -54,4 +52,4 @@ def password(variable: str, default: str) -> str:
 
 
 def downgrade() -> None:
-    execute_beside(__file__, ".downgrade.sql", owner=None)
+    undo_beside(__file__, owner=None)

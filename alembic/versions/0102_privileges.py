@@ -11,12 +11,10 @@ Locks:  row locks on the database's entry and in the privilege catalogs, for mil
 Undo:   revokes every privilege again, except on objects that were left as they are.
 """
 
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0102"
 down_revision = "0101"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -24,4 +22,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    execute_beside(__file__, ".downgrade.sql", owner=None)
+    undo_beside(__file__, owner=None)

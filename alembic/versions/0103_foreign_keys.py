@@ -8,12 +8,10 @@ Locks:  none that a session could wait for; the event trigger is new.
 Undo:   drops it. One that a superuser created for another admin stays, named in a notice.
 """
 
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0103"
 down_revision = "0102"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -22,4 +20,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    execute_beside(__file__, ".downgrade.sql", owner=None)
+    undo_beside(__file__, owner=None)

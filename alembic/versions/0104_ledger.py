@@ -11,13 +11,10 @@ Locks:  none that a session could wait for; the tables and functions are new.
 Undo:   drops the ledger with its history, the functions, and what is staged.
 """
 
-from alembic import op
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0104"
 down_revision = "0103"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -25,4 +22,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop schema partitions, staging, pipeline cascade")
+    undo_beside(__file__)

@@ -947,8 +947,8 @@ return (
         pipeline.reject(concat(
             table_id, ': ',
             string_agg(concat('the foreign key ', conname, ' of ', conrelid::regclass), ', ' order by conname),
-            ' refers to rows that a load deletes and inserts, so nothing was changed. Drop it, or let it refer to',
-            ' stores; then clear this run.'
+            ' refers to rows that a load deletes and inserts, so nothing was changed. Drop it, or let it refer to a',
+            ' table whose rows stay; then clear this run.'
         ))
     from pg_constraint
     where confrelid = table_id
@@ -995,3 +995,7 @@ pipeline.begin_load(text, date, text, text, text),
 pipeline.create_staged(bigint),
 pipeline.drop_staged(bigint)
 to pipeline;
+
+-- Undo
+
+drop schema partitions, staging, pipeline cascade;

@@ -8,12 +8,10 @@ Locks:  none that a session could wait for; the tables are new.
 Undo:   drops the tables with their rows and what the ledger says of them; the next loads bring the rows back.
 """
 
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0105"
 down_revision = "0104"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -21,4 +19,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    execute_beside(__file__, ".downgrade.sql")
+    undo_beside(__file__)

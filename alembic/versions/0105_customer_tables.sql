@@ -65,3 +65,15 @@ insert into pipeline.sources (table_name, file_path, key_column, date_column, am
 ('labels', 'labels.csv', 'idx', null, 'label', 'customer_profiles');
 
 grant select, insert, delete on public.customer_profiles, public.customer_activity, public.labels to pipeline;
+
+-- Undo
+
+drop table public.labels, public.customer_activity, public.customer_profiles;
+
+drop table staging.labels, staging.customer_activity, staging.customer_profiles;
+
+select pipeline.forget_source('labels');
+
+select pipeline.forget_source('customer_activity');
+
+select pipeline.forget_source('customer_profiles');

@@ -9,12 +9,10 @@ Locks:  none that a session could wait for; the tables and the view are new.
 Undo:   drops them with their rows and what the ledger says of them; the next loads bring the rows back.
 """
 
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0106"
 down_revision = "0105"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -22,4 +20,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    execute_beside(__file__, ".downgrade.sql")
+    undo_beside(__file__)

@@ -73,3 +73,13 @@ begin
     grant maintain on public.sales, partitions.sales_before_all_months to pipeline;
 end
 $$;
+
+-- Undo
+
+drop table public.monthly_sales, public.sales, public.stores;
+
+drop table staging.sales, staging.stores;
+
+select pipeline.forget_source('sales');
+
+select pipeline.forget_source('stores');

@@ -12,13 +12,10 @@ Locks:  none that a session could wait for; the tables are new.
 Undo:   drops the tables. One run of the DAG feature_store fills them again, but superseded rows are lost.
 """
 
-from alembic import op
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0107"
 down_revision = "0106"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -26,8 +23,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("update pipeline.sources set derived_tables = '{}' where table_name = 'customer_profiles'")
-    op.execute("drop function pipeline.open_feature_store")
-    op.execute("drop view pipeline.feature_freshness, pipeline.feature_sources")
-    op.execute("drop table pipeline.client_hashes, pipeline.feature_store_builds, pipeline.rejected_builds")
-    op.execute("drop table pipeline.features_opened, public.feature_history, public.feature_store")
+    undo_beside(__file__)

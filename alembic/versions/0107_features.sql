@@ -85,7 +85,7 @@ create table pipeline.feature_store_builds (
     kept_from timestamptz,
     row_count bigint not null default 0,
     history_row_count bigint not null default 0,
-    loads bigint[] not null
+    loads bigint[] not null default '{}'
 );
 
 create index feature_store_builds_known_at on pipeline.feature_store_builds (known_at);
@@ -162,14 +162,6 @@ left join pipeline.rejected_builds
     on published.loads = rejected_builds.loads;
 
 comment on view pipeline.feature_sources is 'The published loads of the customer files, in one row.';
-comment on column pipeline.feature_sources.loads is 'The loads, in the order of their sources.';
-comment on column pipeline.feature_sources.published_at is 'When the newest of them was published.';
-comment on column pipeline.feature_sources.is_approved is
-'Whether a person approved one of them that the newest build did not use.';
-comment on column pipeline.feature_sources.is_stale is
-'Whether the newest build used other loads. Before all files have been published, nothing is stale.';
-comment on column pipeline.feature_sources.is_rejected is
-'Whether the newest attempt used them and was rejected, because too many clients would be lost.';
 
 create view pipeline.feature_freshness as
 select
@@ -250,3 +242,15 @@ to pipeline;
 grant select, insert on pipeline.feature_store_builds to pipeline;
 
 grant select on pipeline.feature_sources to pipeline;
+
+-- Undo
+
+update pipeline.sources set derived_tables = '{}' where table_name = 'customer_profiles';
+
+drop function pipeline.open_feature_store;
+
+drop view pipeline.feature_freshness, pipeline.feature_sources;
+
+drop table pipeline.client_hashes, pipeline.feature_store_builds, pipeline.rejected_builds;
+
+drop table pipeline.features_opened, public.feature_history, public.feature_store;

@@ -8,13 +8,10 @@ Locks:  none that a session could wait for; the functions are new. A column is a
 Undo:   drops the functions and the view.
 """
 
-from alembic import op
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0108"
 down_revision = "0107"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -22,6 +19,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function public.feature_store_as_of, public.feature_store_at")
-    op.execute("drop view public.feature_rows")
-    op.execute("drop function pipeline.create_feature_rows")
+    undo_beside(__file__)

@@ -112,3 +112,11 @@ grant execute on function
 public.feature_store_as_of(date, timestamptz),
 public.feature_store_at(integer[], date[], timestamptz)
 to ds_user_role;
+
+-- Undo
+
+drop function public.feature_store_as_of, public.feature_store_at;
+
+drop view public.feature_rows;
+
+drop function pipeline.create_feature_rows;

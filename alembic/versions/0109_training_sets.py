@@ -9,13 +9,10 @@ Locks:  none that a session could wait for; the table, the view and the function
 Undo:   drops them with all that was recorded.
 """
 
-from alembic import op
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0109"
 down_revision = "0108"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -23,8 +20,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function public.make_training_set, public.repeat_training_set")
-    op.execute("drop function pipeline.training_moment, pipeline.measure_training_set")
-    op.execute("drop function pipeline.record_training_set")
-    op.execute("drop view public.training_sets")
-    op.execute("drop table pipeline.training_sets")
+    undo_beside(__file__)

@@ -250,3 +250,15 @@ grant execute on function
 public.make_training_set(text, text, timestamptz),
 public.repeat_training_set(text)
 to ds_user_role;
+
+-- Undo
+
+drop function public.make_training_set, public.repeat_training_set;
+
+drop function pipeline.training_moment, pipeline.measure_training_set;
+
+drop function pipeline.record_training_set;
+
+drop view public.training_sets;
+
+drop table pipeline.training_sets;

@@ -6,13 +6,10 @@ Locks:  none that a session could wait for; the views are new.
 Undo:   drops the views.
 """
 
-from alembic import op
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0110"
 down_revision = "0109"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -20,4 +17,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop view public.month_status, public.data_freshness")
+    undo_beside(__file__)

@@ -203,3 +203,7 @@ comment on column public.month_status.anomalies is
 
 -- The service data-ready asks as pipeline.
 grant select on public.data_freshness, public.month_status to pipeline;
+
+-- Undo
+
+drop view public.month_status, public.data_freshness;

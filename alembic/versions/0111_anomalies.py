@@ -7,13 +7,10 @@ Locks:  none that a session could wait for; the tables and views are new.
 Undo:   drops them with the figures of all loads. Unusual loads then publish like any other.
 """
 
-from alembic import op
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0111"
 down_revision = "0110"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -21,7 +18,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop view public.data_statistics")
-    op.execute("drop view pipeline.approval_requests")
-    op.execute("drop function pipeline.profile_load, pipeline.record_anomalies, pipeline.readable, pipeline.shown")
-    op.execute("drop table pipeline.anomaly_checks, pipeline.column_profiles")
+    undo_beside(__file__)

@@ -352,13 +352,15 @@ left join group_changes
 
 comment on view pipeline.approval_requests is
 'What a person is asked about a load: its measures, and what publishing changes.';
-comment on column pipeline.approval_requests.load_id is 'The load: loads.load_id.';
-comment on column pipeline.approval_requests.status is 'State of the load: loads.status.';
-comment on column pipeline.approval_requests.error is 'Why it is rejected or failed: loads.error.';
-comment on column pipeline.approval_requests.anomalies is 'What is unusual about it.';
-comment on column pipeline.approval_requests.decided_by is 'Who has decided already: loads.decided_by.';
-comment on column pipeline.approval_requests.on_anomaly is 'What its source does: sources.on_anomaly.';
-comment on column pipeline.approval_requests.replaces_rows is 'Whether rows of this file are published.';
-comment on column pipeline.approval_requests.question is 'The question, in Markdown.';
 
 grant select on pipeline.approval_requests to pipeline;
+
+-- Undo
+
+drop view public.data_statistics;
+
+drop view pipeline.approval_requests;
+
+drop function pipeline.profile_load, pipeline.record_anomalies, pipeline.readable, pipeline.shown;
+
+drop table pipeline.anomaly_checks, pipeline.column_profiles;

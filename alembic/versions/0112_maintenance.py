@@ -7,13 +7,10 @@ Locks:  none that a session could wait for; the functions are new. analyze_month
 Undo:   drops the functions.
 """
 
-from alembic import op
-from sql_file import execute_beside
+from sql_file import execute_beside, undo_beside
 
 revision = "0112"
 down_revision = "0111"
-branch_labels = None
-depends_on = None
 
 
 def upgrade() -> None:
@@ -21,4 +18,4 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.execute("drop function pipeline.analyze_months, pipeline.compare_load")
+    undo_beside(__file__)

@@ -83,3 +83,7 @@ $$;
 comment on function pipeline.compare_load(bigint) is
 'Compares the rows in public with the published load that they are of: their number and total and the sums of the
 tables that are derived from them, or for a cumulative source each row. Null if nothing was changed.';
+
+-- Undo
+
+drop function pipeline.analyze_months, pipeline.compare_load;

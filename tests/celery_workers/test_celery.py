@@ -28,9 +28,9 @@ from support.system import (
     write_files,
 )
 
-from embedded.airflow import DAGS
 from embedded.postgres import free_port
 
+DAGS = ("customer_data_load", "feature_store", SALES_DAG)
 NAMES = ("first", "second")
 
 SETTINGS = {
