@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -147,22 +148,28 @@ def template(cluster: Cluster) -> Iterator[Database]:
     drop_database(database)
 
 
-@pytest.fixture
-def database(cluster: Cluster, template: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A migrated database of the test's own, which the DAGs are connected to."""
-    database = new_database(cluster, "test_companydata", template.name)
+@contextmanager
+def copied(template: Database, name: str) -> Iterator[Database]:
+    """A copy of a database, until the block ends."""
+    database = new_database(template.cluster, name, template.name)
     # What CREATE DATABASE does not copy from its template: the privileges of the database itself.
     copy_privileges = f"""
         update pg_database as copy set datacl = original.datacl
         from pg_database as original
-        where copy.datname = '{database.name}' and original.datname = '{template.name}'
+        where copy.datname = '{name}' and original.datname = '{template.name}'
     """
-    for connection in cluster.each(database.name):
+    for connection in template.cluster.each(name):
         connection.execute(copy_privileges)
-    with pytest.MonkeyPatch.context() as patch:
+    yield database
+    drop_database(database)
+
+
+@pytest.fixture
+def database(template: Database) -> Iterator[Database]:
+    """A migrated database of the test's own, which the DAGs are connected to."""
+    with copied(template, "test_companydata") as database, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
         yield database
-    drop_database(database)
 
 
 @pytest.fixture
