@@ -179,13 +179,26 @@ def empty_database(cluster: Cluster) -> Iterator[Database]:
     drop_database(database)
 
 
-@pytest.fixture
-def managed() -> Iterator[Database]:
-    """A server whose admin is no superuser: it owns the database and has CREATEROLE."""
+@pytest.fixture(scope="session")
+def managed_cluster() -> Iterator[Cluster]:
+    """A server with an admin that is no superuser and has CREATEROLE."""
     with Cluster.temporary() as cluster:
-        with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        make_logins_cheap(cluster)
+        with cluster.connect("postgres") as connection:
             connection.execute("create role managed login createrole password 'managed'")
-        yield new_database(cluster, "companydata", owner="managed")
+        yield cluster
+
+
+@pytest.fixture
+def managed(managed_cluster: Cluster) -> Iterator[Database]:
+    """A database of that admin, on a server that has no other roles."""
+    database = new_database(managed_cluster, "companydata", owner="managed")
+    yield database
+    drop_database(database)
+    with managed_cluster.connect("postgres") as connection:
+        roles = connection.execute("select rolname from pg_roles where oid > 16383 and rolname <> 'managed'").fetchall()
+        if roles:
+            connection.execute(f"drop role {', '.join(name for (name,) in roles)}")
 
 
 class Files:
