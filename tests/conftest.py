@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -140,20 +141,26 @@ def template(cluster: Cluster) -> Iterator[Database]:
     drop_database(database)
 
 
-@pytest.fixture
-def database(cluster: Cluster, template: Database, request: pytest.FixtureRequest) -> Iterator[Database]:
-    """A migrated database of the test's own, which the DAGs are connected to."""
-    database = new_database(cluster, "test_companydata", template.name)
+@contextmanager
+def copied(template: Database, name: str) -> Iterator[Database]:
+    """A copy of a database, until the block ends."""
+    database = new_database(template.cluster, name, template.name)
     # What CREATE DATABASE does not copy from its template: the privileges of the database itself.
     database.run(f"""
         update pg_database as copy set datacl = original.datacl
         from pg_database as original
-        where copy.datname = '{database.name}' and original.datname = '{template.name}'
+        where copy.datname = '{name}' and original.datname = '{template.name}'
     """)
-    with pytest.MonkeyPatch.context() as patch:
+    yield database
+    drop_database(database)
+
+
+@pytest.fixture
+def database(template: Database) -> Iterator[Database]:
+    """A migrated database of the test's own, which the DAGs are connected to."""
+    with copied(template, "test_companydata") as database, pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
         yield database
-    drop_database(database)
 
 
 @pytest.fixture
@@ -163,13 +170,26 @@ def empty_database(cluster: Cluster) -> Iterator[Database]:
     drop_database(database)
 
 
-@pytest.fixture
-def managed() -> Iterator[Database]:
-    """A server whose admin is no superuser: it owns the database and has CREATEROLE."""
+@pytest.fixture(scope="session")
+def managed_cluster() -> Iterator[Cluster]:
+    """A server with an admin that is no superuser and has CREATEROLE."""
     with Cluster.temporary() as cluster:
-        with psycopg.connect(cluster.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        make_logins_cheap(cluster)
+        with cluster.connect("postgres") as connection:
             connection.execute("create role managed login createrole password 'managed'")
-        yield new_database(cluster, "companydata", owner="managed")
+        yield cluster
+
+
+@pytest.fixture
+def managed(managed_cluster: Cluster) -> Iterator[Database]:
+    """A database of that admin, on a server that has no other roles."""
+    database = new_database(managed_cluster, "companydata", owner="managed")
+    yield database
+    drop_database(database)
+    with managed_cluster.connect("postgres") as connection:
+        roles = connection.execute("select rolname from pg_roles where oid > 16383 and rolname <> 'managed'").fetchall()
+        if roles:
+            connection.execute(f"drop role {', '.join(name for (name,) in roles)}")
 
 
 class Files:

@@ -5,22 +5,18 @@ import re
 import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import Database, Files
-from support.steps import SALES, Run, connect, csv_text, load_month
+from support import csv_text
+from support.steps import SALES, Run, connect, load_month
 
 pytestmark = pytest.mark.slow
 
 MONTHS = ["2023-12-01", "2024-01-01", "2024-02-01"]
-ROWS = 20_000
 
 
-@pytest.fixture
-def months(database: Database, files: Files) -> None:
-    """Three months, published, and their files."""
-    files.write("stores.csv", "idx,location\n1,Porto\n")
+def load_months(database: Database, files: Files, rows: int) -> None:
+    files.write("stores.csv", csv_text.stores("1,Porto"))
     for month in MONTHS:
-        files.write(
-            f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", [(n, 1, month, 1) for n in range(ROWS)])
-        )
+        files.write(f"sales/{month}/sales.csv", csv_text.sales(*(f"{n},1,{month},1" for n in range(rows))))
         load_month(database, month)
 
 
@@ -29,17 +25,12 @@ def tables_in(plan: list[tuple[str]]) -> set[str]:
     return set(re.findall(r" on (sales_[\d_]+)\b", "\n".join(line for (line,) in plan)))
 
 
-def test_a_query_of_one_month_reads_one_partition(database: Database, months: None) -> None:
+def test_queries_and_the_steps_of_a_load_read_their_month_alone(database: Database, files: Files) -> None:
+    load_months(database, files, 10)
     of_february = "select sum(value) from sales where date >= '2024-02-01' and date < '2024-03-01'"
     assert tables_in(database.run(f"explain {of_february}", "ds_user")) == {"sales_2024_02"}
-    assert tables_in(database.run("explain select sum(value) from sales", "ds_user")) == {
-        "sales_2023_12",
-        "sales_2024_01",
-        "sales_2024_02",
-    }
-
-
-def test_the_steps_of_a_load_read_their_month_alone(database: Database, months: None) -> None:
+    everything = tables_in(database.run("explain select sum(value) from sales", "ds_user"))
+    assert everything == {"sales_2023_12", "sales_2024_01", "sales_2024_02"}
     run = Run(database, SALES, "2024-02-01")
     run.run("stage_sales", "stage_stores", "check_month")
     read = []
@@ -53,10 +44,11 @@ def test_the_steps_of_a_load_read_their_month_alone(database: Database, months: 
     assert read == [{published}, {staged}, {published}]
 
 
-def test_a_month_that_is_loaded_again_and_again_takes_the_room_of_two(database: Database, months: None) -> None:
+def test_a_month_that_is_loaded_again_and_again_takes_the_room_of_two(database: Database, files: Files) -> None:
+    load_months(database, files, 12_000)
     size = "select sum(pg_total_relation_size(relid)) from pg_partition_tree('public.sales')"
     sizes = []
-    for _ in range(10):
+    for _ in range(4):
         [(before,)] = database.run(size)
         sizes.append(before)
         load_month(database, "2024-01-01")
@@ -66,13 +58,12 @@ def test_a_month_that_is_loaded_again_and_again_takes_the_room_of_two(database: 
     assert second - first <= first / len(MONTHS) + 64 * 8192
     assert last - second <= 64 * 8192 < first / len(MONTHS)
     # Nothing stays behind in staging either.
-    assert database.run(
-        "select count(*) from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '^sales_'"
-    ) == [(0,)]
+    staged = "select count(*) from pg_class where relnamespace = 'staging'::regnamespace and relname ~ '^sales_'"
+    assert database.run(staged) == [(0,)]
 
 
-def test_every_key_has_a_column_by_which_its_table_could_be_distributed(database: Database) -> None:
-    keys = database.run("""
+def test_every_key_has_a_column_by_which_its_table_could_be_distributed(template: Database) -> None:
+    keys = template.run("""
         select indrelid::regclass::text, array_agg(attname::text)
         from pg_index
         join pg_class on pg_class.oid = indrelid

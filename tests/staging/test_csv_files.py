@@ -22,7 +22,7 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Database, Files, Rows, drop_database, new_database
+from conftest import Database, Files, Rows, copied
 from psycopg import sql
 from support import csv_text
 from support.steps import connect, stage_file
@@ -30,7 +30,6 @@ from support.steps import connect, stage_file
 from company_data.csv_files import MAX_ROW_BYTES
 from company_data.errors import FileRejected, shown
 from company_data.staging import copy_file
-from embedded.postgres import Cluster
 
 MONTH = "2024-02-01"
 PATH = f"sales/{MONTH}/sales.csv"
@@ -55,18 +54,17 @@ EVERY_TYPE = {
 
 
 @pytest.fixture(scope="module")
-def connection(cluster: Cluster, template: Database) -> Iterator[psycopg.Connection[Any]]:
+def connection(template: Database) -> Iterator[psycopg.Connection[Any]]:
     """A session that has begun a load of each file, in a database with a table that has a column of every type."""
-    database = new_database(cluster, "test_csv_files", template.name)
     columns = ", ".join(f"{name} {type_name}" for name, type_name in EVERY_TYPE.items())
-    database.run(f"create table staging.every_type ({columns})")
-    database.run("grant select, insert, truncate on staging.every_type to pipeline")
-    with connect(database) as connection:
-        for table in csv_text.HEADERS:
-            month = MONTH if table == "sales" else None
-            connection.execute("select pipeline.begin_load(%s, %s, 'x', 'x', 'x')", [table, month])
-        yield connection
-    drop_database(database)
+    with copied(template, "test_csv_files") as database:
+        database.run(f"create table staging.every_type ({columns})")
+        database.run("grant select, insert, truncate on staging.every_type to pipeline")
+        with connect(database) as connection:
+            for table in csv_text.HEADERS:
+                month = MONTH if table == "sales" else None
+                connection.execute("select pipeline.begin_load(%s, %s, 'x', 'x', 'x')", [table, month])
+            yield connection
 
 
 def load(
