@@ -14,13 +14,16 @@ from pathlib import Path
 
 import psutil
 import pytest
+from support import csv_text
 from support.faulty_bucket import Answer, misbehaving, stall
 from support.system import (
     SALES_DAG,
     System,
     clear,
     end_of,
+    get,
     months,
+    rows,
     staging_sessions,
     started,
     task_instances,
@@ -121,52 +124,41 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
 
 
 def test_both_workers_run_tasks_of_the_workflows(workers: Workers) -> None:
-    api = workers.system.api()
-    assert {run["state"] for dag in DAGS for run in api.runs(dag)} == {"success"}
-    with workers.system.connect() as connection:
-        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
-        assert connection.execute("select count(*) from feature_store").fetchall() == [(1,)]
+    system, api = workers.system, workers.system.api()
+    runs = [(dag, run) for dag in DAGS for run in api.runs(dag)]
+    assert {run["state"] for _, run in runs} == {"success"}
+    assert rows(system, "select count(*), sum(value) from sales") == [(2_000, 1_000)]
+    assert rows(system, "select count(*) from feature_store") == [(1,)]
     begun = [workers.executed(name) for name in NAMES]
     assert all(begun)
-    tasks = {
-        str(task["id"])
-        for dag in DAGS
-        for run in api.runs(dag)
-        for task in task_instances(workers.system, run["dag_run_id"], dag)
-    }
+    tasks = {str(task["id"]) for dag, run in runs for task in task_instances(system, run["dag_run_id"], dag)}
     assert tasks <= begun[0] | begun[1]
 
 
 def test_a_month_whose_worker_is_killed_ends_right_on_the_other_one_and_the_log_is_kept(workers: Workers) -> None:
     system, month = workers.system, months(2)[0]
     path = f"sales/{month}/sales.csv"
-    rows = "".join(f"{n},2,{month},1\n" for n in range(50_000))
-    (workers.bucket_folder / path).write_text("idx,value,date,store_idx\n" + rows)
+    (workers.bucket_folder / path).write_text(csv_text.sales(*(f"{n},2,{month},1" for n in range(50_000))))
     released = threading.Event()
     workers.answers[path] = [stall(600_000, released)]
-    api = system.api()
     run = clear(system, f"scheduled__{month:%Y-%m}")
 
+    wait_for(lambda: rows(system, "select 1 from pg_stat_progress_copy where bytes_processed > 0"))
+    [task] = [task for task in task_instances(system, run) if task["task_id"] == "stage_sales"]
+    [killed] = [name for name in NAMES if task["id"] in workers.executed(name)]
+    [other] = {*NAMES} - {killed}
+    workers.kill(killed)
+    released.set()
     with system.connect() as connection:
-        copying = "select 1 from pg_stat_progress_copy where bytes_processed > 0"
-        wait_for(lambda: connection.execute(copying).fetchall())
-        [task] = [task for task in task_instances(system, run) if task["task_id"] == "stage_sales"]
-        [killed] = [name for name in NAMES if task["id"] in workers.executed(name)]
-        [other] = {*NAMES} - {killed}
-        workers.kill(killed)
-        released.set()
         wait_for(lambda: not staging_sessions(connection))
-        # The month stays as it was until it is loaded again.
-        assert connection.execute("select count(*), sum(value) from sales").fetchall() == [(2_000, 1_000)]
-
-        assert end_of(api, run) == "success"
-        found = connection.execute("select count(*), sum(value) from sales where date = %s", [month]).fetchall()
-        assert found == [(50_000, 100_000)]
+    # The month stays as it was until it is loaded again.
+    assert rows(system, "select count(*), sum(value) from sales") == [(2_000, 1_000)]
+    assert end_of(system.api(), run) == "success"
+    assert rows(system, f"select count(*), sum(value) from sales where date = '{month}'") == [(50_000, 100_000)]
 
     again = {task["task_id"]: task for task in task_instances(system, run)}
     assert again["stage_sales"]["try_number"] == task["try_number"] + 1
     assert {str(task["id"]) for task in again.values()} <= workers.executed(other)
-    log = api.session.get(
-        f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/taskInstances/stage_sales/logs/{task['try_number']}"
-    ).json()["content"]
+    logs = f"dags/{SALES_DAG}/dagRuns/{run}/taskInstances/stage_sales/logs"
+    log = get(system, f"{logs}/{task['try_number']}")["content"]
     assert str(task["id"]) in {line.get("ti_id") for line in log}, log

@@ -4,18 +4,18 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 from conftest import ROOT, head
+from support import csv_text
 from support.documents import Block, commands, on_the_system
-from support.system import FaultySystem, end_of, wait_for
+from support.steps import CUSTOMERS
+from support.system import FaultySystem, delete_run, end_of, rows, trigger, wait_for
 
 from embedded.tree import copy_tree
 
 PAGE = ROOT / "docs/change_something.md"
 CUSTOMER_FILES = ("customer_profiles.csv", "customer_activity.csv", "labels.csv")
-DAG = "customer_data_load"
 
 # A block, and the file that the line above names as its place.
 STEP = re.compile(r"(?:`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
@@ -46,9 +46,11 @@ def test_a_column_is_added_from_the_file_to_the_feature_store_as_the_page_says(c
     system = changed
     features = "select attr_d from feature_store where attr_d is not null"
     before = rows(system, "select * from customer_profiles")
-    (system.bucket_folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c,attr_d\n1,1,A,x,7\n")
+    profiles = system.bucket_folder / "customer_profiles.csv"
+    served = profiles.read_text()
+    profiles.write_text(f"{csv_text.HEADERS['customer_profiles']},attr_d\n1,1,A,x,7\n")
     assert 'has "attr_d", which the table does not have' in load_customers(system)
-    (system.bucket_folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
+    profiles.write_text(served)
 
     triggered = False
     for place, language, text in steps():
@@ -75,32 +77,22 @@ def test_a_column_is_added_from_the_file_to_the_feature_store_as_the_page_says(c
 
 
 def apply(system: FaultySystem, diff: str) -> None:
+    environment = {**system.environment, "GIT_CEILING_DIRECTORIES": str(system.folder.parent)}
+    command = ["/usr/bin/env", "git", "apply", "-"]
     done = subprocess.run(
-        ["/usr/bin/env", "git", "apply", "-"],
-        cwd=system.folder,
-        env={**system.environment, "GIT_CEILING_DIRECTORIES": str(system.folder.parent)},
-        input=diff,
-        capture_output=True,
-        text=True,
-        check=False,
+        command, cwd=system.folder, env=environment, input=diff, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, f"{done.stderr}\n{diff}"
 
 
 def lint(system: FaultySystem) -> None:
     """What `make lint` checks, without the types, and of the SQL what the page changes."""
-    changed = " ".join(changed_sql(system))
+    sql = [file for folder in ("alembic/versions", "sql") for file in (system.folder / folder).rglob("*.sql")]
+    before = {file: ROOT / file.relative_to(system.folder) for file in sql}
+    changed = [str(file) for file, old in before.items() if not old.exists() or old.read_text() != file.read_text()]
     assert changed
-    for tool in ("ruff check", "ruff format --check", f"sqlfluff lint --disable-progress-bar {changed}"):
+    for tool in ("ruff check", "ruff format --check", f"sqlfluff lint --disable-progress-bar {' '.join(changed)}"):
         on_the_system(f".venv/bin/python -m {tool}", system)
-
-
-def changed_sql(system: FaultySystem) -> Iterator[str]:
-    for folder in ("alembic/versions", "sql"):
-        for file in (system.folder / folder).rglob("*.sql"):
-            name = file.relative_to(system.folder)
-            if not (ROOT / name).exists() or (ROOT / name).read_bytes() != file.read_bytes():
-                yield str(name)
 
 
 def serve_samples(system: FaultySystem) -> None:
@@ -113,25 +105,12 @@ def serve_samples(system: FaultySystem) -> None:
 
 def load_customers(system: FaultySystem) -> str:
     """Trigger the DAG as a person does in the UI, and wait for its end; how the load of profiles ended, or why not."""
-    api = system.api()
-    runs = f"{api.url}/api/v2/dags/{DAG}/dagRuns"
-    answer = api.session.post(runs, json={"logical_date": None})
-    assert answer.ok, answer.text
-    run = answer.json()["dag_run_id"]
-
-    if end_of(api, run, DAG) == "failed":
-        assert api.session.delete(f"{runs}/{run}").ok  # `make up` would speak of it
-    [(status, error), *_] = rows(
-        system,
-        """
+    run = trigger(system, CUSTOMERS)
+    if end_of(system.api(), run, CUSTOMERS) == "failed":
+        delete_run(system, run, CUSTOMERS)  # `make up` would speak of it
+    query = """
         select status, error from pipeline.loads join pipeline.files using (file_id)
         where table_name = 'customer_profiles' order by load_id desc
-        """,
-    )
+    """
+    [(status, error), *_] = rows(system, query)
     return str(error or status)
-
-
-def rows(system: FaultySystem, query: str) -> list[tuple[Any, ...]]:
-    with system.connect() as connection:
-        found: list[tuple[Any, ...]] = connection.execute(query).fetchall()
-    return found

@@ -2,12 +2,10 @@
 
 import os
 import re
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
 from conftest import ROOT
 from support.system import lend_packages
@@ -50,22 +48,22 @@ def test_a_commit_that_breaks_the_format_is_rejected(tmp_path: Path) -> None:
     # sqlfluff takes a second for three of these files, and `make lint` checks them all.
     for file in {*folder.glob("alembic/versions/*.sql"), *folder.glob("sql/*/*.sql")} - {folder / CHECKED}:
         file.unlink()
-    author = "git -c user.name=a -c user.email=a@b commit --quiet --message one"
-    for command in ("git init --quiet", "git add --all", author, ".venv/bin/pre-commit install"):
+    commit = "git -c user.name=a -c user.email=a@b commit --quiet --message one"
+    for command in ("git init --quiet", "git add --all", commit, ".venv/bin/pre-commit install"):
         assert run(folder, *command.split()).returncode == 0
 
-    (folder / "embedded/tree.py").write_text("import  os\n")
-    (folder / CHECKED).write_text("SELECT 1 ;\n")
-    rejected = run(folder, *author.split(), "--all")
+    good = {folder / name: (folder / name).read_text() for name in ("embedded/tree.py", CHECKED)}
+    for file, bad in zip(good, ("import  os\n", "SELECT 1 ;\n"), strict=True):
+        file.write_text(bad)
+    rejected = run(folder, *commit.split(), "--all")
     assert rejected.returncode != 0
     for tool in ("ruff check", "ruff format", "sqlfluff"):
         assert [line for line in rejected.stderr.splitlines() if line.startswith(tool) and line.endswith("Failed")]
-
-    for name in ("embedded/tree.py", CHECKED):
-        shutil.copy(ROOT / name, folder / name)
-    changed = folder / "embedded/tree.py"
-    changed.write_text(changed.read_text() + "\n\n# One more line.\n")
-    done = run(folder, *author.split(), "--all")
+    for file, text in good.items():
+        file.write_text(text)
+    with (folder / "embedded/tree.py").open("a") as changed:
+        changed.write("\n\n# One more line.\n")
+    done = run(folder, *commit.split(), "--all")
     assert done.returncode == 0, done.stderr
 
 
@@ -81,120 +79,69 @@ def test_github_runs_what_ci_runs_on_the_oldest_and_the_newest_postgresql() -> N
         assert os.access(ROOT / script, os.X_OK)
 
 
-def test_actions_are_pinned_by_their_commit_and_vulnerabilities_are_looked_up_weekly() -> None:
-    for workflow in (ROOT / ".github/workflows").glob("*.yml"):
-        for use in re.findall(r"uses: (.*)", workflow.read_text()):
-            assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}  # v\d+\.\d+\.\d+", use), workflow.name
+def test_vulnerabilities_are_looked_up_weekly() -> None:
     audit = settings(".github/workflows/audit.yml")
     # YAML 1.1 reads the word on as true.
     assert len(audit[True]["schedule"]) == 1
     assert "make audit" in [step.get("run") for step in audit["jobs"]["audit"]["steps"]]
 
 
-@pytest.mark.parametrize(
-    ("lock", "wanted", "installer", "installed"),
-    [
-        ("requirements.lock", ["requirements.txt"], "Dockerfile", "requirements.lock"),
-        (
-            "deploy/celery/requirements.lock",
-            ["requirements.txt", "deploy/celery/requirements.txt"],
-            "Makefile",
-            "deploy/celery/requirements.lock",
-        ),
-        (
-            "embedded/requirements.lock",
-            ["requirements.txt", "embedded/requirements.txt"],
-            "embedded/make_venv.sh",
-            "embedded/requirements.lock",
-        ),
-        *(
-            (f"{folder}/requirements.lock", [f"{folder}/requirements.txt"], "Makefile", f"{folder}/requirements.lock")
-            for folder in ("bench", "examples", ".ci/audit", "tests/ui")
-        ),
-    ],
-)
-def test_every_package_is_locked_by_its_hash_and_installed_from_the_lock(
-    lock: str, wanted: list[str], installer: str, installed: str
-) -> None:
-    # Without the extras, as in celery[redis].
-    def read(name: str) -> str:
-        return re.sub(r"^([\w.-]+)\[.*?\]", r"\1", (ROOT / name).read_text(), flags=re.M)
-
-    text = read(lock)
-    locked = re.findall(r"^([\w.-]+==\S+).*\\\n {4}--hash=sha256:[0-9a-f]{64}", text, re.M)
-    assert len(locked) == len(re.findall(r"^\w", text, re.M))
-    for file in wanted:
-        pinned = re.findall(r"^\w[^;\n]*", read(file), re.M)  # without the version of Python for which it is
-        assert pinned
-        assert set(pinned) <= set(locked), "run make lock"
-    assert f"--require-hashes -r {installed}\n" in (ROOT / installer).read_text()
-
-
-def tracked(*patterns: str) -> list[Path]:
-    """The files of the project whose paths match."""
+def tracked(*patterns: str) -> dict[str, str]:
+    """The text of each file of the project whose path matches."""
     names = run(ROOT, "git", "ls-files", "-co", "--exclude-standard", *patterns).stdout.split()
     assert names
-    return [ROOT / name for name in names]
+    return {name: (ROOT / name).read_text() for name in names}
 
 
-def test_every_file_of_requirements_is_locked_by_make_lock_and_renewed_by_dependabot() -> None:
-    lock = run(ROOT, "make", "--dry-run", "lock").stdout
-    folders = [
-        folder
-        for update in settings(".github/dependabot.yml")["updates"]
-        if update["package-ecosystem"] == "pip"
-        for folder in update["directories"]
-    ]
-    files = tracked("requirements*.txt", "*/requirements*.txt")
-    for file in files:
-        name = str(file.relative_to(ROOT))
-        assert re.search(rf" {name} .*-o \S*requirements\S*\.lock", lock), name
-        assert f"/{'' if file.parent == ROOT else file.parent.relative_to(ROOT)}" in folders, name
-    assert len(folders) == len({file.parent for file in files})
-    for line in lock.splitlines():
-        assert "--generate-hashes" in line or "uv pip compile" not in line
+def test_every_package_is_locked_by_its_hash_renewed_by_dependabot_and_installed_from_the_lock() -> None:
+    lock_all = run(ROOT, "make", "--dry-run", "lock").stdout
+    assert all("--generate-hashes" in line for line in lock_all.splitlines() if "uv pip compile" in line)
+    updates = [each for each in settings(".github/dependabot.yml")["updates"] if each["package-ecosystem"] == "pip"]
+    renewed = [folder for update in updates for folder in update["directories"]]
+    installers = "".join(tracked("Dockerfile", "Makefile", "embedded/make_venv.sh").values())
+    wanted = tracked("requirements*.txt", "*/requirements*.txt")
+    for name, text in wanted.items():
+        lock = name.replace(".txt", ".lock")
+        locked_text = (ROOT / lock).read_text()
+        locked = re.findall(r"^([\w.-]+)(?:\[.*?\])?(==\S+).*\\\n {4}--hash=sha256:[0-9a-f]{64}", locked_text, re.M)
+        assert len(locked) == len(re.findall(r"^\w", locked_text, re.M)), lock
+        # Without the extras, as in celery[redis], and the version of Python for which a package is.
+        pinned = re.findall(r"^([\w.-]+)(?:\[.*?\])?(==[^;\s]+)", text, re.M)
+        assert len(pinned) == len(re.findall(r"^\w", text, re.M)) > 0, name
+        # Tests, the embedded run and the workers have the packages of the pipeline as well.
+        if lock.startswith(("embedded", "deploy")):
+            pinned += re.findall(r"^([\w.-]+)(==[^;\s]+)", wanted["requirements.txt"], re.M)
+        assert set(pinned) <= set(locked), "run make lock"
+        assert re.search(rf" {name} .*-o \S*requirements\S*\.lock", lock_all), name
+        assert f"--require-hashes -r {lock}\n" in installers, lock
+    assert set(renewed) == {f"/{name.rpartition('/')[0]}" for name in wanted}
 
 
-INSTALLS = re.compile(
-    r"pip3? install|pip3? download|uv (?:tool|pip install|run)|\b(?:uvx|pipx|npx)\b|npm (?:install|ci)"
-)
+INSTALLS = r"pip3? (?:install|download)|uv (?:tool|pip install|run)|\b(?:uvx|pipx|npx)\b|npm (?:install|ci)"
 
 
 def test_nothing_is_installed_without_hashes() -> None:
-    """Debian's packages, which apt verifies, aside."""
-    files = [
-        file
-        for file in tracked("Makefile", "Dockerfile", "*.sh", ".ci/*", ".github/*", ".pre-commit-config.yaml", "*.py")
-        if file != Path(__file__)
-    ]
-    found = [
-        (file.name, line)
-        for file in files
-        for line in file.read_text().replace("\\\n", " ").splitlines()
-        if INSTALLS.search(line) and "--require-hashes" not in line
-    ]
-    # Advice to a person, for packages that only a SOCKS proxy needs.
-    assert [line for name, line in found if "PySocks socksio" not in line] == []
+    """Debian's packages, which apt verifies, aside, and the advice to a person for a SOCKS proxy."""
+    files = tracked("Makefile", "Dockerfile", "*.sh", ".ci/*", ".github/*", ".pre-commit-config.yaml", "*.py")
+    del files[str(Path(__file__).relative_to(ROOT))]
+    lines = [line for text in files.values() for line in text.replace("\\\n", " ").splitlines()]
+    found = [line for line in lines if re.search(INSTALLS, line) and "--require-hashes" not in line]
+    assert [line for line in found if "PySocks socksio" not in line] == []
 
 
 def test_no_image_that_is_pulled_has_a_movable_tag_by_name() -> None:
-    texts = {
-        str(file.relative_to(ROOT)): file.read_text()
-        for file in tracked("docker-compose.yml", "Dockerfile", "deploy/*.yml", "deploy/*.yaml")
-    }
-    for name, text in texts.items():
-        assert not re.search(r"\blatest\b", text), name
-    defaults = re.findall(r"^ARG \w+_IMAGE=(.*)", texts["Dockerfile"], re.M)
+    texts = tracked("docker-compose.yml", "Dockerfile", "deploy/*.yml", "deploy/*.yaml")
+    assert not re.search(r"\blatest\b", "".join(texts.values()))
+    images = re.findall(r"^ARG \w+_IMAGE=(.*)", texts["Dockerfile"], re.M)
     for name, text in texts.items():
         if name.endswith("docker-compose.yml"):
-            # The one without a variable is built here, and never pulled.
-            images = [line for line in re.findall(r"^ *image: (.*)", text, re.M) if line != "company-data"]
-            defaults += [re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", image) for image in images]
+            images += re.findall(r"^ *image: (?:\$\{\w+:-)?(.*?)\}?$", text, re.M)
     chart = settings("deploy/kubernetes/values.yaml")["images"]["airflow"]
-    defaults.append(f"{chart['repository']}:{chart['tag']}")
-    assert len(defaults) == 5
-    for image in defaults:
-        assert re.fullmatch(r"[\w./-]+:\d[\w.-]*", image) or re.fullmatch(r"[\w./-]+:\d[\w.-]*-\w+", image), image
+    images.append(f"{chart['repository']}:{chart['tag']}")
+    # The one without a tag is built here, and never pulled.
+    pulled = [image for image in images if image != "company-data"]
+    assert len(pulled) == 5
+    assert [image for image in pulled if not re.fullmatch(r"[\w./-]+:\d[\w.-]*", image)] == []
 
 
 def test_the_image_and_the_workers_have_the_same_versions_as_the_tests() -> None:

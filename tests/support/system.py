@@ -232,7 +232,7 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
             "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{in_addresses['WEBHOOK']}",
             "NOTIFY_EMAIL": "operator@here",
             "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
-            "SALES_DEADLINE_HOURS": "0.005",
+            "SALES_DEADLINE_HOURS": "0.003",
             "ON_ANOMALY": "ignore",  # months are replaced by much larger and smaller ones
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
         }
