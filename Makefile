@@ -39,7 +39,7 @@ test-citus: venv ## run the tests of the workflows on the Citus cluster that CIT
 
 ON_A_CLUSTER = tests/sql $(addprefix tests/, $(addsuffix .py, \
 	features/test_feature_history features/test_first_publication features/test_training_sets \
-	loads/test_concurrency loads/test_crashes loads/test_interleaved_runs loads/test_loads loads/test_random_runs \
+	loads/test_concurrency loads/test_crashes loads/test_interleaved_runs loads/test_loads \
 	operation/test_maintenance operation/test_status roles/test_privileges workflows/test_workflows))
 
 # PICTURES=1 renews the pictures in docs/pictures on the way.
