@@ -139,6 +139,16 @@ def during(action: Callable[[], object], at: int = 0) -> Answer:
     return answer
 
 
+def before(action: Callable[[], object]) -> Answer:
+    """The file, when the action has ended."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        action()
+        with_headers()(handler)
+
+    return answer
+
+
 def broken_chunks(at: int) -> Answer:
     """A chunked body without its last chunk."""
 
