@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -147,6 +147,29 @@ def pausing(database: Database, point: str) -> Iterator[Pause]:
             yield pause
         finally:
             pause.release()
+
+
+@contextlib.contextmanager
+def paused(database: Database, point: str, work: Callable[[], object]) -> Iterator[int]:
+    """Do the work in a thread up to a point, where it waits while the block runs, and then to its end or error.
+
+    Yields:
+        The process ID of the session that waits.
+    """
+    with pausing(database, point) as pause, ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        yield pause.wait(running)
+        pause.release()
+        running.result(WAIT_SECONDS)
+
+
+def run_beside(database: Database, point: str, first: Callable[[], object], second: Callable[[], object]) -> None:
+    """Do the first up to a point, let the second come to wait for it there, and let both end."""
+    with ThreadPoolExecutor(1) as pool:
+        with paused(database, point, first) as pid:
+            waiting = pool.submit(second)
+            wait_until_blocked(database, pid, waiting)
+        waiting.result(WAIT_SECONDS)
 
 
 def install(admin: psycopg.Connection[Any]) -> None:

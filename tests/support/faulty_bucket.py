@@ -124,6 +124,31 @@ def stall(at: int, released: threading.Event) -> Answer:
     return answer
 
 
+def during(action: Callable[[], object], at: int = 0) -> Answer:
+    """The file; after so many bytes of it the download waits until the action has ended."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        body = handler.content()
+        handler.head(Content_Length=len(body))
+        handler.wfile.write(body[:at])
+        handler.wfile.flush()
+        action()
+        with contextlib.suppress(OSError):
+            handler.wfile.write(body[at:])
+
+    return answer
+
+
+def before(action: Callable[[], object]) -> Answer:
+    """The file, when the action has ended."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        action()
+        with_headers()(handler)
+
+    return answer
+
+
 def broken_chunks(at: int) -> Answer:
     """A chunked body without its last chunk."""
 

@@ -29,10 +29,15 @@ _run_numbers = itertools.count(1)
 
 
 @cache
-def dag(dag_id: str) -> Any:
+def _dags() -> Any:
     bag = DagBag(str(ROOT / "dags"))
     assert bag.import_errors == {}
-    return bag.dags[dag_id]
+    return bag.dags
+
+
+def dag(dag_id: str) -> Any:
+    """A DAG. The first call must be in the main thread, where alone Airflow reads DAG files."""
+    return _dags()[dag_id]
 
 
 def connect(database: Database) -> psycopg.Connection[Any]:

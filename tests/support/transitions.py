@@ -1,12 +1,13 @@
 """The changes of pipeline.loads.status: those that 0104_ledger.sql lists, and those that a trigger sees."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import product
 from typing import Any, NamedTuple
 
 import psycopg
-from conftest import ROOT
+from conftest import ROOT, Database
 
 LEDGER = ROOT / "alembic/versions/0104_ledger.sql"
 
@@ -75,3 +76,12 @@ def seen(admin: psycopg.Connection[Any]) -> set[Transition]:
 def unlisted(transitions: Iterable[Transition]) -> set[Transition]:
     """Those that 0104_ledger.sql does not list."""
     return set(transitions) - listed()
+
+
+@contextmanager
+def only_listed(database: Database) -> Iterator[None]:
+    """Fail if a status changes in a way that 0104_ledger.sql does not list."""
+    with database.connect() as admin:
+        record(admin)
+        yield
+        assert unlisted(seen(admin)) == set()
