@@ -865,7 +865,7 @@ begin
         ));
     end if;
     select format(
-        'select exists (select from public.%1$I where %2$I >= %3$L and %2$I < %4$L)',
+        'select exists (select %2$I from public.%1$I where %2$I >= %3$L and %2$I < %4$L)',
         table_name, date_column, this_file.file_month, (this_file.file_month + interval '1 month')::date
     ) into query
     from pipeline.sources
