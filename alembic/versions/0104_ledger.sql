@@ -923,7 +923,7 @@ begin
             'Load %s is not the published load of a month, so it was not retired. pipeline.loads lists them.', load
         ));
     end if;
-    execute format('select exists (select from public.%I where %s)', file.table_name, file.condition) into has_rows;
+    execute format('select exists (select %I from public.%I where %s)', file.date_column, file.table_name, file.condition) into has_rows;
     if has_rows then
         perform pipeline.reject(format(
             'public.%I still has the rows of %s, so load %s was not retired. Detach their partition first:'

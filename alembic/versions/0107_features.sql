@@ -209,7 +209,7 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if exists (select from pipeline.features_opened) or not exists (select from public.feature_store) then
+    if exists (select opened_at from pipeline.features_opened) or not exists (select idx from public.feature_store) then
         return;
     end if;
     insert into pipeline.features_opened default values;

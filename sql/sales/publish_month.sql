@@ -23,7 +23,7 @@ lock table public.monthly_sales in row exclusive mode;
 
 select pipeline.reject_foreign_keys('public.monthly_sales')
 where exists (
-    select
+    select sale_month
     from public.monthly_sales
     where sale_month = %(file_month)s::date
 );

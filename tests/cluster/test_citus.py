@@ -62,7 +62,7 @@ def content(database: Database) -> Content:
     found: Content = {
         table: sorted(database.run(f"select * from {table}"), key=repr) for table in [*TABLES, "feature_store"]
     }
-    found["month_status"] = database.run("select sale_month, row_count, total from month_status order by 1")
+    found["month_status"] = database.run("select file_month, row_count, total from month_status order by 1")
     known = [known_at for (known_at,) in database.run("select known_at from pipeline.feature_store_builds order by 1")]
     build = {known_at: number for number, known_at in enumerate(known)} | {None: None}
     history = database.run("""

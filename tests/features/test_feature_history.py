@@ -244,7 +244,7 @@ def pairs_of(clients: Iterable[int]) -> list[tuple[int, date]]:
 def at(database: Database, pairs: list[tuple[int, date]], known_at: datetime | None = None) -> list[str]:
     """What feature_store_at shows for the pairs, in their order, as text: not-a-number does not equal itself."""
     moment = [] if known_at is None else [known_at]
-    query = f"select * from feature_store_at(%s::int[], %s::date[]{', %s' if moment else ''})"
+    query = f"select {OF_PAIRS} from feature_store_at(%s::int[], %s::date[]{', %s' if moment else ''})"
     with database.connect("ds_user") as connection:
         arrays = [[client for client, _ in pairs], [day for _, day in pairs]]
         return [str(row) for row in connection.execute(query, [*arrays, *moment])]
@@ -492,7 +492,7 @@ def test_pairs_keep_their_order_and_their_repetitions(clients: Database) -> None
     pairs = [(2, march, two), (1, january, one), (2, january, nothing), (9, march, nothing), (2, march, two)]
     assert at(clients, [(idx, day) for idx, day, _ in pairs]) == [str((idx, day, *row)) for idx, day, row in pairs]
     assert at(clients, []) == []
-    assert clients.run("select * from feature_store_at('{1, null}', '{null, 2020-03-15}')") == [
+    assert clients.run(f"select {OF_PAIRS} from feature_store_at('{{1, null}}', '{{null, 2020-03-15}}')") == [
         (1, None, *nothing),
         (None, march, *nothing),
     ]

@@ -8,7 +8,7 @@ from support.steps import build_feature_store, csv_text, load_customers
 
 pytestmark = pytest.mark.slow
 
-PAIRS = "select * from feature_store_at('{2, 1, 2}', '{2020-02-01, 2020-02-01, 2019-01-01}', $1)"
+PAIRS = "select day, (features).* from feature_store_at('{2, 1, 2}', '{2020-02-01, 2020-02-01, 2019-01-01}', $1)"
 WHOLE_DAY = "select idx, scd_a, label from feature_store_as_of('2020-02-01', $1)"
 
 

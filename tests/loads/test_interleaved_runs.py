@@ -441,7 +441,7 @@ class Machine(RuleBasedStateMachine):
     @invariant()
     def the_views_equal_the_model(self) -> None:
         model = self.model
-        months = self.read("select sale_month::text, status, row_count, total from month_status")
+        months = self.read("select file_month::text, status, row_count, total from month_status")
         assert {month: tuple(shown) for month, *shown in months} == model.month_status()
         rows = dict(self.read("select table_name, coalesce(row_count, 0) from data_freshness"))
         assert rows["sales"] == sum(map(len, model.sales.values()))

@@ -101,7 +101,7 @@ def test_a_month_is_taken_out_beside_readers_and_comes_back_when_it_is_loaded(
     assert list(status.month_states.values()) == ["retired", "loaded"]
 
     # Nothing expects its rows; its sums and the other months are compared as before.
-    Run(database, MAINTENANCE).run("compare_tables", "analyze_sales")
+    Run(database, MAINTENANCE).run("compare_tables", "analyze_months")
     assert database.run("select file_month::text, compared_at is null, difference from pipeline.files order by 1") == [
         ("2024-01-01", True, None),
         ("2024-02-01", False, None),
@@ -236,7 +236,7 @@ def test_a_load_that_was_not_published_for_30_days_is_discarded_and_stays_in_the
     loads = database.run("select count(*) from pipeline.loads")
     assert len(database.run(staged)) == 5
 
-    Run(database, MAINTENANCE).run("discard_orphans", "analyze_sales")
+    Run(database, MAINTENANCE).run("discard_orphans", "analyze_months")
     assert database.run("select count(*) from pipeline.loads") == loads
     assert set(database.run(f"select status, error ~ '30 days' from pipeline.loads where load_id in {abandoned}")) == {
         ("failed", True)

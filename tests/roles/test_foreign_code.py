@@ -44,7 +44,7 @@ def test_no_task_and_no_command_runs_a_shadow(attacked: Database, run_dag: RunDa
         load_month(attacked, MONTH)
         for dag, fires in ((SALES, FIRES), (CUSTOMERS, None), (FEATURES, None)):
             assert run_dag(dag, fires) == "success"
-        Run(attacked, MAINTENANCE).run("discard_orphans", "analyze_sales")
+        Run(attacked, MAINTENANCE).run("discard_orphans", "analyze_months")
         assert attacked.alembic("upgrade", "head").returncode == 0
         read_status(attacked.url(), [FIRES.date()])
         write_passwords(tmp_path)
