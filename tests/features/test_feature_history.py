@@ -237,6 +237,12 @@ def each_day() -> list[date]:
     return [FIRST_DAY + timedelta(days=number) for number in range(-1, NASTY_DAYS + 1)]
 
 
+# What feature_store_at shows for a pair.
+OF_PAIRS = (
+    "(features).idx, day, (features).attr_a, (features).attr_b, (features).scd_a, (features).scd_b, (features).label"
+)
+
+
 def pairs_of(clients: Iterable[int]) -> list[tuple[int, date]]:
     return [(client, day) for client in clients for day in each_day()]
 
@@ -538,8 +544,8 @@ def test_a_client_is_looked_up_by_an_index_in_the_query_that_calls_the_function(
     database: Database, call: str, indexes: int
 ) -> None:
     database.run("""
-        insert into feature_history
-        select n, '2020-01-01', null, 1, 'A', 1, 1, 1, '2020-01-01', case when n % 2 = 0 then timestamp '2021-01-01' end
+        insert into feature_history (idx, valid_from, attr_a, attr_b, scd_a, scd_b, label, known_from, known_to)
+        select n, '2020-01-01', 1, 'A', 1, 1, 1, '2020-01-01', case when n % 2 = 0 then timestamp '2021-01-01' end
         from generate_series(1, 5000) as n
     """)
     database.run("analyze feature_history")

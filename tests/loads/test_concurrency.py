@@ -476,7 +476,9 @@ def test_a_rebuild_names_the_loads_whose_rows_it_has_read(database: Database, fi
     )
     [(version,)] = database.run("select distinct attr_a from feature_store")
     [(published,)] = database.run("""
-        select status from pipeline.feature_store_builds inner join pipeline.loads on load_id = any(feature_store_builds.loads)
+        select distinct status
+        from pipeline.feature_store_builds
+        inner join pipeline.loads on load_id = any(feature_store_builds.loads)
     """)
     assert (version, published) in [(1, "superseded"), (2, "published")]
 

@@ -35,7 +35,7 @@ def assert_all_is_loaded(database: Database, version: int, kept: bool) -> None:
     assert database.run("select idx, location from stores order by 1") == stores
     sales = database.run("select date::text, value, store_idx from sales order by date")
     assert sales == [*((month, value, 3) for month, _, value in before), (MONTH, version, 1)]
-    sums = database.run("select file_month::text, location, value from monthly_sales order by 1")
+    sums = database.run("select sale_month::text, location, value from monthly_sales order by 1")
     assert sums == [*((month, "Lagos", value) for month, _, value in before), (MONTH, "Porto", version)]
     assert database.run("select * from customer_profiles") == [(1, version, "A", "x")]
     assert database.run("select idx, scd_b from customer_activity") == [(1, version)]
