@@ -86,7 +86,7 @@ with DAG(
     check_customers = CheckOperator(
         task_id="check_customers",
         sql="customers/check_customers.sql",
-        parameters=loads,
+        parameters={"loads": list(loads.values())} | loads,
     )
     compare_customers = LoadOperator(
         task_id="compare_customers",

@@ -958,6 +958,39 @@ return (
 comment on function pipeline.reject_foreign_keys(regclass) is
 'Fails if a foreign key refers to this table: it would lose its rows when they are deleted and inserted.';
 
+create function pipeline.prepare_source(name text)
+returns void
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    source constant pipeline.sources := (select sources from pipeline.sources where table_name = name);
+    filled text;
+begin
+    foreach filled in array name || source.derived_tables loop
+        execute format(
+            'grant select, insert, %s on public.%I to pipeline',
+            case when source.is_cumulative then 'update' else 'delete' end, filled
+        );
+    end loop;
+    -- A publication of all tables would otherwise stop deletes from tables without a key.
+    if source.is_monthly then
+        -- No row is this old. While the table has a partition on which mle_user has no privileges, mle_user cannot
+        -- create a row trigger on it, which would slow a load down by as many calls as there are rows.
+        execute format(
+            'create table partitions.%1$I partition of public.%2$I for values from (minvalue) to (''0001-01-01'');'
+            'alter table partitions.%1$I replica identity full;'
+            'grant maintain on public.%2$I, partitions.%1$I to pipeline', name || '_before_all_months', name
+        );
+    elsif not source.is_cumulative then
+        execute format('alter table public.%I replica identity full', name);
+    end if;
+end
+$$;
+
+comment on function pipeline.prepare_source(text) is
+'Lets the pipeline write the tables of a source: for the migration that adds it.';
+
 create function pipeline.forget_source(name text)
 returns void
 language plpgsql
@@ -998,4 +1031,8 @@ to pipeline;
 
 -- Undo
 
-drop schema partitions, staging, pipeline cascade;
+drop schema partitions cascade;
+
+drop schema staging cascade;
+
+drop schema pipeline cascade;

@@ -39,13 +39,6 @@ comment on table public.labels is 'The label that a model learns to predict, exa
 comment on column public.labels.idx is 'Client: customer_profiles.idx.';
 comment on column public.labels.label is 'The label, 0 or 1.';
 
--- A table without a key needs it for deletes if a publication includes all tables.
-alter table public.customer_profiles replica identity full;
-
-alter table public.customer_activity replica identity full;
-
-alter table public.labels replica identity full;
-
 -- What a file must look like: its columns, their types, and the rules that one row can break.
 create table staging.customer_profiles (like public.customer_profiles including comments including constraints);
 
@@ -64,7 +57,8 @@ insert into pipeline.sources (table_name, file_path, key_column, date_column, am
 ('customer_activity', 'customer_activity.csv', 'idx', 'valid_from', null, 'customer_profiles'),
 ('labels', 'labels.csv', 'idx', null, 'label', 'customer_profiles');
 
-grant select, insert, delete on public.customer_profiles, public.customer_activity, public.labels to pipeline;
+select pipeline.prepare_source(table_name)
+from unnest(array['customer_profiles', 'customer_activity', 'labels']) as added (table_name);
 
 -- Undo
 
@@ -72,8 +66,5 @@ drop table public.labels, public.customer_activity, public.customer_profiles;
 
 drop table staging.labels, staging.customer_activity, staging.customer_profiles;
 
-select pipeline.forget_source('labels');
-
-select pipeline.forget_source('customer_activity');
-
-select pipeline.forget_source('customer_profiles');
+select pipeline.forget_source(table_name)
+from unnest(array['labels', 'customer_activity', 'customer_profiles']) as added (table_name);

@@ -22,14 +22,6 @@ comment on column public.sales.value is 'Amount sold that day, exact; negative f
 comment on column public.sales.date is 'Day of the sale.';
 comment on column public.sales.store_idx is 'Store of the sale: stores.idx.';
 
--- No sale is this old. While sales has a partition on which mle_user has no privileges, mle_user cannot create a row
--- trigger on it, which would slow a load down by as many calls as there are rows.
-create table partitions.sales_before_all_months
-partition of public.sales for values from (minvalue) to ('0001-01-01');
-
--- A publication of all tables would otherwise stop deletes.
-alter table partitions.sales_before_all_months replica identity full;
-
 create table public.monthly_sales (
     store_idx integer not null,
     location text not null,
@@ -63,16 +55,8 @@ insert into pipeline.sources (
 ) values
 ('sales', 'sales/YYYY-MM-01/sales.csv', 'idx', 'date', 'value', 'store_idx', '{monthly_sales}');
 
-grant select, insert, delete on public.sales, public.monthly_sales to pipeline;
-
-grant select, insert, update on public.stores to pipeline;
-
--- To analyze them. In a block, because the linter does not know the privilege.
-do $$
-begin
-    grant maintain on public.sales, partitions.sales_before_all_months to pipeline;
-end
-$$;
+select pipeline.prepare_source(table_name)
+from unnest(array['stores', 'sales']) as added (table_name);
 
 -- Undo
 
@@ -80,6 +64,5 @@ drop table public.monthly_sales, public.sales, public.stores;
 
 drop table staging.sales, staging.stores;
 
-select pipeline.forget_source('sales');
-
-select pipeline.forget_source('stores');
+select pipeline.forget_source(table_name)
+from unnest(array['sales', 'stores']) as added (table_name);

@@ -245,7 +245,9 @@ grant select on pipeline.feature_sources to pipeline;
 
 -- Undo
 
-update pipeline.sources set derived_tables = '{}' where table_name = 'customer_profiles';
+update pipeline.sources
+set derived_tables = '{}'
+where table_name = 'customer_profiles';
 
 drop function pipeline.open_feature_store;
 

@@ -16,6 +16,11 @@ SUPERSEDED, PUBLISHED_ALREADY = "PL001", "PL002"
 REQUIRE_CHECKED = "select pipeline.require_checked(variadic %(loads)s::bigint[])"
 
 
+def loads_of(parameters: Any) -> list[int]:
+    """The loads that the parameters of a task name, one by one or all together as "loads"."""
+    return [int(load) for load in parameters.get("loads") or parameters.values()]
+
+
 class LoadOperator(SQLExecuteQueryOperator):
     """Runs a file under sql/ on the loads of a run.
 
@@ -54,5 +59,4 @@ class CheckOperator(LoadOperator):
             AirflowSkipException: as LoadOperator; so is psycopg.Error, which also says that a load is rejected.
         """
         super().execute(context)
-        loads = [int(load) for load in self.parameters.values()]  # type: ignore[union-attr]
-        self.get_db_hook().run(REQUIRE_CHECKED, parameters={"loads": loads})
+        self.get_db_hook().run(REQUIRE_CHECKED, parameters={"loads": loads_of(self.parameters)})

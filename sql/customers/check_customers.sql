@@ -1,7 +1,7 @@
 -- Checks the staged customer files: only checked loads can be published.
 --
--- Reads       the staged rows of :profiles_load, :activity_load and :labels_load
--- Writes      pipeline.loads: the verdicts, and that the request for the profiles decides for all three;
+-- Reads       the staged rows of :profiles_load, :activity_load and :labels_load; :loads are all loads of the run
+-- Writes      pipeline.loads: the verdicts, and that the request for the profiles decides for all;
 --             pipeline.anomaly_checks: the share of profiles (a sample, if there are many) with an activity and a label
 -- Idempotent  Yes. The same rows get the same verdict. One transaction; pipeline.require_checked raises the verdict in
 --             a second one, so that the ledger keeps it.
@@ -42,9 +42,9 @@ different_labels as (
 ),
 
 -- One row for each kind of error, with the first few clients that have it.
-errors (table_name, error) as (
+errors (load_id, error) as (
     select
-        'customer_profiles' as table_name,
+        %(profiles_load)s::bigint as load_id,
         concat(
             count(*), ' clients have two different profiles, the first of them: ',
             (
@@ -63,7 +63,7 @@ errors (table_name, error) as (
     union all
 
     select
-        'labels' as table_name,
+        %(labels_load)s::bigint as load_id,
         concat(
             count(*), ' clients have two different labels, the first of them: ',
             (
@@ -84,18 +84,13 @@ select
     given.place,
     given.load_id,
     errors.error
--- As publishing locks them.
-from (
-    values
-    (1, %(profiles_load)s::bigint, 'customer_profiles'),
-    (2, %(activity_load)s::bigint, 'customer_activity'),
-    (3, %(labels_load)s::bigint, 'labels')
-) as given (place, load_id, table_name)
+from unnest(%(loads)s::bigint[]) with ordinality as given (load_id, place)
 left join errors
-    on given.table_name = errors.table_name;
+    on given.load_id = errors.load_id;
 
 select pipeline.check_load(load_id, error, decided_by_load => %(profiles_load)s::bigint)
 from verdicts
+-- As publishing locks them.
 order by place;
 
 -- Profiles without an activity or a label are no clients of the feature store: indexes that are shifted show here.

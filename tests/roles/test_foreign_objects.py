@@ -166,7 +166,7 @@ def test_a_foreign_key_onto_monthly_sales_stops_the_load_of_its_month_before_any
                 )
             """)
             mle.execute(f"""insert into "Sum notes" values ('{MONTH}', 1, 'mine')""")
-        named = f'monthly_sales of {MONTH}: the foreign key of a sum of public."Sum notes" refers to rows that a load'
+        named = 'public.monthly_sales: the foreign key of a sum of public."Sum notes" refers to rows that a load'
         with pytest.raises(CheckViolation, match=named):
             load_month(loaded, MONTH)
         assert loaded.run(VERSIONS) == before

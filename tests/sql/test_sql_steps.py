@@ -128,6 +128,11 @@ class Case:
         return [by_text[text] for text in texts if text in by_text]
 
     @property
+    def loads(self) -> list[str]:
+        """The loads that the parameters name."""
+        return [load for name, load in self.parameters.items() if name.endswith("load")]
+
+    @property
     def checks(self) -> bool:
         """Whether the task raises the verdict after it."""
         return isinstance(self.task, CheckOperator)
@@ -344,7 +349,7 @@ def by_its_task(database: Database, case: Case) -> Outcome:
         try:
             run_sql(pipeline, case.task.sql, case.parameters, bool(case.task.autocommit), answer)
             if case.checks:
-                pipeline.execute(REQUIRE_CHECKED, {"loads": [int(load) for load in case.parameters.values()]})
+                pipeline.execute(REQUIRE_CHECKED, {"loads": [int(load) for load in case.loads]})
         except psycopg.Error as error:
             failed = str(error.sqlstate), str(error.diag.message_primary)
     return failed, reported, answer and answer[0][0]
@@ -420,7 +425,7 @@ def psql_line(database: Database, case: Case) -> str:
     if not case.checks:
         return line
     # "... and raise the verdict", says the paragraph below it.
-    loads = f"({', '.join(case.parameters.values())})"
+    loads = f"({', '.join(case.loads)})"
     return f"{line.rstrip()} &&\n{with_replaced(raise_verdict, {example: url, '(1, 2)': loads})}"
 
 

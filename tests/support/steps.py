@@ -17,7 +17,7 @@ from conftest import ROOT, Database
 
 from company_data import staging
 from company_data.approval import LoadApprovalOperator
-from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator
+from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator, loads_of
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS
 
 SQL = ROOT / "sql"
@@ -87,7 +87,7 @@ class Run:
                         self.reports = []
                         return self.reports
                     if isinstance(task, CheckOperator):
-                        connection.execute(REQUIRE_CHECKED, {"loads": list(self.parameters(name).values())})
+                        connection.execute(REQUIRE_CHECKED, {"loads": loads_of(self.parameters(name))})
             elif isinstance(task, LoadApprovalOperator):
                 if self.asks:
                     self.ask([self.loads[task_of(load)] for load in task.loads])
