@@ -214,15 +214,22 @@ class Files:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def read_by_the_dags(files: Files) -> Iterator[None]:
+    """The DAGs read these files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_BASE_URL", files.bucket.url)
+        patch.setenv("SOURCE_CA_FILE", str(files.bucket.ca_file))
+        yield
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[Files]:
     """An empty bucket served over HTTPS, which the DAGs read."""
     folder = tmp_path / "bucket"
     folder.mkdir()
-    with serve(folder) as bucket, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOURCE_BASE_URL", bucket.url)
-        patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
-        yield Files(folder, bucket)
+    with serve(folder) as bucket, read_by_the_dags(files := Files(folder, bucket)):
+        yield files
 
 
 # The file that tests on faults ask for.
@@ -250,10 +257,7 @@ class FaultyFiles(Files):
 def faulty(tmp_path: Path) -> Iterator[FaultyFiles]:
     folder = tmp_path / "bucket"
     folder.mkdir()
-    with misbehaving(folder) as (bucket, answers, requests), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOURCE_BASE_URL", bucket.url)
-        patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
-        files = FaultyFiles(folder, bucket)
+    with misbehaving(folder) as (bucket, answers, requests), read_by_the_dags(files := FaultyFiles(folder, bucket)):
         files.answers, files.requests = answers, requests
         files.write("stores.csv", csv_text.stores("1,Porto"))
         files.write(FAULTY_PATH, CONTENT)
@@ -297,10 +301,9 @@ SHARING_FILES = ("tests/repository/test_examples.py", "tests/workflows/test_anom
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the workers test by test, and all tests on the whole system to one worker, so that one system is started.
+    """Gives the workers test by test, and to one of them all tests on the whole system, so that one is started."""
 
-    Not by --dist loadgroup: pytest-xdist 3.8 adds the group to an attribute that pytest 9.2 no longer reads.
-    """
+    # Not by --dist loadgroup: pytest-xdist 3.8 adds the group to an attribute that pytest 9.2 no longer reads.
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(SYSTEM_FILES):
