@@ -107,6 +107,12 @@ class Database:
     def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
         return alembic(self.url(user, driver="postgresql+psycopg2"), *arguments, **environment)
 
+    def migrate(self, *steps: str, user: str = "admin", **environment: str) -> str:
+        """Run steps such as "upgrade head", which succeed; returns their notices."""
+        done = [self.alembic(*step.split(), user=user, **environment) for step in steps]
+        assert [each.returncode for each in done] == [0] * len(steps), "".join(each.stderr for each in done)
+        return "".join(each.stderr for each in done)
+
 
 def new_database(cluster: Cluster, name: str, template: str = "template0", owner: str = "admin") -> Database:
     cluster.create_database(name, template, owner)
@@ -142,8 +148,7 @@ def make_logins_cheap(cluster: Cluster) -> None:
 def template(cluster: Cluster) -> Iterator[Database]:
     """A database migrated to head, from which each test's own is copied in milliseconds."""
     database = new_database(cluster, "test_migrated")
-    done = database.alembic("upgrade", "head")
-    assert done.returncode == 0, done.stderr
+    database.migrate("upgrade head")
     yield database
     drop_database(database)
 
