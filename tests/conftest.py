@@ -104,6 +104,12 @@ class Database:
     def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
         return alembic(self.url(user, driver="postgresql+psycopg2"), *arguments, **environment)
 
+    def migrate(self, *steps: str, user: str = "admin", **environment: str) -> str:
+        """Run steps such as "upgrade head", which succeed; returns their notices."""
+        done = [self.alembic(*step.split(), user=user, **environment) for step in steps]
+        assert [each.returncode for each in done] == [0] * len(steps), "".join(each.stderr for each in done)
+        return "".join(each.stderr for each in done)
+
 
 def new_database(cluster: Cluster, name: str, template: str = "template0", owner: str = "admin") -> Database:
     cluster.create_database(name, template, owner)
@@ -135,8 +141,7 @@ def make_logins_cheap(cluster: Cluster) -> None:
 def template(cluster: Cluster) -> Iterator[Database]:
     """A database migrated to head, from which each test's own is copied in milliseconds."""
     database = new_database(cluster, "test_migrated")
-    done = database.alembic("upgrade", "head")
-    assert done.returncode == 0, done.stderr
+    database.migrate("upgrade head")
     yield database
     drop_database(database)
 
@@ -205,15 +210,22 @@ class Files:
         file.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+@contextmanager
+def read_by_the_dags(files: Files) -> Iterator[None]:
+    """The DAGs read these files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SOURCE_BASE_URL", files.bucket.url)
+        patch.setenv("SOURCE_CA_FILE", str(files.bucket.ca_file))
+        yield
+
+
 @pytest.fixture
 def files(tmp_path: Path) -> Iterator[Files]:
     """An empty bucket served over HTTPS, which the DAGs read."""
     folder = tmp_path / "bucket"
     folder.mkdir()
-    with serve(folder) as bucket, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOURCE_BASE_URL", bucket.url)
-        patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
-        yield Files(folder, bucket)
+    with serve(folder) as bucket, read_by_the_dags(files := Files(folder, bucket)):
+        yield files
 
 
 # The file that tests on faults ask for.
@@ -241,10 +253,7 @@ class FaultyFiles(Files):
 def faulty(tmp_path: Path) -> Iterator[FaultyFiles]:
     folder = tmp_path / "bucket"
     folder.mkdir()
-    with misbehaving(folder) as (bucket, answers, requests), pytest.MonkeyPatch.context() as patch:
-        patch.setenv("SOURCE_BASE_URL", bucket.url)
-        patch.setenv("SOURCE_CA_FILE", str(bucket.ca_file))
-        files = FaultyFiles(folder, bucket)
+    with misbehaving(folder) as (bucket, answers, requests), read_by_the_dags(files := FaultyFiles(folder, bucket)):
         files.answers, files.requests = answers, requests
         files.write("stores.csv", csv_text.stores("1,Porto"))
         files.write(FAULTY_PATH, CONTENT)
@@ -288,10 +297,9 @@ SHARING_FILES = ("tests/repository/test_examples.py", "tests/workflows/test_anom
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the workers test by test, and all tests on the whole system to one worker, so that one system is started.
+    """Gives the workers test by test, and to one of them all tests on the whole system, so that one is started."""
 
-    Not by --dist loadgroup: pytest-xdist 3.8 adds the group to an attribute that pytest 9.2 no longer reads.
-    """
+    # Not by --dist loadgroup: pytest-xdist 3.8 adds the group to an attribute that pytest 9.2 no longer reads.
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(SYSTEM_FILES):

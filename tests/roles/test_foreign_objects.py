@@ -270,8 +270,7 @@ def publisher() -> Iterator[Database]:
     """A migrated database of a server that can publish changes."""
     with Cluster.temporary({"wal_level": "logical"}) as cluster:
         database = new_database(cluster, "companydata")
-        done = database.alembic("upgrade", "head")
-        assert done.returncode == 0, done.stderr
+        database.migrate("upgrade head")
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
             yield database
@@ -285,7 +284,7 @@ def test_a_subscriber_receives_every_change_of_the_tables_that_have_keys(publish
     [statement] = re.findall(r"`(create publication .* for table .*)` \|", (ROOT / "docs/data_users.md").read_text())
     publisher.run(statement)
     subscriber = new_database(publisher.cluster, "subscriber")
-    assert subscriber.alembic("upgrade", "head").returncode == 0
+    subscriber.migrate("upgrade head")
     # A subscription in the same server would wait for itself if it created its slot.
     publisher.run("select pg_create_logical_replication_slot('company_data', 'pgoutput')")
     subscriber.run(f"""

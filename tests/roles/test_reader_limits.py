@@ -20,9 +20,7 @@ LIMIT = 20  # connections of one login
 def migrated(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Database]:
     """A database that was upgraded, or also downgraded and upgraded again."""
     database = new_database(cluster, "test_moved")
-    for step in request.param:
-        done = database.alembic(*step.split())
-        assert done.returncode == 0, done.stderr
+    database.migrate(*request.param)
     yield database
     drop_database(database)
 
@@ -75,7 +73,7 @@ def test_readers_that_take_all_connections_leave_those_of_the_pipeline() -> None
     settings = {"max_connections": "30", "superuser_reserved_connections": "2", "reserved_connections": "5"}
     with Cluster.temporary(settings) as cluster, ExitStack() as sessions:
         database = new_database(cluster, "companydata")
-        assert database.alembic("upgrade", "head").returncode == 0
+        database.migrate("upgrade head")
         for login in ("ds_user",) * LIMIT + ("mle_user",) * 3:
             sessions.enter_context(database.connect(login))
         with pytest.raises(psycopg.OperationalError, match="remaining connection slots are reserved"):
@@ -119,25 +117,13 @@ def test_an_upgrade_does_not_wait_for_an_advisory_lock_of_others(migrated: Datab
     """mle_user may take any of them, this one by mistake."""
     with migrated.connect("mle_user") as connection:
         connection.execute("select pg_advisory_lock(hashtext('companydata.migrations'))")
-        done = migrated.alembic("upgrade", "head", PGOPTIONS="-c statement_timeout=10s")
-    assert done.returncode == 0, done.stderr
-
-
-def test_an_upgrade_waits_for_another_one_for_longer_than_the_server_lets_sessions_idle(migrated: Database) -> None:
-    with migrated.connect() as first:
-        first.execute("alter database test_moved set idle_in_transaction_session_timeout = 1")
-        try:
-            done = migrated.alembic("upgrade", "head")
-        finally:
-            first.execute("alter database test_moved reset idle_in_transaction_session_timeout")
-    assert done.returncode == 0, done.stderr
+        migrated.migrate("upgrade head", PGOPTIONS="-c statement_timeout=10s")
 
 
 def test_limits_that_only_a_superuser_sets_are_named_in_notices_with_their_commands(managed: Database) -> None:
-    done = managed.alembic("upgrade", "head", user="managed")
-    assert done.returncode == 0, done.stderr
+    printed = managed.migrate("upgrade head", user="managed")
     assert managed.run("select pg_try_advisory_lock(1)", "ds_user") == [(True,)]
-    notices = [line.partition("run: ")[2] for line in done.stderr.splitlines() if "As a superuser, run: " in line]
+    notices = [line.partition("run: ")[2] for line in printed.splitlines() if "As a superuser, run: " in line]
     assert len(notices) == 6
     for commands in notices:
         managed.run(commands)
@@ -147,9 +133,7 @@ def test_limits_that_only_a_superuser_sets_are_named_in_notices_with_their_comma
     assert managed.run("show temp_file_limit", "ds_user") == [("2GB",)]
     assert managed.run("select pg_has_role('pipeline', 'pg_use_reserved_connections', 'usage')") == [(True,)]
     # A second upgrade accepts this membership of pipeline, and no other.
-    for step in (["downgrade", "base"], ["upgrade", "head"]):
-        done = managed.alembic(*step, user="managed")
-        assert done.returncode == 0, done.stderr
+    managed.migrate("downgrade base", "upgrade head", user="managed")
 
 
 def test_the_documented_logins_are_those_that_are_limited(migrated: Database) -> None:

@@ -63,9 +63,7 @@ def test_after_each_revision_was_downgraded_and_upgraded_everything_is_loaded_ag
     assert len(revisions) > 10
     for version, revision in enumerate(revisions, 2):
         print(revision.revision)
-        for arguments in (["downgrade", str(revision.down_revision or "base")], ["upgrade", "head"]):
-            done = database.alembic(*arguments)
-            assert done.returncode == 0, (revision.revision, done.stderr)
+        database.migrate(f"downgrade {revision.down_revision or 'base'}", "upgrade head")
         # The rows of a table outlast the downgrades to the revision that makes it.
         kept = [("customer_profiles", "0105"), ("labels", "0105"), ("sales", "0106"), ("monthly_sales", "0106")]
         for table, revision_id in kept:

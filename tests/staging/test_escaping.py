@@ -5,11 +5,12 @@ from hashlib import sha256
 
 import pytest
 from conftest import Database, Files
-from support.steps import CUSTOMERS, Run, csv_text, load_customers
+from support import csv_text
+from support.steps import CUSTOMERS, Run, load_customers
 
 pytestmark = pytest.mark.slow
 
-ROWS = 100
+ROWS = 200
 LONG = "".join(sha256(bytes([n])).hexdigest() for n in range(100))  # too long for a key, also compressed
 HOSTILE = {
     "# big": "U+0023U+0020big",
@@ -30,13 +31,11 @@ HOSTILE = {
 
 def write(files: Files, letters: list[str]) -> None:
     quoted = ['"' + letter.replace('"', '""') + '"' for letter in letters]
-    rows = [(n, 1, quoted[n % len(quoted)], "x") for n in range(ROWS * 2)]
-    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", rows))
     files.write(
-        "customer_activity.csv",
-        csv_text("idx,valid_from,valid_to,scd_a,scd_b", [(n, "2020-01-01", "", 1, 1) for n in range(ROWS * 2)]),
+        "customer_profiles.csv", csv_text.profiles(*(f"{n},1,{quoted[n % len(quoted)]},x" for n in range(ROWS)))
     )
-    files.write("labels.csv", csv_text("idx,label", [(n, 0) for n in range(ROWS * 2)]))
+    files.write("customer_activity.csv", csv_text.activity(*(f"{n},2020-01-01,,1,1" for n in range(ROWS))))
+    files.write("labels.csv", csv_text.labels(*(f"{n},0" for n in range(ROWS))))
 
 
 def test_letters_of_a_file_are_shown_without_markup(database: Database, files: Files) -> None:

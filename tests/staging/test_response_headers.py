@@ -104,12 +104,15 @@ def test_a_pause_that_cannot_be_read_is_ignored(faulty: FaultyFiles) -> None:
         assert failure.value.retry_after == seconds, header
 
 
-def test_a_checksum_or_cookie_that_cannot_be_read_is_ignored(
-    faulty: FaultyFiles, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_is_no_checksum_of_the_file_decides_nothing(faulty: FaultyFiles, caplog: pytest.LogCaptureFixture) -> None:
     names = ("Content-MD5", "x-amz-checksum-crc32", "x-amz-checksum-sha256", "Set-Cookie")
     values = (ESCAPES, "é" * 100, "=" * 24, "A" * 60_000, "", "\x00", "a=b; max-age=1e999; expires=x")
-    for name, value in product(names, values):
+    others = (
+        *(("ETag", f'"{"0" * 32}"'), ("ETag", f'"{"0" * 32}-2"'), ("Content-MD5", "0" * 32)),
+        *(("x-amz-checksum-crc32", "AAAAAA==-3"), ("x-amz-checksum-sha256", "3q2+7w==")),
+        *(("x-amz-checksum-crc32c", "AAAAAA=="), ("x-amz-checksum-crc64nvme", "AAAAAAAAAAA=")),
+    )
+    for name, value in (*product(names, values), *others):
         answer = head(f"HTTP/1.1 200 OK\nContent-Length: {len(CONTENT)}\n{name}: {value}")
         assert faulty.fetch(answer) == CONTENT.encode(), (name, value)
     assert caplog.messages == []

@@ -8,6 +8,7 @@ from typing import Any
 
 import pendulum
 from airflow.sdk.definitions.dag import _run_task
+from airflow.utils.session import create_session
 from conftest import ROOT, month_after
 
 _numbers = itertools.count(1)
@@ -33,7 +34,6 @@ def scheduled_dag(dag_id: str) -> Any:
     """The DAG as the scheduler has it: from Airflow's database, where it is recorded if it is not there."""
     from airflow.dag_processing.dagbag import sync_bag_to_db
     from airflow.models.serialized_dag import SerializedDagModel
-    from airflow.utils.session import create_session
 
     for _ in range(2):
         with create_session() as session:
@@ -50,29 +50,16 @@ def run_dag(dag_id: str, month: str | None = None, retries: int = 0, **conf: obj
 
 
 class AirflowRun:
-    """One run of a DAG.
-
-    Attributes:
-        states: the state of each task.
-        before: what happens before the next try of a task.
-    """
+    """One run of a DAG."""
 
     def __init__(self, dag_id: str, month: str | None = None, retries: int = 0, **conf: object) -> None:
-        """Create a run.
-
-        Args:
-            dag_id: the DAG.
-            month: the month of its data interval (YYYY-MM); without one the interval has no length.
-            retries: how often a task is tried again; see the fixture no_pauses.
-            conf: the configuration of the run.
-        """
-        from airflow.utils.session import create_session
+        """Create a run with a configuration, for a month (YYYY-MM) or a data interval without length."""
         from airflow.utils.types import DagRunTriggeredByType, DagRunType
 
         self.dag = dag_bag().dags[dag_id]
         self.run_id = f"manual__{month or dag_id}__{next(_numbers)}"
-        self.states: dict[str, str | None] = {}
-        self.before: dict[str, Callable[[], object]] = {}
+        self.states: dict[str, str | None] = {}  # by task
+        self.before: dict[str, Callable[[], object]] = {}  # what happens before the next try of a task
         end = pendulum.instance(month_after(month or "2024-01"))
         self._scheduled_dag = scheduled_dag(dag_id)
         with create_session() as session:
@@ -92,8 +79,6 @@ class AirflowRun:
 
     def go_on(self) -> str:
         """Run every task that can run; returns the state of the run, which is running if it waits for a person."""
-        from airflow.utils.session import create_session
-
         with create_session() as session:
             run = self._row(session)
             while True:
@@ -116,7 +101,6 @@ class AirflowRun:
         """Answer the question of the run, as Airflow's API does, and go on; returns the state of the run."""
         from airflow.models.trigger import handle_event_submit
         from airflow.triggers.base import TriggerEvent
-        from airflow.utils.session import create_session
 
         with create_session() as session:
             instance, question = self._question(session)
@@ -129,15 +113,11 @@ class AirflowRun:
 
     def question(self) -> str:
         """What the person is asked."""
-        from airflow.utils.session import create_session
-
         with create_session() as session:
             return str(self._question(session)[1].body)
 
     def clear(self, *tasks: str) -> str:
         """Clear tasks with those after them, or the whole run, and go on; returns the state of the run."""
-        from airflow.utils.session import create_session
-
         chosen = self._scheduled_dag.partial_subset(
             tasks or self.states, include_upstream=False, include_downstream=True
         )

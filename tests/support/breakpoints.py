@@ -96,27 +96,14 @@ grant usage on schema breakpoints to public;
 
 @dataclass(frozen=True)
 class Pause:
-    """A point at which sessions wait.
-
-    Attributes:
-        database: the database of the sessions.
-        point: the point.
-        holder: the session that they wait for.
-    """
+    """A point at which sessions wait for the holder."""
 
     database: Database
     point: str
     holder: psycopg.Connection[Any]
 
     def wait(self, running: Future[Any] | None = None) -> int:
-        """Wait until a session has come to the point.
-
-        Args:
-            running: what brings the session there; its error is raised if it ends before.
-
-        Returns:
-            The process ID of the session.
-        """
+        """Wait until what is running has brought a session to the point; returns the session's process ID."""
         rows = wait_for(
             self.database,
             f"""

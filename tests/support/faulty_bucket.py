@@ -56,55 +56,51 @@ class MisbehavingHandler(BucketHandler):
         self.connection.close()
 
 
-def status(number: int, **headers: object) -> Answer:
-    """An answer of this status with a short text."""
+def sent(
+    make: Callable[[bytes], tuple[Mapping[str, object], bytes]], status: int = 200, broken: bool = False
+) -> Answer:
+    """Headers and body that are made of the file, which may end with a reset."""
 
     def answer(handler: MisbehavingHandler) -> None:
-        body = b"<Error><Code>NotNow</Code></Error>"
-        handler.send_head_of(number, {"Content_Length": len(body), **headers})
-        handler.wfile.write(body)
+        headers, body = make(handler.content() if status == 200 else b"")
+        handler.send_head_of(status, headers)
+        with contextlib.suppress(OSError):
+            handler.wfile.write(body)
+        if broken:
+            handler.reset()
 
     return answer
+
+
+def stored(body: bytes, number: int = 200, **headers: object) -> Answer:
+    """Another body, whole."""
+    return sent(lambda _: ({"Content_Length": len(body), **headers}, body), number)
+
+
+def status(number: int, **headers: object) -> Answer:
+    """An answer of this status with a short text."""
+    return stored(b"<Error><Code>NotNow</Code></Error>", number, **headers)
 
 
 def s3_error(number: int, code: str, message: str = "", more: str = "", **headers: object) -> Answer:
     """An error as S3 words it."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        error = f"<Error><Code>{code}</Code><Message>{message}</Message>{more}<HostId>h</HostId></Error>"
-        body = f'<?xml version="1.0" encoding="UTF-8"?>\n{error}'.encode()
-        handler.send_head_of(number, {"Content_Length": len(body), "Content_Type": "application/xml", **headers})
-        handler.wfile.write(body)
-
-    return answer
+    error = f"<Error><Code>{code}</Code><Message>{message}</Message>{more}<HostId>h</HostId></Error>"
+    body = f'<?xml version="1.0" encoding="UTF-8"?>\n{error}'.encode()
+    return stored(body, number, Content_Type="application/xml", **headers)
 
 
-def page(handler: MisbehavingHandler) -> None:
-    """An error page with status 200."""
-    body = b"<!DOCTYPE html>\n<html><body>We are back soon.</body></html>\n"
-    handler.head(Content_Length=len(body), Content_Type="text/html")
-    handler.wfile.write(body)
+# An error page with status 200.
+page = stored(b"<!DOCTYPE html>\n<html><body>We are back soon.</body></html>\n", Content_Type="text/html")
 
 
 def cut(at: int) -> Answer:
     """A body that ends before its Content-Length says so."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        handler.head(Content_Length=len(handler.content()))
-        handler.wfile.write(handler.content()[:at])
-
-    return answer
+    return sent(lambda file: ({"Content_Length": len(file)}, file[:at]))
 
 
 def reset(at: int) -> Answer:
     """A connection that is reset in the middle of the body."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        handler.head(Content_Length=len(handler.content()))
-        handler.wfile.write(handler.content()[:at])
-        handler.reset()
-
-    return answer
+    return sent(lambda file: ({"Content_Length": len(file)}, file[:at]), broken=True)
 
 
 def hang_up(handler: MisbehavingHandler) -> None:
@@ -149,65 +145,6 @@ def before(action: Callable[[], object]) -> Answer:
     return answer
 
 
-def broken_chunks(at: int) -> Answer:
-    """A chunked body without its last chunk."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        body = handler.content()[:at]
-        handler.head(Transfer_Encoding="chunked")
-        if body:
-            handler.wfile.write(b"%x\r\n%s\r\n" % (len(body), body))
-
-    return answer
-
-
-def chunked(handler: MisbehavingHandler) -> None:
-    """A whole body in chunks of seven bytes."""
-    handler.head(Transfer_Encoding="chunked")
-    body = handler.content()
-    for start in range(0, len(body), 7):
-        part = body[start : start + 7]
-        handler.wfile.write(b"%x\r\n%s\r\n" % (len(part), part))
-    handler.wfile.write(b"0\r\n\r\n")
-
-
-def packed(cut_at: int | None = None) -> Answer:
-    """A gzipped body, whole or cut and then sent with the length of what is left."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        body = gzip.compress(handler.content())[:cut_at]
-        handler.head(Content_Length=len(body), Content_Encoding="gzip")
-        handler.wfile.write(body)
-
-    return answer
-
-
-def stored(body: bytes, **headers: object) -> Answer:
-    """Another body, whole."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        handler.head(Content_Length=len(body), **headers)
-        handler.wfile.write(body)
-
-    return answer
-
-
-def seen_by(seen: list[dict[str, str]]) -> Answer:
-    """The file; what was sent with the request is added to a list."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        seen.append({name.lower(): value for name, value in handler.headers.items()})
-        with_headers()(handler)
-
-    return answer
-
-
-def endless(handler: MisbehavingHandler) -> None:
-    """A body that ends with the connection, without a length."""
-    handler.head()
-    handler.wfile.write(handler.content())
-
-
 def trickle(handler: MisbehavingHandler) -> None:
     """A body that comes a byte at a time, never stopping for as long as the read timeout."""
     handler.head(Content_Length=len(handler.content()))
@@ -217,36 +154,57 @@ def trickle(handler: MisbehavingHandler) -> None:
             time.sleep(0.1)
 
 
-def without_length(**headers: object) -> Answer:
-    """The file with headers that do not tell its length."""
+def in_chunks(body: bytes) -> bytes:
+    """Chunks of seven bytes, without the last, which is empty."""
+    parts = [body[start : start + 7] for start in range(0, len(body), 7)]
+    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
 
-    def answer(handler: MisbehavingHandler) -> None:
-        handler.head(**headers)
-        with contextlib.suppress(OSError):
-            handler.wfile.write(handler.content())
 
-    return answer
+def broken_chunks(at: int) -> Answer:
+    """A chunked body without its last chunk."""
+    return sent(lambda file: ({"Transfer_Encoding": "chunked"}, in_chunks(file[:at])))
+
+
+chunked = sent(lambda file: ({"Transfer_Encoding": "chunked"}, in_chunks(file) + b"0\r\n\r\n"))
+
+
+def packed(cut_at: int | None = None) -> Answer:
+    """A gzipped body, whole or cut and then sent with the length of what is left."""
+
+    def make(file: bytes) -> tuple[Mapping[str, object], bytes]:
+        body = gzip.compress(file)[:cut_at]
+        return {"Content_Length": len(body), "Content_Encoding": "gzip"}, body
+
+    return sent(make)
 
 
 def with_headers(**headers: object) -> Answer:
     """The file, whole, with other headers."""
+    return sent(lambda file: ({"Content_Length": len(file), **headers}, file))
 
-    def answer(handler: MisbehavingHandler) -> None:
-        handler.head(Content_Length=len(handler.content()), **headers)
-        handler.wfile.write(handler.content())
 
-    return answer
+def without_length(**headers: object) -> Answer:
+    """The file with headers that do not tell its length; without any, its end is that of the connection."""
+    return sent(lambda file: (headers, file))
+
+
+def noted(seen: list[dict[str, str]], answer: Answer) -> Answer:
+    """The answer; what was sent with the request is added to a list."""
+
+    def note(handler: MisbehavingHandler) -> None:
+        seen.append({name.lower(): value for name, value in handler.headers.items()})
+        answer(handler)
+
+    return note
+
+
+def seen_by(seen: list[dict[str, str]]) -> Answer:
+    return noted(seen, with_headers())
 
 
 def redirect(to: str, seen: list[dict[str, str]] | None = None) -> Answer:
-    """A redirect; what was sent with the request is added to a list."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        if seen is not None:
-            seen.append({name.lower(): value for name, value in handler.headers.items()})
-        handler.send_head_of(302, {"Location": to, "Content_Length": 0})
-
-    return answer
+    answer = stored(b"", 302, Location=to)
+    return answer if seen is None else noted(seen, answer)
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import psycopg
 from conftest import ROOT
@@ -17,9 +18,7 @@ SOURCES = (
     "alembic/**/*.py",
     "sql/**/*.sql",
     "dags/**/*.py",
-    "embedded/*.py",
-    "services/*.py",
-    "examples/*.py",
+    *(f"{room}/*.py" for room in ("embedded", "services", "examples")),
 )
 
 # The types of the arguments that the shadows are made for.
@@ -43,7 +42,6 @@ PAIRED = ("integer", "bigint", "numeric", "text", "date", "timestamptz")
 # Calls with several types, as the pipeline makes them.
 CALLS = (("text", "bigint", "numeric", "numeric"), ("integer", "date", "integer"), ("text", "text", "integer"))
 MAX_ARGUMENTS = 5
-
 
 # The address of a database for a login.
 Address = Callable[[str], str]
@@ -119,11 +117,10 @@ def remove_shadows(address: Address) -> None:
         connection.execute("drop sequence public.shadow_calls")
 
 
-class Logins:
+class Logins(NamedTuple):
     """The sessions that began in a database."""
 
-    def __init__(self, address: Address) -> None:
-        self.address = address
+    address: Address
 
     def paths(self) -> set[tuple[str, str]]:
         """Each login with the search path that its sessions began with."""

@@ -11,13 +11,7 @@ from support.receivers import running
 
 
 class Proxy(http.server.ThreadingHTTPServer):
-    """Opens a tunnel, or answers with a status.
-
-    Attributes:
-        status: what CONNECT is answered with; 200 opens the tunnel.
-        tunnels: the hosts and ports that were asked for.
-        credentials: what was sent as Proxy-Authorization.
-    """
+    """Answers CONNECT with a status, of which 200 opens the tunnel; keeps the addresses and Proxy-Authorization."""
 
     daemon_threads = True
 

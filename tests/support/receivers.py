@@ -18,12 +18,7 @@ Server = TypeVar("Server", bound=socketserver.BaseServer)
 
 
 class MailServer(socketserver.ThreadingTCPServer):
-    """Speaks as much SMTP (RFC 5321) as one message needs.
-
-    Attributes:
-        mails: the messages taken, in order.
-        receivers: the envelope's addresses of each.
-    """
+    """Speaks as much SMTP (RFC 5321) as one message needs; keeps the messages, and the envelope's addresses of each."""
 
     allow_reuse_address = True
     daemon_threads = True

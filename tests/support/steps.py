@@ -46,27 +46,14 @@ def connect(database: Database) -> psycopg.Connection[Any]:
 
 
 class Run:
-    """One run of a DAG: its tasks, to be run one by one or all together.
-
-    Attributes:
-        loads: what the staging tasks returned, by task.
-        reports: what the SQL of the last task reported.
-        asks: whether a person is asked about unusual files; otherwise they are published.
-    """
+    """One run of a DAG: its tasks, to be run one by one or all together."""
 
     def __init__(self, database: Database, dag_id: str, month: str | None = None, asks: bool = False) -> None:
-        """Prepare a run.
-
-        Args:
-            database: the database to work on.
-            dag_id: the DAG.
-            month: for sales, the first day of the month (YYYY-MM-DD).
-            asks: whether a person is asked about unusual files.
-        """
+        """Prepare a run, for sales of a month (its first day); with asks, a person is asked about unusual files."""
         self.database, self.dag, self.month, self.asks = database, dag(dag_id), month, asks
         self.name = f"test {next(_run_numbers)}"
-        self.loads: dict[str, int] = {}
-        self.reports: list[str] = []
+        self.loads: dict[str, int] = {}  # by staging task
+        self.reports: list[str] = []  # of the SQL of the last task
 
     @property
     def tasks(self) -> list[str]:
@@ -142,12 +129,7 @@ def run_sql(
 ) -> list[str]:
     """Run SQL as its operator does, in one transaction or statement by statement; returns what it reported.
 
-    Args:
-        connection: a connection as the tasks open it.
-        text: the statements, or a list of texts, which may commit before their end.
-        parameters: their parameters.
-        one_by_one: whether each statement is a transaction.
-        answer: takes the rows that the last statement returns.
+    A list of texts may commit before its end. The answer takes the rows that the last statement returns.
     """
     reports: list[str] = []
     connection.add_notice_handler(lambda notice: reports.append(str(notice.message_primary)))
@@ -183,12 +165,7 @@ def load_customers(database: Database) -> list[str]:
 
 
 def build_feature_store(database: Database, **settings: str) -> list[str]:
-    """The tasks of feature_store in a run that was triggered by hand; returns the reports of the last.
-
-    Args:
-        database: the database to work on.
-        settings: replace settings of the transaction: keep_for, max_loss.
-    """
+    """The tasks of feature_store, with other settings of the transaction: keep_for, max_loss; returns the reports."""
     run = Run(database, FEATURES)
     if not settings:
         return run.run()

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import quote
 
 import psycopg
+from support import csv_text
 from support.faulty_bucket import Answer, misbehaving
 from support.receivers import MailServer, mail_server, webhook
 
@@ -69,16 +70,15 @@ class System:
     def api(self) -> Api:
         return Api(self.url, "airflow", self.state["passwords"]["AIRFLOW_UI_PASSWORD"])
 
+    def command(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a command in the system's folder."""
+        return subprocess.run(
+            command, cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+        )
+
     def make(self, *arguments: str) -> str:
         """Run make in the system's folder; returns what it printed."""
-        done = subprocess.run(
-            ["/usr/bin/env", "make", *arguments],
-            cwd=self.folder,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = self.command("/usr/bin/env", "make", *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
@@ -99,13 +99,10 @@ def started(
     dags: Mapping[str, str] | None = None,
     airflow_settings: Mapping[str, str] | None = None,
 ) -> Iterator[System]:
-    """Copy the tree into a folder and start it there on free ports; it is deleted at the end.
+    """Copy the tree into a folder, with more DAG files, and start it there on free ports; it is deleted at the end.
 
-    Args:
-        folder: where the copy is made.
-        settings: environment variables of `make up`.
-        dags: more DAG files.
-        airflow_settings: what is added to services/airflow.env; the last line of a setting counts.
+    The settings are environment variables of `make up`; airflow_settings are added to services/airflow.env, of which
+    the last line of a setting counts.
     """
     copy_tree(folder)
     with (folder / "services/airflow.env").open("a") as file:
@@ -138,12 +135,7 @@ def months(count: int) -> list[date]:
 
 @dataclass
 class FaultySystem(System):
-    """A system whose bucket can be told to misbehave, and which tells of failed and overdue loads.
-
-    Attributes:
-        posted: what its webhook received.
-        mail: the server that received its mails.
-    """
+    """A system whose bucket can be told to misbehave, and which posts and mails about failed and overdue loads."""
 
     bucket_folder: Path
     answers: dict[str, list[Answer]]
@@ -156,12 +148,11 @@ def write_files(folder: Path) -> None:
     for month in months(2):
         file = folder / f"sales/{month}/sales.csv"
         file.parent.mkdir(parents=True)
-        rows = "".join(f"{n},0.5,{month},1\n" for n in range(1_000))
-        file.write_text("idx,value,date,store_idx\n" + rows)
-    (folder / "stores.csv").write_text("idx,location\n1,Porto\n")
-    (folder / "customer_profiles.csv").write_text("idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
-    (folder / "customer_activity.csv").write_text("idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
-    (folder / "labels.csv").write_text("idx,label\n1,0\n")
+        file.write_text(csv_text.sales(*(f"{n},0.5,{month},1" for n in range(1_000))))
+    (folder / "stores.csv").write_text(csv_text.stores("1,Porto"))
+    (folder / "customer_profiles.csv").write_text(csv_text.profiles("1,1,A,x"))
+    (folder / "customer_activity.csv").write_text(csv_text.activity("1,2020-01-01,,1,1"))
+    (folder / "labels.csv").write_text(csv_text.labels("1,0"))
 
 
 def documented_dag() -> str:
@@ -237,28 +228,14 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
         }
         with started(folder, settings, {"report.py": documented_dag(), "looking.py": LOOKING_DAG}) as running:
-            yield FaultySystem(
-                folder,
-                running.environment,
-                running.output,
-                bucket_folder,
-                answers,
-                {**passwords, **in_addresses},
-                posted,
-                mail,
-            )
+            secret = {**passwords, **in_addresses}
+            output = running.output
+            yield FaultySystem(folder, running.environment, output, bucket_folder, answers, secret, posted, mail)
 
 
 def status(system: System) -> tuple[int, str]:
     """Exit status and output of make status."""
-    done = subprocess.run(
-        [sys.executable, "-m", "embedded", "status"],
-        cwd=system.folder,
-        env=system.environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = system.command(sys.executable, "-m", "embedded", "status")
     return done.returncode, done.stdout + done.stderr
 
 
