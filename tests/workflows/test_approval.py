@@ -8,6 +8,7 @@ import pytest
 from conftest import Database, Files
 from support import csv_text
 from support.airflow_runs import AirflowRun
+from support.bucket_files import write_customers
 from support.receivers import webhook
 from support.steps import CUSTOMERS, MAINTENANCE, SALES, Run, dag, load_month
 
@@ -182,9 +183,9 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
 
 def test_customer_files_are_asked_about_together(database: Database, files: Files) -> None:
     def write(clients: int) -> None:
-        files.write("customer_profiles.csv", csv_text.profiles(*(f"{n},1,A,x" for n in range(clients))))
-        files.write("customer_activity.csv", csv_text.activity(*(f"{n},2020-01-01,,1,1" for n in range(clients))))
-        files.write("labels.csv", csv_text.labels(*(f"{n},1" for n in range(clients))))
+        numbers = range(clients)
+        activity = [f"{n},2020-01-01,,1,1" for n in numbers]
+        write_customers(files, [f"{n},1,A,x" for n in numbers], activity, [f"{n},1" for n in numbers])
 
     write(100)
     assert AirflowRun(CUSTOMERS).go_on() == "success"
