@@ -272,7 +272,7 @@ SYSTEM_FILES = (
 
 
 # Files whose tests share what takes long to make.
-SHARING_FILES = ("tests/repository/test_examples.py", "tests/workflows/test_anomalies.py")
+SHARING_FILES = ("tests/repository/test_examples.py",)
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
