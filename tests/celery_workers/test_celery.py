@@ -127,8 +127,6 @@ def test_both_workers_run_tasks_of_the_workflows(workers: Workers) -> None:
     system, api = workers.system, workers.system.api()
     runs = [(dag, run) for dag in DAGS for run in api.runs(dag)]
     assert {run["state"] for _, run in runs} == {"success"}
-    assert rows(system, "select count(*), sum(value) from sales") == [(2_000, 1_000)]
-    assert rows(system, "select count(*) from feature_store") == [(1,)]
     begun = [workers.executed(name) for name in NAMES]
     assert all(begun)
     tasks = {str(task["id"]) for dag, run in runs for task in task_instances(system, run["dag_run_id"], dag)}

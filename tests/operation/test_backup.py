@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from decimal import Decimal
@@ -11,16 +12,13 @@ from typing import Any
 import pytest
 from conftest import Database, Files, Rows
 from psycopg.sql import Identifier
+from support.bucket_files import write_customers, write_month
 from support.steps import build_feature_store, connect, load_customers, load_month
 
 from company_data import staging
 from embedded.postgres import Cluster, ClusterError, free_port
 
 pytestmark = pytest.mark.slow
-
-PROFILES = "idx,attr_a,attr_b,attr_c\n1,10,A,xyz\n2,20,B,\n"
-ACTIVITY = "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,0.1,1\n2,2020-01-01,2020-06-30,0.2,2\n"
-SALES = "idx,value,date,store_idx\n1,10.10,{month}-01,1\n2,0.20,{month}-09,1\n"
 
 VIEWS = """
     select oid::regclass::text from pg_class
@@ -31,10 +29,10 @@ VIEWS = """
 @pytest.fixture
 def new_server(tmp_path: Path) -> Iterator[Cluster]:
     """An empty place for a server."""
-    with Cluster.temporary() as made:
-        made.stop()
-        made.data.rename(made.home / "data.other")
-        yield made
+    home = Cluster.new_home(tmp_path / "postgres")
+    yield Cluster(home, 0)
+    Cluster(home, 0).stop()
+    shutil.rmtree(home)
 
 
 def dump(cluster: Cluster) -> str:
@@ -50,22 +48,15 @@ def views(database: Database) -> dict[str, Rows]:
     return {name: sorted(database.run(f"select * from {name}"), key=repr) for (name,) in database.run(VIEWS)}
 
 
-def load_all(database: Database, files: Files) -> None:
-    files.write("customer_profiles.csv", PROFILES)
-    files.write("customer_activity.csv", ACTIVITY)
-    files.write("labels.csv", "idx,label\n1,0\n2,1\n")
-    files.write("stores.csv", "idx,location\n1,Porto\n")
-    for month in ("2024-01", "2024-02"):
-        files.write(f"sales/{month}-01/sales.csv", SALES.format(month=month))
-    load_customers(database)
-    build_feature_store(database)
-    load_month(database, "2024-01-01")
-
-
 def test_a_backup_that_was_taken_while_a_month_loads_is_restored_whole_and_loads_go_on(
     database: Database, files: Files, new_server: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    load_all(database, files)
+    write_customers(files, ["1,10,A,xyz", "2,20,B,"], ["1,2020-01-01,,0.1,1", "2,2020-01-01,2020-06-30,0.2,2"])
+    for month in ("2024-01", "2024-02"):
+        write_month(files, month, f"1,10.10,{month}-01,1", f"2,0.20,{month}-09,1")
+    load_customers(database)
+    build_feature_store(database)
+    load_month(database, "2024-01-01")
     database.run("create table public.predictions as select idx, 0.5 as score from feature_store", user="mle_user")
     database.run("create view public.scores as select score from public.predictions", user="mle_user")
     database.run("grant select on public.predictions to pipeline", user="mle_user")

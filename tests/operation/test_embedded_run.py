@@ -18,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 import requests
+from cryptography.fernet import Fernet
 from support import csv_text
 from support.faulty_bucket import redirect, stall
 from support.foreign_code import plant_shadows, remove_shadows, shadows_ran
@@ -53,10 +54,8 @@ def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     exit_status, printed = status(system)
     assert exit_status == 0, printed
     assert "2 months: 2 loaded; 2,000 rows" in printed
-    health = get(system, "monitor/health")
-    assert {part: found["status"] for part, found in health.items()} == dict.fromkeys(
-        ("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy"
-    )
+    health = {part: found["status"] for part, found in get(system, "monitor/health").items()}
+    assert health == dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
 
 
 def test_the_dag_of_another_team_runs_when_monthly_sales_is_published(system: FaultySystem) -> None:
@@ -98,6 +97,7 @@ def test_the_ui_shows_the_month_in_the_runs_name_and_the_sql_of_each_task_with_i
 
 
 SIGNATURE = "signature-of-a-redirect"
+KEYS = ("airflow_password", "jwt_secret", "api_secret", "fernet_key")
 
 
 def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: FaultySystem) -> None:
@@ -113,8 +113,7 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
     fail("http://127.0.0.1:1", "failed")  # it is cleared in the pause before the next try
 
     state = system.state
-    keys = [state[name] for name in ("airflow_password", "jwt_secret", "api_secret", "fernet_key")]
-    hidden = [*system.passwords.values(), *keys]
+    hidden = [*system.passwords.values(), SIGNATURE, *(state[name] for name in KEYS)]
     assert all(hidden)
 
     def found_in(text: str) -> list[str]:
@@ -188,11 +187,8 @@ def test_a_task_that_is_killed_in_the_middle_of_its_copy_is_tried_again_and_ends
 
     assert end_of(system.api(), run) == "success"
     assert rows(system, f"select count(*), sum(value) from sales where date = '{month}'") == [(50_000, 100_000)]
-    assert not rows(
-        system,
-        "select load_id from pipeline.loads join pipeline.files using (file_id)"
-        f" where file_month = '{month}' and to_regclass(staged_table) is not null",
-    )
+    left = "select from pipeline.loads join pipeline.files using (file_id) where to_regclass(staged_table) is not null"
+    assert rows(system, f"{left} and file_month = '{month}'") == []
 
 
 def kill_task(system: FaultySystem, run: str, task_id: str) -> int:
@@ -215,15 +211,16 @@ def test_the_viewer_sees_everything_and_changes_nothing(system: FaultySystem) ->
     for seen in (sales, f"{task}/logs/{newest_try}", f"{task}/links", f"{api}/dagSources/{SALES_DAG}", f"{api}/assets"):
         assert viewer.session.get(seen).ok, seen
     month = {"from_date": f"{months(1)[0]}T00:00:00Z", "to_date": f"{months(1)[0]}T00:00:00Z"}
-    for denied in (
-        viewer.session.post(f"{sales}/dagRuns/{run}/clear", json={"dry_run": False}),
-        viewer.session.post(f"{sales}/dagRuns", json={"logical_date": datetime.now(UTC).isoformat()}),
-        viewer.session.patch(sales, json={"is_paused": True}),
-        viewer.session.post(f"{api}/backfills", json={"dag_id": SALES_DAG, **month}),
-        viewer.session.patch(f"{task}/-1/hitlDetails", json={"chosen_options": ["Approve"], "params_input": {}}),
-        viewer.session.get(f"{api}/connections"),
+    chosen = {"chosen_options": ["Approve"], "params_input": {}}
+    for method, address, fields in (
+        ("post", f"{sales}/dagRuns/{run}/clear", {"dry_run": False}),
+        ("post", f"{sales}/dagRuns", {"logical_date": datetime.now(UTC).isoformat()}),
+        ("patch", sales, {"is_paused": True}),
+        ("post", f"{api}/backfills", {"dag_id": SALES_DAG, **month}),
+        ("patch", f"{task}/-1/hitlDetails", chosen),
+        ("get", f"{api}/connections", {}),
     ):
-        assert denied.status_code == 403, denied.url
+        assert viewer.session.request(method, address, json=fields).status_code == 403, address
 
 
 def test_the_report_is_in_the_menu_and_only_for_those_who_are_logged_in(system: FaultySystem) -> None:
@@ -239,61 +236,45 @@ def test_the_report_is_in_the_menu_and_only_for_those_who_are_logged_in(system: 
     assert [(view["name"], view["href"]) for view in views] == [("Report", "report/")]
 
 
-CHANGED = "rows 1000 -> 500 against what is published; total 500 -> 250 against what is published"
-
-
 def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_task_is_killed(
     system: FaultySystem,
 ) -> None:
     api, [newest] = system.api(), months(1)
+    changed = "rows 1000 -> 500 against what is published; total 500 -> 250 against what is published"
+    by_store = "| 1 | 1000 | 500 | 500.0 | 250.0 |"  # store 1, rows and total
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
     file.write_text("".join(good.splitlines(keepends=True)[:501]))
-    of_month = f"select count(*) from sales where date >= '{newest}'"
+    assert by_store in system.make("preview", f"MONTH={newest:%Y-%m}")
+    [run] = [run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual"]
+    assert run.startswith(f"manual__{newest:%Y-%m}__")
+    assert task_states(system, run)["approve_month"] == "awaiting_input"
+    place = f"dags/{SALES_DAG}/dagRuns/{quote(run)}/taskInstances/approve_month/-1/hitlDetails"
+    question = get(system, place)["body"]
+    assert changed.split(";")[0] in question
+    assert by_store in question
+    months_shown = "select status, row_count, error from month_status order by file_month desc limit 1"
+    assert rows(system, months_shown) == [("pending_approval", 1_000, changed)]
+    wait_for(lambda: sent(system, "pending_approval", run))
 
-    def answer(run: str, option: str) -> None:
-        wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
-        place = f"dags/{SALES_DAG}/dagRuns/{quote(run)}/taskInstances/approve_month/-1/hitlDetails"
-        question = get(system, place)["body"]
-        assert "rows 1000 -> 500 against what is published" in question
-        assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in question  # store 1, rows and total
-        newest_status = "select status, error from month_status order by file_month desc limit 1"
-        assert rows(system, newest_status) == [("pending_approval", CHANGED)]
-        # Airflow 3.3.2 takes an answer for a failure if its scheduler has not yet heard that the task put the question.
-        heard = f"TaskInstance Finished: dag_id={SALES_DAG}, task_id=approve_month, run_id={run}"
-        wait_for(lambda: heard in (system.run / "logs/scheduler.log").read_text())
-        chosen = {"chosen_options": [option], "params_input": {}}
-        answered = api.session.patch(f"{api.url}/api/v2/{place}", json=chosen)
-        assert answered.ok, answered.text
-
-    assert "| 1 | 1000 | 500 | 500.0 | 250.0 |" in system.make("preview", f"MONTH={newest:%Y-%m}")
-    assert rows(system, of_month) == [(1_000,)]
-    rejected = max(run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual")
-    answer(rejected, "Reject")
-    assert end_of(api, rejected) == "failed"
-    assert rows(system, of_month) == [(1_000,)]
-    wait_for(lambda: sent(system, "failed", rejected))
-    assert sent(system, "pending_approval", rejected)
-
-    # The date that the form offers is now, which loads the last whole month.
-    approved = trigger(system, on_anomaly="ask")
-    assert approved.startswith(f"manual__{newest:%Y-%m}__")
-    wait_for(lambda: task_states(system, approved)["approve_month"] == "awaiting_input")
+    # Airflow 3.3.2 takes an answer for a failure if its scheduler has not yet heard that the task put the question.
+    heard = f"TaskInstance Finished: dag_id={SALES_DAG}, task_id=approve_month, run_id={run}"
+    wait_for(lambda: heard in (system.run / "logs/scheduler.log").read_text())
     waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%pipeline.decide_load%'"
     with system.connect() as connection, connection.transaction():
         connection.execute("select from pipeline.loads where status = 'pending_approval' for update")
-        answer(approved, "Approve")
+        chosen = {"chosen_options": ["Approve"], "params_input": {}}
+        answered = api.session.patch(f"{api.url}/api/v2/{place}", json=chosen)
+        assert answered.ok, answered.text
         wait_for(lambda: rows(system, waiting))
-        kill_task(system, approved, "approve_month")
-    assert end_of(api, approved) == "success"
-    assert rows(system, of_month) == [(500,)]
+        kill_task(system, run, "approve_month")
+    assert end_of(api, run) == "success"
+    assert rows(system, f"select count(*) from sales where date >= '{newest}'") == [(500,)]
     decided = "select distinct decided_by, anomalies from data_statistics where is_current and decided_by = 'airflow'"
-    assert rows(system, decided) == [("airflow", CHANGED)]
-
+    assert rows(system, decided) == [("airflow", changed)]
     # The test below loads the month again.
     file.write_text(good)
-    for run in (rejected, approved):
-        delete_run(system, run)
+    delete_run(system, run)
 
 
 def task_states(system: FaultySystem, run: str) -> dict[str, str | None]:
@@ -422,7 +403,7 @@ def test_a_task_sees_no_password_in_any_environment_and_its_log_is_shown_while_i
     assert len(environments) > 3  # its own, as it began, and its parents'
     state = system.state
     hidden = {name: system.passwords[name] for name in state["passwords"]}
-    hidden |= {name: state[name] for name in ("airflow_password", "jwt_secret", "api_secret", "fernet_key")}
+    hidden |= {name: state[name] for name in KEYS}
     for whose, environment in environments.items():
         for name, secret in hidden.items():
             for written in (secret, quote(secret, safe=""), json.dumps(secret)[1:-1]):
@@ -473,3 +454,50 @@ def test_another_account_of_the_machine_reads_no_file_of_the_system(system: Faul
         assert "./README.md" in read
         assert [name for name in read if name.startswith((str(home), "./.embedded", "./backups"))] == []
     shutil.rmtree(backup)
+
+
+def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_restart(system: FaultySystem) -> None:
+    api = system.api()
+    connection = {"connection_id": "of_a_person", "conn_type": "http", "password": "of a person"}
+    assert api.session.post(f"{api.url}/api/v2/connections", json=connection).ok
+    before = system.state
+    first, second, *_ = months(4)
+    for month in (first, second):
+        file = system.bucket_folder / f"sales/{month}/sales.csv"
+        file.parent.mkdir()
+        file.write_text(csv_text.sales(f"1,1,{month},1"))
+
+    system.environment |= {
+        "ADMIN_PASSWORD": "admin of one's own",
+        "PIPELINE_PASSWORD": "its own",
+        "AIRFLOW_UI_PASSWORD": 'of "the" UI',
+        "DS_USER_PASSWORD": "ds_user",
+    }
+    assert "rotated the keys" in system.make("rotate")
+    system.environment["SALES_FIRST_MONTH"] = f"{first:%Y-%m}"
+    printed = system.make("up")
+    assert f"started a backfill from {first:%Y-%m} to {second:%Y-%m}" in printed
+    assert "sales 4 of 4 months" in printed
+    warning = "Every account on this machine can log in with the documented passwords"
+    assert f"\n{warning}. Change them: DS_USER_PASSWORD=… make up\n" in printed
+    assert warning not in system.output
+    exit_status, shown = status(system)
+    assert (exit_status, "4 months: 4 loaded" in shown) == (0, True)
+
+    assert "Airflow's database: deleted " in (system.run / "logs/airflow-db-clean.log").read_text()
+    after = system.state
+    assert all(after[key] != before[key] for key in KEYS)
+    [(encrypted,)] = rows(system, "select password from connection where conn_id = 'of_a_person'", "airflow")
+    assert Fernet(after["fernet_key"]).decrypt(encrypted.encode()) == b"of a person"
+    assert requests.get(f"{api.url}/api/v2/dags", headers=dict(api.session.headers), timeout=30).status_code == 403
+    for user, password in {
+        "admin": before["passwords"]["ADMIN_PASSWORD"],
+        "ds_user": before["passwords"]["DS_USER_PASSWORD"],
+        "pipeline": before["passwords"]["PIPELINE_PASSWORD"],
+        "airflow": before["airflow_password"],
+    }.items():
+        server = {"host": "127.0.0.1", "port": after["postgres_port"], "dbname": "postgres"}
+        with pytest.raises(psycopg.OperationalError, match="password authentication failed"):
+            psycopg.connect(**server, user=user, password=password)
+    # They are kept for commands in another environment.
+    assert after["passwords"]["PIPELINE_PASSWORD"] == "its own"

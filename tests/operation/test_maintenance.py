@@ -14,7 +14,7 @@ import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import ROOT, Database, Files, Rows
 from psycopg.errors import CheckViolation, InsufficientPrivilege
-from support import csv_text
+from support.bucket_files import write_customers, write_month
 from support.steps import MAINTENANCE, SALES, SQL, Run, connect, dag, load_customers, load_month
 
 from company_data import log_files
@@ -27,16 +27,11 @@ pytestmark = pytest.mark.slow
 MONTHS_SHOWN = "select file_month::text, status, row_count from month_status"
 
 
-def write_sales(files: Files, month: str, *rows: str) -> None:
-    files.write(f"sales/{month}-01/sales.csv", csv_text.sales(*rows))
-
-
 @pytest.fixture
 def months(database: Database, files: Files) -> Files:
     """January and February 2024 are loaded."""
-    files.write("stores.csv", csv_text.stores("1,Porto"))
     for month in ("2024-01", "2024-02"):
-        write_sales(files, month, f"1,1.50,{month}-01,1", f"2,2,{month}-09,1")
+        write_month(files, month, f"1,1.50,{month}-01,1", f"2,2,{month}-09,1")
         load_month(database, f"{month}-01")
     return files
 
@@ -44,9 +39,7 @@ def months(database: Database, files: Files) -> Files:
 @pytest.fixture
 def tables(database: Database, months: Files) -> None:
     """All tables are loaded."""
-    months.write("customer_profiles.csv", csv_text.profiles("1,1,A,x"))
-    months.write("customer_activity.csv", csv_text.activity("1,2020-01-01,,1,1"))
-    months.write("labels.csv", csv_text.labels("1,0", "2,1"))
+    write_customers(months, labels=["1,0", "2,1"])
     load_customers(database)
 
 
@@ -109,12 +102,12 @@ def test_a_month_is_taken_out_beside_readers_and_comes_back_when_it_is_loaded(
     ]
 
     # A failed attempt changes nothing, and a good one brings the month back.
-    write_sales(months, "2024-01", "1,1,2024-01-01,9")
+    write_month(months, "2024-01", "1,1,2024-01-01,9")
     with pytest.raises(CheckViolation):
         load_month(database, "2024-01-01")
     assert database.run(MONTHS_SHOWN)[0] == ("2024-01-01", "rejected", None)
     assert len(sales(database)) == 2
-    write_sales(months, "2024-01", "1,1.50,2024-01-01,1", "2,2,2024-01-09,1", "3,7,2024-01-31,1")
+    write_month(months, "2024-01", "1,1.50,2024-01-01,1", "2,2,2024-01-09,1", "3,7,2024-01-31,1")
     load_month(database, "2024-01-01")
     assert database.run(MONTHS_SHOWN)[0] == ("2024-01-01", "loaded", 3)
     assert len(sales(database)) == 5
@@ -203,7 +196,7 @@ def test_a_file_that_is_published_or_locked_while_the_tables_are_compared_is_lef
 ) -> None:
     first, *others = DbApiHook.split_sql_string((SQL / "maintenance/compare_tables.sql").read_text())
     database.run("update sales set value = 9")
-    write_sales(months, "2024-01", "1,5,2024-01-01,1")
+    write_month(months, "2024-01", "1,5,2024-01-01,1")
     with connect(database) as comparing, comparing.transaction(), database.connect() as locking:
         comparing.execute(first)
         load_month(database, "2024-01-01")
@@ -279,10 +272,9 @@ def test_airflows_database_does_not_grow_with_the_months(
 
     resetdb()  # it has the runs of other tests
     dag_bag.cache_clear()
-    files.write("stores.csv", csv_text.stores("1,Porto"))
     counts: list[dict[str, int]] = []
     for month in months_before(date(2025, 1, 1), MONTHS):
-        write_sales(files, f"{month:%Y-%m}", f"1,1.50,{month},1")
+        write_month(files, f"{month:%Y-%m}", f"1,1.50,{month},1")
         sync_bag_to_db(dag_bag(), dag_bag().bundle_name, None)
         assert run_dag(SALES, f"{month:%Y-%m}") == "success"
         a_month_passes()

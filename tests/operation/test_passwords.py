@@ -167,18 +167,6 @@ def test_no_secret_is_in_a_volume_whose_readers_do_not_need_it(volumes: Path) ->
     }
 
 
-def test_an_installation_that_is_older_than_a_volume_keeps_the_password_of_its_database(volumes: Path) -> None:
-    before = {"airflow_db_password": "new", "airflow_db_password.known": "old", "ui_passwords.json": "{}"}
-    for name, text in before.items():
-        (volumes / "airflow" / name).write_text(text)
-    files = write(volumes)
-    assert files["airflow-db/airflow_db_password"] == files["airflow-database/airflow_db_password"] == "new"
-    assert files["airflow-database/airflow_db_password.known"] == "old"
-    assert {file for file in files if file.startswith("airflow/")} == {
-        f"airflow/{name}" for name in ("fernet_key", "jwt_secret", "api_secret", "pgpass", "ca.crt")
-    }
-
-
 def test_readers_connect_to_the_data_alone_and_nobody_but_airflow_to_its_server(volumes: Path) -> None:
     files = write(volumes)
     databases = ("companydata", "airflow", "postgres", "template1")

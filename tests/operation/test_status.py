@@ -12,6 +12,7 @@ import yaml
 from conftest import ROOT, Database, Files
 from psycopg.errors import CheckViolation
 from support import csv_text, forked
+from support.bucket_files import write_customers, write_month
 from support.steps import SALES, Run, build_feature_store, load_customers, load_month
 
 import services.status
@@ -36,23 +37,12 @@ def status(database: Database, first: str, last: str) -> tuple[int, dict[str, li
     return done.returncode, {words[0]: words[1:] for words in lines}, done.stdout
 
 
-def write_month(files: Files, month: str, *rows: str) -> None:
-    files.write(f"sales/{month}-01/sales.csv", csv_text.sales(*(rows or [f"1,1,{month}-01,1"])))
-
-
-def write_customers(files: Files) -> None:
-    files.write("customer_profiles.csv", csv_text.profiles("1,1,A,x"))
-    files.write("customer_activity.csv", csv_text.activity("1,2020-01-01,,1,1"))
-    files.write("labels.csv", csv_text.labels("1,0"))
-
-
 @pytest.fixture
 def stores(database: Database, files: Files) -> Files:
-    """A bucket with the stores and no month. The customer tables and the feature store are loaded."""
+    """A bucket with no month. The customer tables and the feature store are loaded."""
     write_customers(files)
     load_customers(database)
     build_feature_store(database)
-    files.write("stores.csv", csv_text.stores("1,Porto"))
     return files
 
 
@@ -74,7 +64,6 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Data
     with pytest.raises(CheckViolation):
         load_month(database, "2024-05-01")
     # June is staged, and its run goes no further. July is being loaded. The process that loaded August was killed.
-    stores.write("stores.csv", csv_text.stores("1,Porto"))
     write_month(stores, "2024-06")
     Run(database, SALES, "2024-06-01").run("stage_sales")
     begin = "select pipeline.begin_load('sales', '{}', 'https://bucket', 'test', 'test')"
@@ -198,7 +187,6 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
     lines = dict(line.split() for line in printed.splitlines() if line.endswith("missing"))
     assert lines["2024-01"] == lines["labels"] == lines["feature_store"] == "missing"
 
-    files.write("stores.csv", csv_text.stores("1,Porto"))
     write_month(files, "2024-01")
     write_customers(files)
     assert data_ready(database, "0", lambda: load_month(database, "2024-01-01")) == 1

@@ -1,7 +1,6 @@
 """The documents: every command is run as it is written, or a reason is given here; links, names, settings, language."""
 
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -34,9 +33,8 @@ COMMANDS = {
 }
 
 
-def run(*command: str) -> None:
-    done = subprocess.run(["/usr/bin/env", *command], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["/usr/bin/env", *command], cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 def by_ci(command: str, _: FaultySystem) -> None:
@@ -53,32 +51,12 @@ def by_its_test(command: str, _: FaultySystem) -> None:
 
 def dry(command: str, _: FaultySystem) -> None:
     """Only that the target is there: it takes many minutes, or needs what no test has (a browser, the internet)."""
-    run("bash", "-c", command.replace("make ", "make --dry-run ", 1))
+    assert run("bash", "-c", command.replace("make ", "make --dry-run ", 1)).returncode == 0
 
 
 def by_compose(command: str, _: FaultySystem) -> None:
-    """Only what needs no engine: the files are whole, every setting in them is in .env.example, and no other is there.
-
-    The page beside an overlay may have the overlay's own. .ci/compose starts it for real where there is an engine.
-    """
+    """Left to .ci/compose, where there is an engine."""
     assert command in (ROOT / ".ci/compose").read_text()
-    overlays = sorted(ROOT.glob("deploy/*/docker-compose.yml"))
-    texts = [file.read_text() for file in (ROOT / "docker-compose.yml", *overlays)]
-    assert [repeated_keys(yaml.compose(text)) for text in texts] == [[] for _ in texts]
-    services = [service for text in texts for service in yaml.safe_load(text)["services"].values()]
-    text = "\n".join(texts)
-    examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
-    passed_through = re.findall(r"^(\w+)$", (ROOT / "services/airflow.env").read_text(), re.M)
-    of_services = [
-        name for service in services for name, value in (service.get("environment") or {}).items() if value is None
-    ]
-    on_pages = {name for file in overlays for name in re.findall(r"`(\w+)`", file.with_name("README.md").read_text())}
-    found = {*re.findall(r"\$\{(\w+):", text), *passed_through, *of_services}
-    assert set(examples) <= found <= {*examples, *on_pages}
-    assert len(examples) == len(set(examples))
-    if has_compose():
-        for overlay in ([], *(["--file", str(file)] for file in overlays)):
-            run("docker", "compose", "--file", "docker-compose.yml", *overlay, "config", "--quiet")
 
 
 def on_a_cluster(command: str, _: FaultySystem) -> None:
@@ -92,22 +70,6 @@ def by_chart(command: str, _: FaultySystem) -> None:
     """Only that the image is the one of the chart's values: .ci/compose builds it."""
     image = yaml.safe_load((ROOT / "deploy/kubernetes/values.yaml").read_text())["images"]["airflow"]
     assert f"{image['repository']}:{image['tag']}" in command.split()
-
-
-def repeated_keys(node: yaml.Node | None) -> list[str]:
-    """Keys that a mapping has twice: Compose rejects them, and Python's reader silently takes the last one."""
-    if isinstance(node, yaml.SequenceNode):
-        return [key for item in node.value for key in repeated_keys(item)]
-    if not isinstance(node, yaml.MappingNode):
-        return []
-    keys = [key.value for key, _ in node.value]
-    return [key for key in keys if keys.count(key) > 1] + [key for _, item in node.value for key in repeated_keys(item)]
-
-
-def has_compose() -> bool:
-    if not (docker := shutil.which("docker")):
-        return False
-    return subprocess.run([docker, "compose", "version"], capture_output=True, check=False).returncode == 0
 
 
 # The first that matches the command's beginning says how it is run.
@@ -132,6 +94,33 @@ def test_a_command_of_the_documents_runs_as_it_is_written(command: str, system: 
     how = next((how for beginning, how in HOW.items() if re.match(beginning, command)), None)
     assert how, f"{COMMANDS[command]} has the command `{command}`, and HOW does not say how it is tested."
     how(command, system)
+
+
+def repeated_keys(node: yaml.Node | None) -> list[str]:
+    """Keys that a mapping has twice: Compose rejects them, and Python's reader silently takes the last one."""
+    if isinstance(node, yaml.SequenceNode):
+        return [key for item in node.value for key in repeated_keys(item)]
+    if not isinstance(node, yaml.MappingNode):
+        return []
+    keys = [key.value for key, _ in node.value]
+    return [key for key in keys if keys.count(key) > 1] + [key for _, item in node.value for key in repeated_keys(item)]
+
+
+def test_the_compose_files_are_whole_and_their_settings_are_those_of_the_example() -> None:
+    overlays = sorted(ROOT.glob("deploy/*/docker-compose.yml"))
+    text = ""
+    used = set(re.findall(r"^(\w+)$", (ROOT / "services/airflow.env").read_text(), re.M))
+    for file in (ROOT / "docker-compose.yml", *overlays):
+        text += file.read_text()
+        assert repeated_keys(yaml.compose(file.read_text())) == [], file
+        for service in yaml.safe_load(file.read_text())["services"].values():
+            used |= {name for name, value in (service.get("environment") or {}).items() if value is None}
+    examples = re.findall(r"^#(\w+)=", (ROOT / ".env.example").read_text(), re.M)
+    assert sorted(used | set(re.findall(r"\$\{(\w+):", text))) == sorted(examples)
+    if run("docker", "compose", "version").returncode == 0:
+        for overlay in ([], *(["--file", str(file)] for file in overlays)):
+            done = run("docker", "compose", "--file", "docker-compose.yml", *overlay, "config", "--quiet")
+            assert done.returncode == 0, done.stderr
 
 
 def test_every_query_of_the_documents_is_answered(system: FaultySystem) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from airflow.sdk.log import mask_secret
 from conftest import Database, Files
-from support import csv_text
 from support.airflow_runs import run_dag
+from support.bucket_files import write_customers, write_month
 from support.faulty_bucket import misbehaving, status
 from support.receivers import mail_server, webhook
 from support.steps import CUSTOMERS, SALES
@@ -51,8 +51,7 @@ def sent(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Itera
 
 
 def run_month(files: Files, *rows: str, retries: int = 0) -> str:
-    files.write("stores.csv", csv_text.stores("1,Porto"))
-    files.write("sales/2024-02-01/sales.csv", csv_text.sales(*rows))
+    write_month(files, "2024-02", *rows)
     return run_dag(SALES, "2024-02", retries=retries)
 
 
@@ -100,9 +99,7 @@ def test_nothing_is_sent_when_no_receiver_is_set(
 
 
 def test_customer_data_has_no_month_and_names_its_run(database: Database, files: Files, sent: Sent) -> None:
-    files.write("customer_profiles.csv", csv_text.profiles())
-    files.write("customer_activity.csv", csv_text.activity())
-    files.write("labels.csv", csv_text.labels("1,0", "1,1"))
+    write_customers(files, labels=["1,0", "1,1"])
     assert run_dag(CUSTOMERS) == "failed"
     [post] = sent.posted
     assert (post["month"], post["task"]) == (None, "check_customers")
@@ -179,18 +176,12 @@ def test_an_overdue_month_is_notified_with_its_run(sent: Sent) -> None:
     assert post["link"].endswith(f"/dags/{SALES}/runs/scheduled__2024-02")
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "reason"),
-    [
-        ("NOTIFY_WEBHOOK_URL", "hooks.here/secret", "begins with neither https:// nor http://"),
-        ("SALES_DEADLINE_HOURS", "soon", 'SALES_DEADLINE_HOURS is "soon"'),
-        ("SALES_DEADLINE_HOURS", "-1", 'SALES_DEADLINE_HOURS is "-1"'),
-    ],
-)
-def test_an_invalid_setting_is_rejected(
-    setting: str, value: str, reason: str, sent: Sent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(setting, value)
-    with pytest.raises(ValueError, match=reason) as caught:
-        notifier.overdue_alert() if setting == "SALES_DEADLINE_HOURS" else notify_webhook_url()
+def test_an_invalid_setting_is_rejected(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NOTIFY_WEBHOOK_URL", "hooks.here/secret")
+    with pytest.raises(ValueError, match="begins with neither https:// nor http://") as caught:
+        notify_webhook_url()
     assert "secret" not in str(caught.value)
+    for hours in ("soon", "-1"):
+        monkeypatch.setenv("SALES_DEADLINE_HOURS", hours)
+        with pytest.raises(ValueError, match=f'SALES_DEADLINE_HOURS is "{hours}"'):
+            notifier.overdue_alert()

@@ -10,7 +10,7 @@ from typing import Any
 
 import pendulum
 import pytest
-from conftest import ROOT, month_after
+from conftest import ROOT
 from support.airflow_runs import dag_bag, scheduled_dag
 from support.steps import SALES
 
@@ -72,40 +72,6 @@ def runs() -> dict[str, tuple[str, str, int]]:
         return {run.run_id: (str(run.state), str(run.run_type), len(run.task_instances)) for run in found}
 
 
-def backfill(first: str, last: str) -> None:
-    """What the UI's form and `airflow backfill create` do."""
-    from airflow.models.backfill import ReprocessBehavior, _create_backfill
-
-    _create_backfill(
-        dag_id=SALES,
-        from_date=pendulum.from_format(first, "YYYY-MM-DD", tz="UTC"),
-        to_date=pendulum.from_format(last, "YYYY-MM-DD", tz="UTC"),
-        max_active_runs=3,
-        reverse=False,
-        dag_run_conf=None,
-        triggering_user_name=None,
-        reprocess_behavior=ReprocessBehavior.COMPLETED,
-    )
-
-
-def create_run(dag: Any, run_id: str, month: str, state: str) -> None:
-    from airflow.utils.session import create_session
-    from airflow.utils.types import DagRunTriggeredByType, DagRunType
-
-    fires = pendulum.instance(month_after(month))
-    with create_session() as session:
-        dag.create_dagrun(
-            run_id=run_id,
-            logical_date=fires.subtract(months=1),
-            data_interval=(fires.subtract(months=1), fires),
-            run_after=fires,
-            run_type=DagRunType.SCHEDULED,
-            triggered_by=DagRunTriggeredByType.TIMETABLE,
-            state=state,
-            session=session,
-        )
-
-
 def test_the_schedule_gives_the_same_months_as_airflows_own_and_ends_with_the_last_month(ended: Any) -> None:
     from airflow.timetables.base import TimeRestriction
     from airflow.timetables.interval import CronDataIntervalTimetable
@@ -128,26 +94,22 @@ def test_the_schedule_gives_the_same_months_as_airflows_own_and_ends_with_the_la
     assert months == ["2023-11", "2023-12", "2024-01", "2024-02"]
 
 
-def test_a_backfill_keeps_the_names_of_runs_that_exist(sales_dag: Any) -> None:
-    create_run(sales_dag, "scheduled__2024-02", "2024-02", "success")
-    # As Airflow's own schedule names it.
-    create_run(sales_dag, "scheduled__2024-04-01T00:00:00+00:00", "2024-03", "failed")
-    backfill("2024-01-01", "2024-04-01")
-    # Airflow names a new run of a backfill by the day after its month.
-    assert set(runs()) == {
-        "backfill__2024-02-01T00:00:00+00:00",
-        "scheduled__2024-02",
-        "scheduled__2024-04-01T00:00:00+00:00",
-        "backfill__2024-05-01T00:00:00+00:00",
-    }
-    assert {run[:2] for run in runs().values()} == {("queued", "backfill")}
-
-
 def test_a_backfill_loads_months_that_are_not_scheduled_and_its_form_is_open(ended: Any) -> None:
+    from airflow.models.backfill import ReprocessBehavior, _create_backfill
     from airflow.models.dag import DagModel
     from airflow.utils.session import create_session
 
-    backfill("2023-10-01", "2024-03-01")
+    # What the UI's form and `airflow backfill create` do.
+    _create_backfill(
+        dag_id=SALES,
+        from_date=pendulum.datetime(2023, 10, 1),
+        to_date=pendulum.datetime(2024, 3, 1),
+        max_active_runs=3,
+        reverse=False,
+        dag_run_conf=None,
+        triggering_user_name=None,
+        reprocess_behavior=ReprocessBehavior.COMPLETED,
+    )
     assert list(runs().values()) == [("queued", "backfill", len(ended.tasks))] * 6
     with create_session() as session:
         model = session.get(DagModel, SALES)
