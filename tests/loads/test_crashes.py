@@ -19,7 +19,14 @@ import psycopg
 import pytest
 from conftest import Database, FaultyFiles, Files, RunDag, drop_database, month_after, new_database
 from support import faulty_bucket, steps
-from support.breakpoints import WAIT_SECONDS, Pause, paused, pausing, wait_for_copy, wait_until_nothing_is_left
+from support.breakpoints import (
+    WAIT_SECONDS,
+    locks_on_tables,
+    paused,
+    pausing,
+    wait_for_copy,
+    wait_until_nothing_is_left,
+)
 from support.steps import CUSTOMERS, SALES, Run, build_feature_store, load_customers, load_month, staged_tables
 from support.transitions import only_listed
 from support.versions import EVERYTHING, clients_of, path_of, seen, write_customers, write_sales
@@ -40,15 +47,16 @@ def shown(database: Database) -> list[tuple[object, ...]]:
 
 
 def newest_load(database: Database) -> tuple[str, str | None]:
-    """Status and error of the newest load of sales."""
-    query = "select status, error from pipeline.loads join pipeline.files using (file_id) where file_month is not null"
-    [(status, error)] = database.run(f"{query} order by load_id desc limit 1")
+    """Status and error of the newest load of the month."""
+    loads = f"pipeline.loads join pipeline.files using (file_id) where file_month = '{MONTH}'"
+    [(status, error)] = database.run(f"select status, error from {loads} order by load_id desc limit 1")
     return status, error
 
 
 def month_status(database: Database) -> tuple[str, str | None]:
     """Status and error of the month, as a reader sees them."""
-    [(status, error)] = database.run("select status, error from month_status", "ds_user")
+    query = f"select status, error from month_status where sale_month = '{MONTH}'"
+    [(status, error)] = database.run(query, "ds_user")
     return status, error
 
 
@@ -151,7 +159,7 @@ def test_a_first_load_that_is_cut_off_leaves_nothing_to_readers_and_a_new_run_su
     assert statuses == [("superseded",)] * 2 + [("published",)] * 2
 
 
-def test_a_connection_that_drops_during_the_copy_leaves_the_old_month(
+def test_a_connection_that_drops_during_the_copy_holds_no_lock_and_leaves_the_old_month(
     database: Database, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "CHUNK_BYTES", 1024)  # so that the copy begins before the file stalls
@@ -164,17 +172,21 @@ def test_a_connection_that_drops_during_the_copy_leaves_the_old_month(
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(attempts.go_on)
         try:
-            terminate(database, wait_for_copy(database, load))
+            pid = wait_for_copy(database, load)
+            assert locks_on_tables(database, pid) == set()
+            load_month(database, "2024-03-01")
+            terminate(database, pid)
             wait_until_nothing_is_left(database)
         finally:
             released.set()
         with pytest.raises(psycopg.OperationalError):
             load.result(WAIT_SECONDS)
-    assert shown(database) == seen({MONTH: 1})
+    others = {"2024-03-01": 2}
+    assert database.run(EVERYTHING)[0][:2] == seen({MONTH: 1} | others)[0][:2]
     status, error = newest_load(database)
     assert (status, month_status(database)) == ("failed", ("failed", error))
     attempts.go_on()
-    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
+    assert shown(database) == seen({MONTH: 2} | others)
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12; the child starts no thread
@@ -257,46 +269,27 @@ def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works_and_outl
     assert_all_is_as_if_nothing_had_been_cut_off(own_database, version)
 
 
-def test_airflow_brings_a_month_to_its_end_through_dropped_connections(
-    database: Database, files: Files, run_dag: RunDag, no_pauses: None
-) -> None:
-    points = ["sales requested", "stores staged", "sales checked", "insert public.sales"]
-
-    def drop_each(pauses: list[Pause]) -> None:
-        try:
-            for pause in pauses:
-                terminate(database, pause.wait())
-                pause.release()
-        finally:
-            for pause in pauses:
-                pause.release()
-
-    write_sales(files, 1)
-    load_month(database, MONTH)
-    write_sales(files, 2)
-    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        dropped = pool.submit(drop_each, [stack.enter_context(pausing(database, point)) for point in points])
-        assert run_dag(SALES, month_after("2024-02"), retries=9) == "success"
-        dropped.result(WAIT_SECONDS)
-    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
-
-
-def test_airflow_brings_a_month_to_its_end_through_a_crash_of_the_server(
+def test_airflow_brings_a_month_to_its_end_through_dropped_connections_and_a_crash_of_the_server(
     own_database: Database, files: Files, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All retries together take longer than a start of the server may.
     pauses = (timedelta(seconds=1), timedelta(seconds=15))
     monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, pauses))
-    write_sales(files, 1)
-    with pausing(own_database, "insert public.monthly_sales") as pause, ThreadPoolExecutor(1) as pool:
+    points = ["sales requested", "stores staged", "sales checked", "insert public.sales"]
+    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
+        *dropping, crashing = [stack.enter_context(pausing(own_database, point)) for point in points]
 
-        def crash() -> None:
-            pause.wait()
+        def strike() -> None:
+            for pause in dropping:
+                terminate(own_database, pause.wait())
+                pause.release()
+            crashing.wait()
             crash_and_start(own_database.cluster)
 
-        crashed = pool.submit(crash)
+        write_sales(files, 1)
+        struck = pool.submit(strike)
         assert run_dag(SALES, month_after("2024-02"), retries=9) == "success"
-        crashed.result(WAIT_SECONDS)
+        struck.result(WAIT_SECONDS)
     assert_all_is_as_if_nothing_had_been_cut_off(own_database, 1)
 
 
