@@ -13,7 +13,7 @@ import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import Database, FaultyFiles, Files, Rows
 from support import csv_text, faulty_bucket, steps
-from support.breakpoints import WAIT_SECONDS, paused, pausing, run_beside, wait_for_copy, wait_until_blocked
+from support.breakpoints import WAIT_SECONDS, locks_on_tables, paused, pausing, run_beside, wait_until_blocked
 from support.steps import SALES, Run, build_feature_store, load_customers, load_month, staged_tables
 from support.versions import (
     EVERYTHING,
@@ -30,7 +30,6 @@ from support.versions import (
     write_sales,
 )
 
-from company_data import source
 from company_data.errors import FileRejected
 from company_data.loads import SUPERSEDED
 from company_data.settings import CONNECTION_OPTIONS
@@ -218,40 +217,6 @@ def test_the_file_of_a_month_is_locked_for_that_month_alone(database: Database, 
             assert shown(database) == seen({JANUARY: 2, FEBRUARY: 1, MARCH: 2})
         all_results([same])
     assert shown(database) == seen(dict.fromkeys(MONTHS, 2))
-
-
-def test_a_load_that_waits_for_its_download_holds_no_lock_that_a_reader_or_another_load_needs(
-    database: Database, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(source, "READ_TIMEOUT", 2 * WAIT_SECONDS)
-    monkeypatch.setattr(source, "CHUNK_BYTES", 1024)  # so that COPY has begun when the rest does not come
-    write_sales(faulty, 1)
-    load_month(database, JANUARY)
-    released = threading.Event()
-    faulty.answers[path_of(FEBRUARY)] = [faulty_bucket.during(lambda: released.wait(WAIT_SECONDS), at=3000)]
-    with ThreadPoolExecutor(1) as pool:
-        stalled = pool.submit(load_month, database, FEBRUARY)
-        try:
-            pid = wait_for_copy(database, stalled)
-            assert locks_on_tables(database, pid) == set()
-            write_sales(faulty, 2)
-            for month in MONTHS:
-                load_month(database, month)
-        finally:
-            released.set()
-        # What was stalled was requested first, so it is not published.
-        all_results([stalled])
-    assert shown(database) == seen(dict.fromkeys(MONTHS, 2))
-
-
-def locks_on_tables(database: Database, pid: int) -> set[str]:
-    """The modes of the locks that a session has on the tables that readers see."""
-    query = """
-        select distinct mode from pg_locks join pg_class on relation = pg_class.oid
-        where pid = %s and granted and relnamespace in ('public'::regnamespace, 'partitions'::regnamespace)
-    """
-    with database.connect() as admin:
-        return {mode for (mode,) in admin.execute(query, [pid])}
 
 
 def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
@@ -579,6 +544,9 @@ def test_a_load_touches_no_store_and_no_client_that_did_not_change_and_keeps_a_s
     changed = {row for row in before | after if before.get(row) != after.get(row)}
     assert changed == {(table, idx) for table in KEYED for idx in (2, 4)}
     assert referring(database) == [[1, 2, 3], [1, 2, 3]]
+    # A client that vanishes changes only the rows that refer to it.
+    load_all(database, files, {1: "Porto"}, {1: 1, 2: 2})
+    assert referring(database) == [[1, 2, 3], [1, 2]]
 
 
 def test_a_client_that_vanishes_while_another_table_refers_to_it_is_an_error_that_names_it(
@@ -597,16 +565,6 @@ def test_a_client_that_vanishes_while_another_table_refers_to_it_is_an_error_tha
     database.run("delete from notes_of_feature_store", "mle_user")
     build_feature_store(database)
     assert database.run("select idx from feature_store") == [(1,)]
-
-
-@pytest.mark.parametrize(("clause", "kept"), [(CASCADE, [1, 2]), ("on delete set null", [1, 2, None])])
-def test_a_client_that_vanishes_changes_only_the_rows_that_refer_to_it(
-    database: Database, files: Files, clause: str, kept: list[int | None]
-) -> None:
-    load_all(database, files, {1: "Porto", 2: "Faro", 3: "Braga"}, {1: 1, 2: 1, 3: 1})
-    refer_to_all(database, clause)
-    load_all(database, files, {1: "Porto", 2: "Lisboa"}, {1: 1, 2: 2})
-    assert referring(database) == [[1, 2, 3], kept]
 
 
 def test_a_foreign_key_onto_monthly_sales_that_comes_while_the_month_is_loaded_loses_no_row(
