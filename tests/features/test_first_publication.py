@@ -59,14 +59,10 @@ def open_tables(database: Database) -> list[str]:
     return found
 
 
-def test_all_but_the_features_is_open_right_after_the_upgrade(database: Database) -> None:
-    assert open_tables(database) == OTHER_TABLES
-    assert database.run("select count(*) from data_freshness where status = 'missing'", "ds_user") == [(8,)]
-
-
 def test_the_features_are_closed_until_the_first_build_that_has_a_row(database: Database, bucket: Files) -> None:
+    assert open_tables(database) == OTHER_TABLES  # right after the upgrade
+    assert database.run("select count(*) from data_freshness where status = 'missing'", "ds_user") == [(8,)]
     build_feature_store(database)  # from no files
-    assert open_tables(database) == OTHER_TABLES
     customers = Run(database, CUSTOMERS)
     for task in customers.tasks:
         customers.run(task)
