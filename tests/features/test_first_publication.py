@@ -1,24 +1,15 @@
 """The features are closed until the first build that has a row; all else is open from the upgrade on."""
 
-import time
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import psycopg
 import pytest
 from conftest import Database, Files
-from psycopg.errors import CheckViolation, InsufficientPrivilege, UndefinedTable
-from support import steps
-from support.steps import (
-    CUSTOMERS,
-    FEATURES,
-    SALES,
-    Run,
-    build_feature_store,
-    connect,
-    load_customers,
-    load_month,
-    run_sql,
-)
+from psycopg.errors import CheckViolation, InsufficientPrivilege
+from support import csv_text, steps
+from support.breakpoints import wait_until_blocked
+from support.steps import CUSTOMERS, FEATURES, Run, build_feature_store, connect, load_customers, load_month, run_sql
 
 pytestmark = pytest.mark.slow
 
@@ -30,26 +21,19 @@ MONTH = "2024-01-01"
 *REBUILD, OPEN = steps.dag(FEATURES).get_task("refresh_feature_store").sql
 
 
-@pytest.fixture(autouse=True)
-def dags() -> None:
-    """The DAGs, read before threads run them: Airflow reads DAG files in the main thread alone."""
-    for dag_id in (SALES, CUSTOMERS, FEATURES):
-        steps.dag(dag_id)
-
-
 @pytest.fixture
 def bucket(files: Files) -> Files:
-    files.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,1,A,x\n")
-    files.write("customer_activity.csv", "idx,valid_from,valid_to,scd_a,scd_b\n1,2020-01-01,,1,1\n")
-    files.write("labels.csv", "idx,label\n1,0\n")
-    files.write("stores.csv", "idx,location\n1,Porto\n")
-    files.write(f"sales/{MONTH}/sales.csv", f"idx,value,date,store_idx\n1,5,{MONTH},1\n")
+    files.write("customer_profiles.csv", csv_text.profiles("1,1,A,x"))
+    files.write("customer_activity.csv", csv_text.activity("1,2020-01-01,,1,1"))
+    files.write("labels.csv", csv_text.labels("1,0"))
+    files.write("stores.csv", csv_text.stores("1,Porto"))
+    files.write(f"sales/{MONTH}/sales.csv", csv_text.sales(f"1,5,{MONTH},1"))
     return files
 
 
-def is_allowed(database: Database, user: str, statement: str) -> bool:
+def is_allowed(connection: psycopg.Connection[Any], statement: str) -> bool:
     try:
-        database.run(statement, user)
+        connection.execute(statement.encode())
     except InsufficientPrivilege:
         return False
     return True
@@ -58,83 +42,46 @@ def is_allowed(database: Database, user: str, statement: str) -> bool:
 def open_tables(database: Database) -> list[str]:
     """The tables that are open; fails if one is open in part, or if the features are open and empty."""
     found = []
-    for table in TABLES:
-        column = database.run(
-            f"select attname from pg_attribute where attrelid = 'public.{table}'::regclass and attnum = 1"
-        )[0][0]
-        allowed = {
-            is_allowed(database, user, statement)
-            for user, statement in (
-                ("ds_user", f"select * from {table}"),
-                ("mle_user", f"select * from {table}"),
-                ("mle_user", f"insert into {table} select * from {table} where false"),
-                ("mle_user", f"update {table} set {column} = {column} where false"),
-                ("mle_user", f"delete from {table} where false"),
-            )
-        }
-        assert len(allowed) == 1, table
-        if allowed == {True}:
-            found.append(table)
-            assert table not in FEATURE_TABLES or database.run(f"select count(*) > 0 from {table}") == [(True,)], table
+    with database.connect("ds_user") as ds, database.connect("mle_user") as mle:
+        for table in TABLES:
+            column = "store_idx" if table in ("sales", "monthly_sales") else "idx"
+            allowed = {
+                is_allowed(ds, f"select * from {table}"),
+                is_allowed(mle, f"select * from {table}"),
+                is_allowed(mle, f"insert into {table} select * from {table} where false"),
+                is_allowed(mle, f"update {table} set {column} = {column} where false"),
+                is_allowed(mle, f"delete from {table} where false"),
+            }
+            assert len(allowed) == 1, table
+            if allowed == {True}:
+                found.append(table)
+                assert table not in FEATURE_TABLES or ds.execute(f"select from {table}").rowcount > 0, table
     return found
 
 
-def test_all_but_the_features_is_open_right_after_the_upgrade(database: Database) -> None:
-    assert open_tables(database) == OTHER_TABLES
-    assert database.run("select count(*) from data_freshness where status = 'missing'", "ds_user") == [(8,)]
-
-
 def test_the_features_are_closed_until_the_first_build_that_has_a_row(database: Database, bucket: Files) -> None:
+    assert open_tables(database) == OTHER_TABLES  # right after the upgrade
+    assert database.run("select count(*) from data_freshness where status = 'missing'", "ds_user") == [(8,)]
     build_feature_store(database)  # from no files
-    assert open_tables(database) == OTHER_TABLES
     customers = Run(database, CUSTOMERS)
     for task in customers.tasks:
         customers.run(task)
         assert open_tables(database) == OTHER_TABLES, task
     # The only client has no label.
-    bucket.write("labels.csv", "idx,label\n")
+    bucket.write("labels.csv", csv_text.labels())
     load_customers(database)
     build_feature_store(database)
     assert open_tables(database) == OTHER_TABLES
-    bucket.write("labels.csv", "idx,label\n1,0\n")
+    bucket.write("labels.csv", csv_text.labels("1,0"))
     load_customers(database)
     assert open_tables(database) == OTHER_TABLES
     build_feature_store(database)
     assert open_tables(database) == TABLES
 
 
-def downstream_job(database: Database) -> str:
-    """The job of others: it waits while the table does not exist or is denied, and dies on one without rows."""
-    while True:
-        try:
-            with database.connect("ds_user") as connection:
-                labels = connection.execute("select label from feature_store").fetchall()
-        except (UndefinedTable, InsufficientPrivilege):
-            time.sleep(0.05)
-            continue
-        [(label, _)] = Counter(label for (label,) in labels).most_common(1)
-        return f"trained on {len(labels)} rows: {label}"
-
-
-@pytest.mark.usefixtures("template")  # the logins exist
-def test_a_job_that_waits_for_the_feature_store_since_before_the_upgrade_trains_on_its_first_rows(
-    empty_database: Database, bucket: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", empty_database.url("pipeline"))
-    with ThreadPoolExecutor(1) as pool:
-        trained = pool.submit(downstream_job, empty_database)
-        done = empty_database.alembic("upgrade", "head")
-        assert done.returncode == 0, done.stderr
-        build_feature_store(empty_database)
-        load_customers(empty_database)
-        assert not trained.done()
-        build_feature_store(empty_database)
-        assert trained.result(60) == "trained on 1 rows: 0"
-
-
 def test_features_that_a_later_build_empties_stay_open(database: Database, bucket: Files) -> None:
     loads_again(database, bucket)
-    bucket.write("labels.csv", "idx,label\n")
+    bucket.write("labels.csv", csv_text.labels())
     load_customers(database)
     build_feature_store(database)
     for user in ("ds_user", "mle_user"):
@@ -176,50 +123,31 @@ def test_a_first_build_that_fails_opens_nothing(database: Database, bucket: File
     assert open_tables(database) == TABLES
 
 
-def test_a_transaction_that_has_read_data_freshness_does_not_stop_the_first_loads(
-    database: Database, bucket: Files
-) -> None:
-    with database.connect("ds_user") as waiting, waiting.transaction():
-        assert waiting.execute("select distinct status from data_freshness").fetchall() == [("missing",)]
-        loads_again(database, bucket)
-        assert open_tables(database) == TABLES
-        assert waiting.execute("select distinct status from data_freshness").fetchall() == [("loaded",)]
-
-
-@pytest.mark.parametrize("table", FEATURE_TABLES)
-@pytest.mark.parametrize("user", ["ds_user", "mle_user"])
-def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_table(
-    database: Database, bucket: Files, user: str, table: str
-) -> None:
+def found_while_building(database: Database, user: str, table: str, fails: bool) -> list[tuple[object, ...]]:
+    """What a reader finds that asked, and is made to wait, while the first build has not ended."""
     load_customers(database)
     run_sql(connect(database), REBUILD, {})
     query = f"select count(*) from {table}"
-    with connect(database) as opening, database.connect(user) as reader, ThreadPoolExecutor(1) as pool:
-        with opening.transaction():
+    with connect(database) as building, database.connect(user) as reader, ThreadPoolExecutor(1) as pool:
+        with building.transaction(force_rollback=fails):
             with pytest.raises(InsufficientPrivilege):
-                reader.execute(query)
-            opening.execute(OPEN.encode())
-            found = pool.submit(lambda: reader.execute(query).fetchall())
-            waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
-            with database.connect() as admin:
-                while not admin.execute(waiting, [reader.info.backend_pid]).fetchall():
-                    assert not found.done()
-        assert found.result(60) == [(1,)]
+                reader.execute(query.encode())
+            building.execute(OPEN.encode())
+            found = pool.submit(lambda: reader.execute(query.encode()).fetchall())
+            wait_until_blocked(database, building.info.backend_pid, found)
+        return found.result(60)
 
 
-def test_a_reader_that_waits_for_an_opening_that_fails_is_denied(database: Database, bucket: Files) -> None:
-    load_customers(database)
-    run_sql(connect(database), REBUILD, {})
-    with connect(database) as opening, database.connect("ds_user") as reader, ThreadPoolExecutor(1) as pool:
-        with opening.transaction(force_rollback=True):
-            opening.execute(OPEN.encode())
-            found = pool.submit(lambda: reader.execute("select count(*) from feature_store").fetchall())
-            waiting = "select from pg_stat_activity where pid = %s and wait_event_type = 'Lock'"
-            with database.connect() as admin:
-                while not admin.execute(waiting, [reader.info.backend_pid]).fetchall():
-                    assert not found.done()
-        with pytest.raises(InsufficientPrivilege):
-            found.result(60)
+@pytest.mark.parametrize(("user", "table"), [("ds_user", "feature_store"), ("mle_user", "feature_history")])
+def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_table(
+    database: Database, bucket: Files, user: str, table: str
+) -> None:
+    assert found_while_building(database, user, table, fails=False) == [(1,)]
+
+
+def test_a_reader_that_waits_for_a_build_that_fails_is_denied(database: Database, bucket: Files) -> None:
+    with pytest.raises(InsufficientPrivilege):
+        found_while_building(database, "ds_user", "feature_store", fails=True)
 
 
 def loads_again(database: Database, _: Files) -> None:
@@ -229,11 +157,11 @@ def loads_again(database: Database, _: Files) -> None:
 
 
 def load_fails(database: Database, bucket: Files) -> None:
-    bucket.write(f"sales/{MONTH}/sales.csv", f"idx,value,date,store_idx\n1,5,{MONTH},9\n")
+    bucket.write(f"sales/{MONTH}/sales.csv", csv_text.sales(f"1,5,{MONTH},9"))
     with pytest.raises(CheckViolation):
         load_month(database, MONTH)
     database.run("alter table feature_store add constraint none check (attr_a < 2)")
-    bucket.write("customer_profiles.csv", "idx,attr_a,attr_b,attr_c\n1,2,A,x\n")
+    bucket.write("customer_profiles.csv", csv_text.profiles("1,2,A,x"))
     load_customers(database)
     with pytest.raises(CheckViolation):
         build_feature_store(database)

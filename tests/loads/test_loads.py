@@ -12,7 +12,7 @@ from support.faulty_bucket import before, during
 from support.steps import CUSTOMERS, FEATURES, Run, build_feature_store, load_customers, load_month, staged_tables
 from support.steps import SALES as SALES_DAG
 
-from company_data.errors import FileNotYetAvailable, FileRejected
+from company_data.errors import FileRejected
 from company_data.settings import CONNECTION_OPTIONS
 
 pytestmark = pytest.mark.slow
@@ -109,27 +109,8 @@ def test_the_attempt_is_in_the_ledger_before_the_file_is_requested_and_its_sessi
     # The time of the request is committed when the server has begun to answer.
     assert seen == [[("loading", False, True)]]
     assert database.run(state) == [("staged", True, False)]
-
-
-def test_a_load_goes_from_status_to_status(database: Database, february: Files) -> None:
-    run = Run(database, SALES_DAG, MONTH)
-    for task, expected, tables in (
-        ("stage_sales", {1: "staged"}, {"sales_1"}),
-        ("stage_stores", {1: "staged", 2: "staged"}, {"sales_1", "stores_2"}),
-        ("check_month", {1: "checked", 2: "checked"}, {"sales_1", "stores_2"}),
-        # The published list stays, so that the maintenance can compare it.
-        ("publish_month", {1: "published", 2: "published"}, {"stores_2"}),
-    ):
-        run.run(task)
-        assert statuses(database) == expected
-        assert staged(database) == tables
-        if task == "stage_sales":
-            # Recorded in the transaction of the rows: frozen rows keep the transaction that wrote them.
-            writers = "select xmin::text from pipeline.loads union select xmin::text from staging.sales_1"
-            assert len(database.run(writers)) == 1
-    load_month(database, MONTH)
-    assert statuses(database) == {1: "superseded", 2: "superseded", 3: "published", 4: "published"}
-    assert staged(database) == {"stores_4"}
+    # Recorded in the transaction of the rows: frozen rows keep the transaction that wrote them.
+    assert len(database.run("select xmin::text from pipeline.loads union select xmin::text from staging.sales_1")) == 1
 
 
 def test_a_rejected_file_stays_staged_until_the_file_is_loaded_again(database: Database, february: Files) -> None:
@@ -143,23 +124,6 @@ def test_a_rejected_file_stays_staged_until_the_file_is_loaded_again(database: D
     load_month(database, MONTH)
     assert statuses(database) == {1: "rejected", 2: "superseded", 3: "published", 4: "published"}
     assert staged(database) == {"stores_4"}
-
-
-@pytest.mark.parametrize(
-    ("content", "status"), [(None, "waiting"), ("no,header\n", "rejected")], ids=["waiting", "rejected"]
-)
-def test_an_attempt_that_stages_nothing_leaves_its_reason_and_no_table(
-    content: str | None, status: str, database: Database, february: Files
-) -> None:
-    now = datetime.now(UTC)
-    month = f"{now:%Y-%m}-01"
-    if content:
-        february.write(f"sales/{month}/sales.csv", content)
-    with pytest.raises((FileNotYetAvailable, FileRejected)) as error:
-        Run(database, SALES_DAG, month).run("stage_sales")
-    assert database.run("select status, error from pipeline.loads") == [(status, str(error.value))]
-    assert database.run("select wait_until > now() from pipeline.loads") == [(True if status == "waiting" else None,)]
-    assert staged(database) == set()
 
 
 def test_the_run_of_a_superseded_load_skips_its_task_and_says_why(

@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from conftest import ROOT, Database
 from support import transitions
-from support.transitions import LEDGER, Transition
+from support.transitions import LEDGER
 
 pytestmark = pytest.mark.slow
 
@@ -124,14 +124,6 @@ def test_every_listed_change_of_a_status_happens_and_no_other(database: Database
 
     with database.connect() as admin:
         assert transitions.seen(admin) == transitions.listed()
-
-
-def test_a_change_of_a_status_by_no_function_is_seen(database: Database, loads: Loads) -> None:
-    loads.staged()
-    with database.connect() as admin:
-        admin.execute("update pipeline.loads set status = 'published'")
-        seen = transitions.seen(admin)
-    assert transitions.unlisted(seen) == {Transition("staged", "published", None)}
 
 
 def changes_a_status(text: str) -> bool:

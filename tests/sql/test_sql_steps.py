@@ -22,8 +22,6 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable
-from contextlib import nullcontext
-from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,13 +31,11 @@ import psycopg
 import pytest
 import yaml
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
-from airflow.sdk.exceptions import AirflowSkipException
 from conftest import ROOT, Database
 from psycopg import sql
-from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, SQL, build_feature_store, connect, dag, run_sql
+from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, SQL, connect, dag, run_sql
 
 from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator
-from company_data.settings import CONNECTION_OPTIONS
 
 CASES = ROOT / "tests" / "cases"
 README = SQL / "README.md"
@@ -297,10 +293,10 @@ def copy_out(connection: psycopg.Connection[Any], table: str, columns: list[str]
 ALL_CASES = [Case(path) for path in sorted(CASES.glob("*/*/*.yaml"))]
 
 
-def one_of_each(*failures: str | None, of: Callable[[Case], bool] = bool) -> list[Case]:
-    """The first case of each file with each of these failures, None for success."""
+def one_of_each() -> list[Case]:
+    """The first case of each file that succeeds, and of each that fails in one of the ways."""
     chosen = {(case.path.parent, case.failure and case.failure[0]): case for case in reversed(ALL_CASES)}
-    return [case for (_, failure), case in sorted(chosen.items(), key=str) if failure in failures and of(case)]
+    return sorted(chosen.values(), key=str)
 
 
 def each_of(cases: list[Case]) -> pytest.MarkDecorator:
@@ -377,27 +373,9 @@ def test_case_twice_as_its_task_runs_it(database: Database, case: Case) -> None:
 
 
 @pytest.mark.slow
-@each_of(one_of_each(None, *FAILURES.values()))
+@each_of(one_of_each())
 def test_case_twice_by_the_line_of_the_readme_in_psql(database: Database, case: Case) -> None:
     assert_twice(database, case, by_psql)
-
-
-@each_of([*one_of_each(SUPERSEDED), *one_of_each(None, of=lambda case: case.publishes)])
-def test_the_operator_skips_a_superseded_load_and_succeeds_if_its_load_is_published(
-    database: Database, case: Case, capsys: pytest.CaptureFixture[str]
-) -> None:
-    case.arrange(database)
-    before = contents(database)
-    operator: Any = copy(case.task)
-    operator.parameters, operator.hook_params = case.parameters, {"options": CONNECTION_OPTIONS}
-    for failure in (case.failure, case.failure_again):
-        state, message = failure or ("", "")
-        capsys.readouterr()
-        skips = pytest.raises(AirflowSkipException, match=f"^{re.escape(message)}$")
-        with skips if state == SUPERSEDED else nullcontext():
-            operator.execute({})
-        assert state != PUBLISHED_ALREADY or message in capsys.readouterr().out
-        case.check(database, before)
 
 
 def psql_line(database: Database, case: Case) -> str:
@@ -438,29 +416,6 @@ def with_replaced(line: str, replaced: dict[str, str]) -> str:
 
 def parameters_of(text: str) -> list[str]:
     return list(dict.fromkeys(re.findall(r"%\((\w+)\)s", text)))
-
-
-def test_a_rebuild_writes_only_what_has_changed(database: Database) -> None:
-    for table, row in {
-        "customer_profiles": "n, n, 'A', 'x'",
-        "customer_activity": "n, '2020-01-01', null::date, null::float, n",
-        "labels": "n, 0",
-    }.items():
-        database.run(f"insert into {table} select {row} from generate_series(1, 7) as n")
-    build_feature_store(database)
-    places = "select idx, xmin::text || ctid::text from feature_store"
-    before: dict[int, str] = dict(database.run(places))
-    database.run("update customer_profiles set attr_b = null where idx = 1")
-    database.run("update customer_activity set scd_a = 0.5 where idx = 2")
-    database.run("update labels set label = 1 where idx = 3")
-    # The same attributes, of an activity that is not current any more.
-    database.run("update customer_activity set valid_to = '2020-02-01' where idx = 4")
-    for table, client in (("customer_profiles", 5), ("customer_activity", 6), ("labels", 7)):
-        database.run(f"delete from {table} where idx = {client}")
-    build_feature_store(database)
-    after: dict[int, str] = dict(database.run(places))
-    assert sorted(after) == [1, 2, 3, 4]
-    assert [idx for idx in after if after[idx] == before[idx]] == [4]
 
 
 def test_lint_fails_on_sql_in_another_style_and_excepts_no_file_and_no_rule(tmp_path: Path) -> None:

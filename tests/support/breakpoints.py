@@ -201,6 +201,15 @@ def wait_until_blocked(database: Database, holder: int, running: Future[Any] | N
     return int(wait_for(database, query, running)[0][0])
 
 
+def locks_on_tables(database: Database, pid: int) -> set[str]:
+    """The modes of the locks that a session has on the tables that readers see."""
+    rows = database.run(f"""
+        select distinct mode from pg_locks join pg_class on relation = pg_class.oid
+        where pid = {pid} and granted and relnamespace in ('public'::regnamespace, 'partitions'::regnamespace)
+    """)
+    return {mode for (mode,) in rows}
+
+
 def wait_until_nothing_is_left(database: Database) -> None:
     """Wait until no session of a load, and so no lock and no transaction, is left."""
     wait_for(

@@ -35,11 +35,11 @@ def month_text(month: str, version: int, rows: int = ROWS) -> str:
     return csv_text.sales(*(f"{n},{version},{month},{n % 2 + 1}" for n in range(rows)))
 
 
-def write_sales(files: Files, version: int, *months: str, rows: int = ROWS) -> None:
+def write_sales(files: Files, version: int, *months: str) -> None:
     """The list of stores, and the files of months, by default of all three."""
     files.write("stores.csv", csv_text.stores(f"1,A {version}", f"2,B {version}"))
     for month in months or MONTHS:
-        files.write(path_of(month), month_text(month, version, rows))
+        files.write(path_of(month), month_text(month, version))
 
 
 def clients_of(version: int) -> tuple[int, ...]:
@@ -62,19 +62,18 @@ def write_all(files: Files, version: int) -> None:
     write_customers(files, version)
 
 
-def seen(months: Mapping[str, int], customers: int = 0, rows: int = ROWS) -> Rows:
+def seen(months: Mapping[str, int], customers: int = 0) -> Rows:
     """What EVERYTHING returns.
 
     Args:
         months: the version of each month that is loaded; the newest one was loaded last.
         customers: the version of the customer files; 0 if there is none.
-        rows: of each month.
     """
     stores = max(months.values(), default=0)
     with_version = [f"{client} {customers}" for client in clients_of(customers)]
     columns = (
-        [f"{month} {version} {rows}" for month, version in sorted(months.items())],
-        [f"{month} {s} {version} {version * rows // 2}" for month, version in sorted(months.items()) for s in "AB"],
+        [f"{month} {version} {ROWS}" for month, version in sorted(months.items())],
+        [f"{month} {s} {version} {version * ROWS // 2}" for month, version in sorted(months.items()) for s in "AB"],
         [f"1 A {stores}", f"2 B {stores}"] if stores else [],
         with_version,
         with_version,
