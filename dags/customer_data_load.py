@@ -102,6 +102,6 @@ with DAG(
         outlets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
     )
 
-    [profiles, activity, labels] >> check_customers >> compare_customers >> approve_customers >> publish_customers
+    list(loads.values()) >> check_customers >> compare_customers >> approve_customers >> publish_customers
 
 explain_tasks(dag)
