@@ -7,8 +7,8 @@ Undo:   what the downgrade gives back and what it cannot.
 
 from sql_file import execute_beside, undo_beside
 
-revision = ${repr(up_revision)}
-down_revision = ${repr(down_revision)}
+revision = "${up_revision}"
+down_revision = "${down_revision}"
 
 
 def upgrade() -> None:

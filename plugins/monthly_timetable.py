@@ -55,15 +55,11 @@ class MonthlyTimetable(CronDataIntervalTimetable):
     def next_dagrun_info(
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
     ) -> DagRunInfo | None:
-        """The next month, from the first to the last one, or within those of a backfill.
-
-        The DAG has no start date: Airflow creates no tasks in a manual run that lies before it, and the run succeeds.
-        """
+        """The next month, from the first to the last one, or within those of a backfill."""
+        if restriction.latest is None:  # no backfill, which has an end
+            restriction = restriction._replace(earliest=self.first, latest=self.last)
         return super().next_dagrun_info(
-            last_automated_data_interval=last_automated_data_interval,
-            restriction=restriction._replace(
-                earliest=restriction.earliest or self.first, latest=restriction.latest or self.last
-            ),
+            last_automated_data_interval=last_automated_data_interval, restriction=restriction
         )
 
     def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:

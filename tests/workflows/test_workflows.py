@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import warnings
 from collections.abc import Callable
 from datetime import UTC, date, datetime
@@ -155,6 +156,15 @@ def test_a_bad_month_fails_with_its_reason_and_leaves_the_old_one(
         assert monthly_sales(database) == FEBRUARY_SUMS
 
 
+def test_a_run_whose_timetable_was_not_asked_fails_at_once_with_what_to_do(
+    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_dag(SALES, retries=3) == "failed"
+    reason = r"The run manual__\S+ loads nothing: its data interval from .* is not one whole month .* Delete this run"
+    assert re.search(reason, capsys.readouterr().out)
+    assert database.run("select count(*) from pipeline.loads") == [(0,)]
+
+
 def test_a_plain_http_source_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOURCE_BASE_URL", "http://127.0.0.1:1")
     with pytest.raises(FileRejected, match="only https is read"), source.open_file(settings.source_url("labels.csv")):
@@ -200,5 +210,8 @@ def test_catch_up_begins_with_the_configured_month_and_has_no_end_date(monkeypat
     sales = DagBag(str(ROOT / "dags" / f"{SALES}.py")).dags[SALES]
     assert isinstance(sales.timetable, MonthlyTimetable)
     assert sales.catchup
-    assert (sales.start_date, sales.end_date) == (datetime(2021, 5, 1, tzinfo=UTC), None)
+    assert sales.end_date is None
+    # A run before it would have no tasks, and would succeed.
+    assert [dag(name).start_date for name in (CUSTOMERS, FEATURES, MAINTENANCE)] == [None] * 3
+    assert sales.start_date == datetime(1900, 1, 1, tzinfo=UTC)
     assert sales.timetable.serialize() == {"first": "2021-05", "last": "2022-02"}
