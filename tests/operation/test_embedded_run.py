@@ -53,7 +53,7 @@ def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     assert "sales 2 of 2 months" in system.output
     exit_status, printed = status(system)
     assert exit_status == 0, printed
-    assert "2 months: 2 loaded; 2,000 rows" in printed
+    assert "2 months of sales: 2 loaded; 2,000 rows" in printed
     health = {part: found["status"] for part, found in get(system, "monitor/health").items()}
     assert health == dict.fromkeys(("metadatabase", "scheduler", "triggerer", "dag_processor"), "healthy")
 
@@ -482,7 +482,7 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
     assert f"\n{warning}. Change them: DS_USER_PASSWORD=… make up\n" in printed
     assert warning not in system.output
     exit_status, shown = status(system)
-    assert (exit_status, "4 months: 4 loaded" in shown) == (0, True)
+    assert (exit_status, "4 months of sales: 4 loaded" in shown) == (0, True)
 
     assert "Airflow's database: deleted " in (system.run / "logs/airflow-db-clean.log").read_text()
     after = system.state

@@ -89,7 +89,7 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Data
     assert "1 stores have more than one location" in may
     assert june.startswith("loading since ")
     assert "The process that loaded the file was killed." in august
-    assert "9 months: 1 failed, 2 loaded, 2 loading, 1 missing, 3 rejected; 6 rows" in printed
+    assert "9 months of sales: 1 failed, 2 loaded, 2 loading, 1 missing, 3 rejected; 6 rows" in printed
 
     for table, shown, rows, up_to, loaded_at, version in database.run("""
         select table_name, status, to_char(row_count, 'FM999,999'), up_to::text,
@@ -183,7 +183,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
 ) -> None:
     assert data_ready(database, "0", bool) == 1
     printed = capsys.readouterr().out
-    assert "1 months: 1 missing; 0 rows" in printed
+    assert "1 months of sales: 1 missing; 0 rows" in printed
     lines = dict(line.split() for line in printed.splitlines() if line.endswith("missing"))
     assert lines["2024-01"] == lines["labels"] == lines["feature_store"] == "missing"
 
@@ -191,7 +191,7 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
     write_customers(files)
     assert data_ready(database, "0", lambda: load_month(database, "2024-01-01")) == 1
     assert data_ready(database, "6", lambda: load_customers(database), lambda: build_feature_store(database)) == 0
-    assert "1 months: 1 loaded; 1 rows" in capsys.readouterr().out
+    assert "1 months of sales: 1 loaded; 1 rows" in capsys.readouterr().out
 
 
 def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:
