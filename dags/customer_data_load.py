@@ -60,7 +60,7 @@ from airflow.sdk import DAG, Asset, TaskGroup
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier
-from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 from company_data.staging import stage_csv
 from company_data.task_docs import explain_tasks
 
@@ -69,7 +69,6 @@ with DAG(
     description="Customer profiles, activity and labels, exactly as in their files; once, and again when triggered",
     doc_md=__doc__,
     schedule="@once",
-    start_date=first_sales_month(),
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
@@ -102,6 +101,6 @@ with DAG(
         outlets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
     )
 
-    [profiles, activity, labels] >> check_customers >> compare_customers >> approve_customers >> publish_customers
+    list(loads.values()) >> check_customers >> compare_customers >> approve_customers >> publish_customers
 
 explain_tasks(dag)

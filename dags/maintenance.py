@@ -51,7 +51,7 @@ from airflow.sdk import DAG
 
 from company_data.log_files import delete_old_logs, report
 from company_data.notifier import LoadNotifier
-from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 from company_data.task_docs import explain_tasks
 
 with DAG(
@@ -59,7 +59,6 @@ with DAG(
     description="Removes old logs and dead staged tables, compares the tables with the ledger, analyzes sales; once per month",
     doc_md=__doc__,
     schedule="0 3 15 * *",
-    start_date=first_sales_month(),
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,

@@ -214,11 +214,10 @@ def wait_for_workflows(state: State) -> None:
 
 def progress_of(status: Status, due: Sequence[date]) -> str:
     """How far the first loads are, in one line."""
-    tables, months = status.table_states, status.month_states
+    tables, months = list(status.table_states.values()), status.month_states
     return "; ".join(
         [
-            f"customer files {'loaded' if tables['customer_profiles'] == 'loaded' else 'loading'}",
-            f"feature store {'built' if tables['feature_store'] == 'loaded' else 'waiting'}",
+            f"{tables.count('loaded')} of {len(tables)} tables",
             *(
                 f"{table} {sum(months[table, month] in GOOD_STATES for month in due)} of {len(due)} months"
                 for table in dict.fromkeys(table for table, _ in months)

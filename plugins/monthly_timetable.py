@@ -6,7 +6,7 @@ A plugin, because the scheduler and the API server use the schedule and do not r
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
@@ -16,6 +16,7 @@ from airflow.utils.types import DagRunType
 from pendulum import DateTime, instance
 
 BACKFILL = "To load other months, or several, choose Backfill."
+CLOCKS_DIFFER_BY = timedelta(minutes=5)
 
 
 class MonthlyTimetable(CronDataIntervalTimetable):
@@ -54,11 +55,44 @@ class MonthlyTimetable(CronDataIntervalTimetable):
     def next_dagrun_info(
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
     ) -> DagRunInfo | None:
-        """The next month, up to the last one, or up to the end of a backfill."""
+        """The next month, from the first to the last one, or within those of a backfill.
+
+        The DAG has no start date: Airflow creates no tasks in a manual run that lies before it, and the run succeeds.
+        """
         return super().next_dagrun_info(
             last_automated_data_interval=last_automated_data_interval,
-            restriction=restriction._replace(latest=restriction.latest or self.last),
+            restriction=restriction._replace(
+                earliest=restriction.earliest or self.first, latest=restriction.latest or self.last
+            ),
         )
+
+    def infer_manual_data_interval(self, *, run_after: DateTime) -> DataInterval:
+        """The last whole month before a logical date.
+
+        Raises:
+            ValueError: the run must not be created. The UI, the API and the CLI show the message.
+        """
+        interval = super().infer_manual_data_interval(run_after=run_after)
+        month = _name(interval.start)
+        if run_after > instance(datetime.now(UTC)) + CLOCKS_DIFFER_BY:
+            raise ValueError(
+                f"The logical date {run_after} lies in the future, so the run was not created. Set an earlier logical "
+                f"date: the run loads the last whole month before it. {BACKFILL}"
+            )
+        if interval.start < self.first or (self.last and interval.start > self.last):
+            until = f"to {_name(self.last)} (SALES_LAST_MONTH)" if self.last else "on"
+            raise ValueError(
+                f"{month} is not scheduled: the months are scheduled from {_name(self.first)} (SALES_FIRST_MONTH) "
+                f"{until}. The run was not created. Set a logical date in the month after the one to load. {BACKFILL}"
+            )
+        if run_after == interval.end:
+            # Airflow 3.3.2 would never schedule a month again: issues 41208 and 36098.
+            raise ValueError(
+                f"The logical date {run_after} is that of the scheduled run of {_name(run_after)}, so the run was not "
+                f"created. Set another moment of that day to load {month}, for example "
+                f"{run_after.add(hours=12).isoformat()}. {BACKFILL}"
+            )
+        return interval
 
     def generate_run_id(
         self, *, run_type: DagRunType, run_after: DateTime, data_interval: DataInterval | None, **_: Any
@@ -80,21 +114,15 @@ class MonthlyTimetable(CronDataIntervalTimetable):
                 f"the run loads the last whole month before it. {BACKFILL}"
             )
         month = _name(interval.start)
-        if interval != self.infer_manual_data_interval(run_after=interval.end):
+        if interval != super().infer_manual_data_interval(run_after=interval.end):
             raise ValueError(
                 f"The data interval from {interval.start} to {interval.end} is not one whole month (UTC), so the run "
                 f"was not created. Set only a logical date: the run loads the last whole month before it. {BACKFILL}"
             )
         if interval.end > run_after:
             raise ValueError(
-                f"{month} has not ended, so its sales are not complete, and the run was not created. Set an earlier "
+                f"{month} has not ended, so its file is not complete, and the run was not created. Set an earlier "
                 f"logical date: the run loads the last whole month before it. {BACKFILL}"
-            )
-        if interval.start < self.first or (self.last and interval.start > self.last):
-            until = f"to {_name(self.last)} (SALES_LAST_MONTH)" if self.last else "on"
-            raise ValueError(
-                f"{month} is not scheduled: the sales are scheduled from {_name(self.first)} (SALES_FIRST_MONTH) "
-                f"{until}. The run was not created. Set a logical date in the month after the one to load. {BACKFILL}"
             )
         return month
 

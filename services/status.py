@@ -78,9 +78,9 @@ class Status:
 def months_due(settings: Mapping[str, str]) -> list[date]:
     """First days of the months that automatic catch-up owes by now."""
     month = date.fromisoformat(f"{settings.get('SALES_FIRST_MONTH') or '2020-01'}-01")
-    last = settings.get("SALES_LAST_MONTH") or "9999-12"
+    last = date.fromisoformat(f"{settings.get('SALES_LAST_MONTH') or '9999-12'}-01")
     months = []
-    while month < datetime.now(UTC).date().replace(day=1) and f"{month:%Y-%m}" <= last:
+    while month < datetime.now(UTC).date().replace(day=1) and month <= last:
         months.append(month)
         month = month.replace(year=month.year + month.month // 12, month=month.month % 12 + 1)
     return months

@@ -286,7 +286,7 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
 # The files with tests on the whole system, which one worker runs.
 SYSTEM_FILES = (
     "tests/operation/test_embedded_run.py",
-    "tests/repository/test_change_guide.py",
+    "tests/repository/test_recipes.py",
     "tests/repository/test_documents.py",
 )
 

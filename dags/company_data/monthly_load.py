@@ -83,7 +83,6 @@ def monthly_dag(table: str, doc: str | None) -> dict[str, Any]:
     return {
         "doc_md": f"{doc}{TASKS.format(table=table)}",
         "schedule": MonthlyTimetable(first_sales_month(), last_sales_month()),
-        "start_date": first_sales_month(),
         "catchup": True,
         "deadline": overdue_alert(),
         "max_active_runs": 4,

@@ -24,7 +24,7 @@ SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 
 # The first day of the month whose file a run loads, as SQL and the source's file names write it.
 # Templated: the run that fires on 1 February has the interval that starts on 1 January.
-FILE_MONTH = "{{ data_interval_start | ds }}"
+FILE_MONTH = "{{ data_interval_start | ds if data_interval_start is defined else '' }}"
 
 # Settings of every connection that a task opens. The role pipeline has the same, and time limits beside them: a pooler
 # may drop these.
@@ -196,9 +196,10 @@ def feature_store_max_loss() -> str:
 
 def _month(setting: str, value: str) -> datetime:
     try:
-        return datetime.strptime(value, "%Y-%m").replace(tzinfo=UTC)
+        # strptime alone would accept 2020-1.
+        return datetime.fromisoformat(f"{value}-01").replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(
-            f'{setting} is "{value}", which is no month. Sales cannot be scheduled without it; '
+            f'{setting} is "{value}", which is not a month. No month can be scheduled without it; '
             f"write it as YYYY-MM, for example 2020-01."
         ) from None

@@ -39,12 +39,14 @@ def stage_csv(table: str, file_month: str | None = None) -> int:
         The load in pipeline.loads, by which the following steps know what to check and to publish.
 
     Raises:
-        FileRejected: the file breaks the contract; a retry would find the same.
+        FileRejected: the file breaks the contract, or the run is not one of a month; a retry would find the same.
         SourceUnavailable: the network or the source failed, or the file may be late.
         psycopg.Error: the database failed.
         ValueError: the connection operational_db is not one to PostgreSQL.
     """
     run = get_current_context()["dag_run"]
+    if file_month is not None:
+        require_month(run)
     hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
     kind = hook.get_connection(CONNECTION_ID).conn_type
     if kind != PostgresHook.conn_type:
@@ -218,6 +220,31 @@ def file_columns(connection: psycopg.Connection[Any], table: sql.Identifier) -> 
         [table.as_string(connection)],
     ).fetchall()
     return dict(rows)
+
+
+def require_month(run: Any) -> None:
+    """Fail a run whose timetable was not asked: one with an id of its own, or one that the CLI or an operator made.
+
+    Raises:
+        FileRejected: the run is not one of a whole month, or has the logical date of a month that is still to be scheduled.
+    """
+    start, end, day = run.data_interval_start, run.data_interval_end, run.logical_date
+    what = None
+    if (
+        not start
+        or start != datetime(start.year, start.month, 1, tzinfo=UTC)
+        or end != end_of_month(f"{start:%Y-%m-%d}")
+    ):
+        what = f"its data interval from {start} to {end} is not one whole month (UTC)"
+    elif end > datetime.now(UTC):
+        what = f"{start:%Y-%m} has not ended"
+    elif run.run_type == "manual" and (day.day, day.hour, day.minute, day.second, day.microsecond) == (1, 0, 0, 0, 0):
+        what = f"its logical date {day} is that of a scheduled run, and as long as it exists, no month is scheduled"
+    if what:
+        raise FileRejected(
+            f"The run {run.run_id} loads nothing: {what}. Delete this run. To load a month, choose Backfill, or Trigger "
+            f"with a logical date in the month after it."
+        )
 
 
 def file_path(connection: psycopg.Connection[Any], table: str, file_month: str | None) -> str:

@@ -115,6 +115,21 @@ def test_no_function_that_publishing_calls_names_a_table_of_public(file: Path, t
         assert named.findall(bodies[name]) == [], name
 
 
+def test_no_source_is_named_where_all_are_meant(template: Database) -> None:
+    """Only the rows of the migrations, and what is of one source alone, name it: its SQL, its DAG, the features."""
+    names = template.run(
+        "select table_name from pipeline.sources union select unnest(derived_tables) from pipeline.sources"
+    )
+    named = re.compile(rf"""['"]({"|".join(name for (name,) in names)})['"]""")
+    of_one = {"0105_customer_tables.sql", "0106_sales_tables.sql", "0107_features.sql", "sample_data.py"}
+    for pattern in ("sql/loads/*", "sql/maintenance/*", "alembic/versions/*.sql", "dags/company_data/*.py", "plugins/*",
+                    "embedded/*.py", "services/*.py", "examples/report.py"):  # fmt: skip
+        for file in ROOT.glob(pattern):
+            # Every month is checked against the list of stores.
+            text = file.read_text().replace('task_id="stage_stores")("stores")', "") if file.is_file() else ""
+            assert file.name in of_one or named.findall(text) == [], file
+
+
 def test_there_is_one_line_of_revisions_numbered_in_order() -> None:
     found = revisions()
     numbers = [f"{number:04}" for number in range(101, 101 + len(found))]
