@@ -92,7 +92,7 @@ def test_a_backup_that_was_taken_while_a_month_loads_is_restored_whole_and_loads
 
 
 def state_of(found: dict[str, Rows]) -> list[tuple[str, Any]]:
-    return [(str(month), state) for month, state, *_ in found["month_status"]]
+    return [(str(month), state) for _, month, state, *_ in found["month_status"]]
 
 
 def test_a_damaged_backup_is_not_restored(cluster: Cluster, new_server: Cluster, tmp_path: Path) -> None:
