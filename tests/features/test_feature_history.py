@@ -4,9 +4,8 @@ import math
 import os
 import random
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from conftest import Database, Files, Rows
@@ -34,8 +33,8 @@ def insert(database: Database, table: str, rows: list[Any]) -> None:
             to.write_row(row)
 
 
-def as_of(database: Database, day: str, user: str = "ds_user") -> Rows:
-    return database.run(f"select * from feature_store_as_of({day}) order by idx", user)
+def as_of(database: Database, day: str) -> Rows:
+    return database.run(f"select * from feature_store_as_of({day}) order by idx", "ds_user")
 
 
 @pytest.fixture
@@ -87,8 +86,7 @@ FIRST_DAY, NASTY_DAYS = date(2024, 1, 1), 12
 NASTY_CLIENTS = 1_000
 
 
-@dataclass(frozen=True)
-class CustomerFiles:
+class CustomerFiles(NamedTuple):
     """The rows of the three files, without attr_c."""
 
     profiles: list[tuple[int, int | None, str | None]]
@@ -217,16 +215,9 @@ def corrected(numbers: random.Random, files: CustomerFiles, clients: range) -> C
     """Other rows for some of the clients, in one, two or all of the files."""
     changed = set(numbers.sample(clients, len(clients) // 5))
     other = nasty_files(numbers, sorted(changed))
-
-    def mixed(old: list[Any], new: list[Any]) -> list[Any]:
-        if numbers.random() < 0.3:
-            return old
-        return [*(row for row in old if row[0] not in changed), *new]
-
+    pairs: Any = zip(files, other, strict=True)
     return CustomerFiles(
-        mixed(files.profiles, other.profiles),
-        mixed(files.activity, other.activity),
-        mixed(files.labels, other.labels),
+        *(old if numbers.random() < 0.3 else [row for row in old if row[0] not in changed] + new for old, new in pairs)
     )
 
 
@@ -246,11 +237,6 @@ def known_now(database: Database) -> datetime:
     return moment
 
 
-def rows_known_now(database: Database) -> set[str]:
-    query = "select idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label from feature_history"
-    return {str(row) for row in database.run(f"{query} where known_to is null")}
-
-
 def test_what_was_known_at_each_moment_equals_the_replayed_list_of_loads(database: Database, files: Files) -> None:
     numbers = random.Random(SEED)  # noqa: S311 - no secret
     clients = range(60)
@@ -258,25 +244,26 @@ def test_what_was_known_at_each_moment_equals_the_replayed_list_of_loads(databas
     content = nasty_files(numbers, clients)
     replayed: list[tuple[datetime, CustomerFiles]] = []
     superseded = 0
+    rows = "select idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label from feature_history"
+    rows_known_now = f"{rows} where known_to is null"
+    count_superseded = "select count(*) from feature_history where known_to is not null"
     for number in range(5):
         write(files, content)
         load_customers(database)
         if number != 2:  # two loads before one build: what the first brought was never built
-            before = rows_known_now(database)
+            before = set(map(str, database.run(rows_known_now)))
             build_feature_store(database)
-            after = rows_known_now(database)
+            after = set(map(str, database.run(rows_known_now)))
             superseded += len(before - after)
             moment = known_now(database)
-            assert database.run(
-                f"select max(published_at) = '{moment}' from pipeline.loads where status = 'published'"
-            ) == [(True,)]
+            newest = "select max(published_at) from pipeline.loads where status = 'published'"
+            assert database.run(newest) == [(moment,)]
             # The difference alone was written.
-            assert database.run(f"select count(*) from feature_history where known_from = '{moment}'") == [
-                (len(after - before),)
-            ]
-            assert database.run("select count(*) from feature_history where known_to is not null") == [(superseded,)]
-            build_feature_store(database)  # without a new file it changes nothing
-            assert database.run("select count(*) from feature_history where known_to is not null") == [(superseded,)]
+            written = database.run(f"select idx from feature_history where known_from = '{moment}'")
+            assert len(written) == len(after - before)
+            for _ in range(2):
+                assert database.run(count_superseded) == [(superseded,)]
+                build_feature_store(database)  # without a new file it changes nothing
             replayed.append((moment, content))
         content = corrected(numbers, content, clients)
 

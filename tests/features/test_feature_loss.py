@@ -44,8 +44,7 @@ def daily_run_builds(database: Database) -> object:
     with connect(database) as connection:
         text = (SQL / "feature_store" / "check_staleness.sql").read_text()
         run_sql(connection, text, {"run_type": "scheduled"}, answer=answer)
-    [(is_needed,)] = answer
-    return is_needed
+    return answer[0][0]
 
 
 def test_a_shifted_activity_keeps_the_features_and_fails_once_until_a_corrected_file_comes(

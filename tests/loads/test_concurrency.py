@@ -52,15 +52,6 @@ def shown(database: Database) -> Rows:
     return database.run(EVERYTHING, "ds_user")
 
 
-def rows_of(connection: psycopg.Connection[Any], query: str) -> Rows:
-    return connection.execute(query).fetchall()
-
-
-def statuses_of_sales(database: Database) -> list[str]:
-    query = "select status from pipeline.loads join pipeline.files using (file_id) where file_month is not null"
-    return [status for (status,) in database.run(f"{query} order by load_id")]
-
-
 @contextmanager
 def reading(database: Database, *queries: str) -> Iterator[list[set[tuple[Any, ...]]]]:
     """Run each query repeatedly as ds_user, in a session of its own, while the block runs.
@@ -114,11 +105,6 @@ def idle_reader(
     return reader
 
 
-def set_lock_timeout(monkeypatch: pytest.MonkeyPatch, timeout: str) -> None:
-    """Let loads fail that wait longer for a lock."""
-    monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c lock_timeout={timeout}")
-
-
 # Runs of sales
 
 
@@ -161,7 +147,8 @@ def test_of_two_runs_that_publish_one_month_at_once_the_second_waits_for_the_fir
     first, second = reversed(runs) if later_publishes_first else runs
     run_beside(database, "insert public.sales", lambda: first.run("publish_month"), lambda: second.run("publish_month"))
     assert shown(database) == seen({FEBRUARY: 3})
-    assert statuses_of_sales(database) == ["superseded", "superseded", "published"]
+    statuses = "select status from pipeline.loads join pipeline.files using (file_id) where file_month is not null"
+    assert database.run(f"{statuses} order by load_id") == [("superseded",), ("superseded",), ("published",)]
 
 
 @contextmanager
@@ -203,25 +190,6 @@ def test_a_run_whose_month_other_runs_publish_at_any_point_of_its_check_is_skipp
         assert shown(database) == seen({FEBRUARY: version})
     load_month(database, FEBRUARY)
     assert staged_tables(database) == []
-
-
-def test_a_run_gives_up_after_lock_timeout_and_its_retry_works(
-    database: Database, files: Files, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write_sales(files, 1)
-    load_month(database, FEBRUARY)
-    write_sales(files, 2)
-    run = Run(database, SALES, FEBRUARY)
-    set_lock_timeout(monkeypatch, "100ms")
-    with database.connect() as holder:
-        for task in (task for task in run.tasks if task != "approve_month"):
-            with holder.transaction():
-                holder.execute("select from pipeline.files for no key update")
-                holder.execute("lock table pipeline.group_totals, pipeline.anomaly_checks in share mode")
-                with pytest.raises(psycopg.errors.LockNotAvailable):
-                    run.run(task)
-            run.run(task)
-    assert shown(database) == seen({FEBRUARY: 2})
 
 
 def test_four_months_side_by_side_are_all_loaded_and_wait_for_the_list_of_stores_alone(
@@ -303,7 +271,7 @@ def test_loads_go_on_beside_sessions_that_hold_every_table_open_and_see_one_vers
         touched = ("data_freshness", "sales", "stores", "labels")
         repeatable = [idle_reader(database, stack, table, repeatable=True) for table in touched]
         # A load that waited for one of them would fail.
-        set_lock_timeout(monkeypatch, "1ms")
+        monkeypatch.setattr(steps, "CONNECTION_OPTIONS", f"{CONNECTION_OPTIONS} -c lock_timeout=1ms")
         for version in (2, 3):
             write_all(files, version)
             load_month(database, MARCH)
@@ -313,8 +281,8 @@ def test_loads_go_on_beside_sessions_that_hold_every_table_open_and_see_one_vers
             build_feature_store(database)
             vacuum(database, "sales", "monthly_sales", "stores", *CUSTOMER_TABLES)
             new = seen({FEBRUARY: version, MARCH: version}, version)
-            assert [rows_of(reader, EVERYTHING) for reader in repeatable] == [old] * len(repeatable)
-            assert rows_of(newest, EVERYTHING) == shown(database) == new
+            assert [reader.execute(EVERYTHING).fetchall() for reader in repeatable] == [old] * len(repeatable)
+            assert newest.execute(EVERYTHING).fetchall() == shown(database) == new
             assert database.run("select distinct attr_a, scd_a from feature_store") == [(version, version)]
             assert staged_tables(database) == []
 
@@ -362,12 +330,12 @@ def test_readers_see_the_old_version_without_waiting_until_the_load_commits(
         running = pool.submit(load_month, database, FEBRUARY) if is_month else pool.submit(load_customers, database)
         for pause in pauses:
             pid = pause.wait(running)
-            assert [rows_of(reader, EVERYTHING) for reader in readers] == [old, old]
+            assert [reader.execute(EVERYTHING).fetchall() for reader in readers] == [old, old]
             # The only mode that readers wait for. A transaction keeps its locks until it ends.
             assert "AccessExclusiveLock" not in locks_on_tables(database, pid)
             pause.release()
         all_results([running])
-        assert [rows_of(reader, EVERYTHING) for reader in readers] == [new, new]
+        assert [reader.execute(EVERYTHING).fetchall() for reader in readers] == [new, new]
 
 
 # The feature store

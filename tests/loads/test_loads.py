@@ -247,23 +247,18 @@ def test_data_freshness_shows_version_last_day_and_rows_of_each_table(database: 
     load_month(database, "2024-01-01")  # an older month, later
     load_customers(database)
     build_feature_store(database)
-    found = {
-        table: (version, up_to, rows)
-        for table, version, up_to, rows in database.run(
-            "select table_name, file_version, up_to, row_count from data_freshness", "ds_user"
-        )
-    }
-    file = {name: sha256((february.folder / f"{name}.csv").read_text()) for name in ("customer_profiles", "labels")}
-    activity = sha256((february.folder / "customer_activity.csv").read_text())
-    assert found == {
+    found = database.run("select table_name, file_version, up_to, row_count from data_freshness", "ds_user")
+    files = [f"customer_{name}.csv" for name in ("profiles", "activity")] + ["labels.csv"]
+    profiles, activity, labels = versions = [sha256((february.folder / file).read_text()) for file in files]
+    assert {table: tuple(shown) for table, *shown in found} == {
         "sales": (sha256(TWO_SALES), date(2024, 2, 27), 3),
         "monthly_sales": (sha256(TWO_SALES), date(2024, 2, 27), 2),
         "stores": (sha256(STORES), None, 1),
-        "customer_profiles": (file["customer_profiles"], None, 2),
+        "customer_profiles": (profiles, None, 2),
         "customer_activity": (activity, date(2020, 2, 2), 2),
-        "labels": (file["labels"], None, 2),
-        "feature_history": (f"{file['customer_profiles']} {activity} {file['labels']}", date(2020, 2, 2), 2),
-        "feature_store": (f"{file['customer_profiles']} {activity} {file['labels']}", date(2020, 2, 2), 1),
+        "labels": (labels, None, 2),
+        "feature_history": (" ".join(versions), date(2020, 2, 2), 2),
+        "feature_store": (" ".join(versions), date(2020, 2, 2), 1),
     }
     [(oldest,)] = database.run("select min(loaded_at) from data_freshness")
     assert datetime.now(UTC) - oldest < timedelta(minutes=1)
@@ -289,8 +284,7 @@ def test_every_session_of_a_task_has_its_limits_and_its_name(
     for dag in (SALES_DAG, CUSTOMERS, FEATURES):
         assert run_dag(dag, month_after("2024-02") if dag == SALES_DAG else None) == "success"
 
-    tasks = {task for (task,) in database.run("select distinct task from partitions.seen")}
-    assert tasks == {
+    assert {task for (task,) in database.run("select distinct task from partitions.seen")} == {
         # The tasks for approval write nothing if nobody is asked.
         *(f"{SALES_DAG}.{step}_month" for step in ("check", "compare", "publish")),
         *(f"{CUSTOMERS}.{step}_customers" for step in ("check", "compare", "publish")),
@@ -307,6 +301,5 @@ def test_every_session_of_a_task_has_its_limits_and_its_name(
         "tcp_keepalives_idle": "60",
         "DateStyle": "ISO, YMD",
     }
-    names = ", ".join(f"'{name}'" for name in expected)
-    found = database.run(f"select distinct name, setting from partitions.seen where name in ({names})")
+    found = database.run(f"select distinct name, setting from partitions.seen where name in {tuple(expected)}")
     assert sorted(found) == sorted(expected.items())

@@ -68,6 +68,9 @@ PUBLISH = {
 }
 PUBLISH_OTHERS = "with deleted as (delete from public.{file}) insert into public.{file} select * from {staged}"
 
+# Of every table, with the ledger and what is staged.
+SCHEMAS = ("public", "pipeline", "staging", "partitions")
+
 # Why a file fails, by the name that a case gives it: the SQLSTATE.
 FAILURES = {
     "rejected": str(psycopg.errors.CheckViolation.sqlstate),
@@ -201,9 +204,7 @@ def create_load(
     """Create a load in the ledger, and take it to its status as the workflows do.
 
     Args:
-        pipeline: a connection as the tasks open it.
-        number: the number that the load must have.
-        file: the table that the file is for.
+        pipeline, number, file: the connection of a task, the number that the load must have, and its table.
         status: how far the load has come. A superseded load is checked here; a later load supersedes it.
         rows: the file, as CSV.
         month: for sales, the first day of the month.
@@ -267,11 +268,6 @@ def contents(database: Database, *schemas: str) -> dict[str, str]:
         return {table: copy_out(admin, table, columns) for table, columns in tables}
 
 
-def everything(database: Database) -> dict[str, str]:
-    """The rows of every table, with the ledger and what is staged."""
-    return contents(database, "public", "pipeline", "staging", "partitions")
-
-
 def header(text: str) -> list[str]:
     return text.partition("\n")[0].split(",")
 
@@ -328,12 +324,12 @@ def assert_twice(database: Database, case: Case, run: Callable[[Database, Case],
     expected = case.settings["expected"]
     for failure in (case.failure, case.failure_again):
         changes_nothing = case.publishes and failure is not None
-        everything_before = everything(database) if changes_nothing else {}
+        everything_before = contents(database, *SCHEMAS) if changes_nothing else {}
         # A publish file that finds its load published has stopped at its first statement.
         reports = [] if failure and failure[0] == PUBLISHED_ALREADY else expected.get("reports", [])
         assert run(database, case) == (failure, reports, expected.get("answer"))
         case.check(database, before)
-        assert not changes_nothing or everything(database) == everything_before
+        assert not changes_nothing or contents(database, *SCHEMAS) == everything_before
 
 
 def by_its_task(database: Database, case: Case) -> Outcome:
