@@ -37,14 +37,10 @@ os.environ |= {
     # The tests' own servers are on this machine.
     **dict.fromkeys(("NO_PROXY", "no_proxy"), "127.0.0.1,localhost"),
 }
-for setting in (
-    "SOURCE_MAX_BYTES",
-    "SALES_LAST_MONTH",
-    "NOTIFY_EMAIL",
-    "NOTIFY_WEBHOOK_URL",
-    "SALES_DEADLINE_HOURS",
-    "FEATURE_HISTORY_KEEP_DAYS",
-):
+UNSET = (
+    "SOURCE_MAX_BYTES SALES_LAST_MONTH NOTIFY_EMAIL NOTIFY_WEBHOOK_URL SALES_DEADLINE_HOURS FEATURE_HISTORY_KEEP_DAYS"
+)
+for setting in UNSET.split():
     os.environ.pop(setting, None)
 
 import psycopg  # noqa: E402 - after Airflow's settings
@@ -285,12 +281,15 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
 
 # The files with tests on the whole system, which one worker runs.
 SYSTEM_FILES = (
+<<<<<<< HEAD
     "tests/operation/test_embedded_run.py",
     "tests/repository/test_recipes.py",
     "tests/repository/test_documents.py",
+=======
+    *("tests/operation/test_embedded_run.py", "tests/operation/test_rotate.py"),
+    *("tests/repository/test_change_guide.py", "tests/repository/test_documents.py"),
+>>>>>>> tstage
 )
-
-
 # Files whose tests share what takes long to make.
 SHARING_FILES = ("tests/repository/test_examples.py",)
 
@@ -352,8 +351,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries at once: the pauses themselves are tested apart."""
     from company_data import retries
 
-    nothing = (timedelta(), timedelta())
-    monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, nothing))
+    monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, (timedelta(), timedelta())))
 
 
 def month_after(month: str) -> datetime:
