@@ -281,14 +281,9 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
 
 # The files with tests on the whole system, which one worker runs.
 SYSTEM_FILES = (
-<<<<<<< HEAD
     "tests/operation/test_embedded_run.py",
     "tests/repository/test_recipes.py",
     "tests/repository/test_documents.py",
-=======
-    *("tests/operation/test_embedded_run.py", "tests/operation/test_rotate.py"),
-    *("tests/repository/test_change_guide.py", "tests/repository/test_documents.py"),
->>>>>>> tstage
 )
 # Files whose tests share what takes long to make.
 SHARING_FILES = ("tests/repository/test_examples.py",)

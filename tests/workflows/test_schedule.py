@@ -178,8 +178,7 @@ def test_a_trigger_without_a_month_to_load_is_rejected_with_what_to_do(ended: An
         answer = trigger(f"{day}T00:00:00Z" if day else None, **(WEEK if case == "a week" else {}))
         assert answer.status_code == 400, case
         assert re.search(reason, answer.json()["detail"]), case
-        # Airflow does not ask the timetable for the name of a run that has an id of its own, or that the CLI made: there
-        # the first task asks.
+        # Airflow does not ask the timetable for the name of a run that has an id of its own: the first task asks.
         if case not in ("without a date", "a week"):
             assert trigger(f"{day}T00:00:00Z", dag_run_id="mine").status_code == 400, case
     with pytest.raises(ValueError, match="Set a logical date"):
