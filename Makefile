@@ -53,8 +53,8 @@ examples: .venv-examples/installed ## run the examples as ds_user, on what make 
 report: .venv-examples/installed ## write report.html: months, sales, freshness and drift, of what make up loaded
 	@$(AS_DS_USER) examples/report.py --url $(DS_URL)
 
-preview: venv ## show what loading a month again would change, for example MONTH=2024-02; publishes nothing
-	@$(PYTHON) -m embedded preview --month "$(MONTH)"
+preview: venv ## show what loading a month again would change, for example MONTH=2024-02 or TABLE=returns too; changes nothing
+	@$(PYTHON) -m embedded preview --table "$(or $(TABLE),sales)" --month "$(MONTH)"
 
 AS_DS_USER = PGPASSWORD="$${DS_USER_PASSWORD:-ds_user}" .venv-examples/bin/python
 DS_URL = "postgresql://ds_user@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"

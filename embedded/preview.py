@@ -1,40 +1,137 @@
-"""`make preview`: what loading a month again would change."""
+"""`make preview`: what loading a month again would change, found out in a transaction that is rolled back."""
 
 from __future__ import annotations
 
-import time
-from datetime import UTC, date, datetime, timedelta
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from datetime import date
+from typing import IO, Any
 
-from embedded import processes
-from embedded.airflow import SALES_DAG, raise_failures, ui_url, wait_for_api
-from embedded.state import RUN, RunError, State
+import psycopg
+from psycopg import sql
+
+from embedded.state import ROOT, RunError, State
+from services import SAFE_PATH
+
+CHUNK = 1 << 20
+
+BEGIN = """
+    insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table)
+    select file_id, 'preview', 'preview', %(url)s, format('staging.%%I', table_name || '_preview')
+    from pipeline.files
+    where table_name = %(table)s and file_month is not distinct from %(month)s
+    returning load_id
+"""
+FOUND = """
+    select loads.status, loads.error, loads.anomalies, requests.question, loads.sha256 = published.sha256, file_rows.is_monthly
+    from pipeline.loads
+    join pipeline.file_rows using (file_id)
+    left join pipeline.approval_requests as requests using (load_id)
+    left join pipeline.loads as published on published.file_id = loads.file_id and published.status = 'published'
+    where loads.load_id = any(%s)
+    order by loads.load_id
+"""
 
 
-def preview(month: str) -> None:
-    """Load a month up to the point at which it would be published, and print what would change.
+def preview(table: str, month: str) -> None:
+    """Download, check and compare a month, print what loading it would change, and change nothing.
 
     Args:
+        table: the monthly table.
         month: the month (YYYY-MM).
 
     Raises:
-        RunError: nothing runs here, the month cannot be loaded, or its file is rejected.
+        RunError: nothing runs here, or the month cannot be loaded.
     """
     state = State.load()
-    if not state.pids or not processes.alive(state.pids.get("scheduler", 0), RUN):
+    if not state.postgres_home or not state.cluster.is_running():
         raise RunError("nothing runs here. make up starts it.")
     try:
-        after = (date.fromisoformat(f"{month}-01") + timedelta(days=31)).replace(day=1)
+        first = str(date.fromisoformat(f"{month}-01"))
     except ValueError:
-        raise RunError(f'MONTH is "{month}", which is no month. Write it as YYYY-MM, for example 2024-02.') from None
-    api = wait_for_api(state)
-    # Any moment of the month after it; a run has a moment of its own.
-    run = api.trigger(SALES_DAG, f"{after}T{datetime.now(UTC):%H:%M:%S.%f}Z", {"preview": True})
-    while not (questions := api.questions(SALES_DAG, run)):
-        [found] = [found for found in api.runs(SALES_DAG) if found["dag_run_id"] == run]
-        raise_failures(api, {SALES_DAG: [found]})
-        if found["state"] == "success":
-            raise RunError("a later load of the month was published meanwhile, so there is nothing to decide.")
-        time.sleep(0.5)
-    for question in questions:
-        print(question["body"])
-    print(f"\nNothing is published. Approve or reject it: {ui_url(state)}/required_actions")
+        raise RunError(f'MONTH is "{month}", which is not a month. Write it as YYYY-MM, for example 2024-02.') from None
+    os.environ |= state.settings
+    sys.path.insert(0, str(ROOT / "dags"))
+    address = state.cluster.url("companydata", driver="postgresql")
+    with psycopg.connect(address, options=f"{SAFE_PATH} -c DateStyle=ISO,YMD", autocommit=True) as connection:
+        # Downloaded before the transaction begins, so that a slow download holds no lock.
+        files = [download(connection, name, of) for name, of in ((table, first), ("stores", None))]
+        with connection.transaction(force_rollback=True):
+            load, stores_load = (stage(connection, *file) for file in files)
+            run(connection, "loads/check_month.sql", {"load": load, "stores_load": stores_load})
+            if connection.execute(
+                "select from pipeline.loads where load_id = %s and status = 'checked'", [load]
+            ).rowcount:
+                run(connection, "loads/compare_month.sql", {"load": load})
+            print(answer(connection.execute(FOUND, [[load, stores_load]]).fetchall()))
+
+
+def download(connection: psycopg.Connection[Any], table: str, month: str | None) -> tuple[Any, ...]:
+    """Download a file; returns what stage needs."""
+    from airflow.sdk.exceptions import AirflowException
+    from company_data.settings import source_url
+    from company_data.source import open_file
+    from company_data.staging import file_path
+
+    path = file_path(connection, table, month)
+    if not path:
+        raise RunError(f'TABLE is "{table}", which is not a table with a file per month. pipeline.sources lists them.')
+    copy = tempfile.TemporaryFile()  # noqa: SIM115 - open until the program ends
+    try:
+        with open_file(source_url(path)) as found:
+            copy.writelines(found.chunks())
+    except AirflowException as error:
+        raise RunError(str(error)) from None
+    copy.seek(0)
+    return table, month, path, found, copy
+
+
+def stage(
+    connection: psycopg.Connection[Any], table: str, month: str | None, path: str, found: Any, copy: IO[bytes]
+) -> int:
+    """Stage a file that was downloaded; returns its load, which ends with the transaction."""
+    from company_data.errors import FileRejected
+    from company_data.staging import copy_file, optional_columns
+
+    connection.execute(
+        "insert into pipeline.files (table_name, file_month) values (%s, %s) on conflict do nothing", [table, month]
+    )
+    [(load,)] = connection.execute(BEGIN, {"table": table, "month": month, "url": found.address}).fetchall()
+    [(staged,)] = connection.execute("select pipeline.create_staged(%s)", [load]).fetchall()
+    optional = optional_columns(connection, table, month)
+    try:
+        rows = copy_file(connection, sql.Identifier(*staged.split(".")), chunks(copy), path, optional)
+    except FileRejected as error:
+        raise RunError(f"the file would be rejected: {error}") from None
+    connection.execute(
+        "select pipeline.stage_load(%s, %s, %s, %s, %s, %s)",
+        [load, found.etag, found.last_modified, found.bytes, found.sha256.hexdigest(), rows],
+    )
+    return int(load)
+
+
+def chunks(copy: IO[bytes]) -> Iterator[bytes]:
+    while chunk := copy.read(CHUNK):
+        yield chunk
+
+
+def run(connection: psycopg.Connection[Any], name: str, parameters: dict[str, int]) -> None:
+    """Run a file of sql/."""
+    from airflow.providers.common.sql.hooks.sql import DbApiHook
+
+    for statement in DbApiHook.split_sql_string((ROOT / "sql" / name).read_text()):
+        connection.execute(statement.encode(), parameters)
+
+
+def answer(found: list[tuple[Any, ...]]) -> str:
+    """The conclusion, and then the figures."""
+    (*_, anomalies, question, is_same, _), *_ = found
+    if errors := [error for _, error, *_ in found if error]:
+        return f"The month would be rejected: {'; '.join(errors)}."
+    if is_same:
+        return "The same file as is published: nothing would change."
+    if anomalies:
+        return f"The month is unusual, and ON_ANOMALY would decide: {anomalies}.\n\n{question}"
+    return f"The month would be published, without a question.\n\n{question}"

@@ -59,7 +59,6 @@ class LoadApprovalOperator(ApprovalOperator):
     warn: the file is published, and a notification is sent.
     ignore: the file is published.
 
-    With "preview" in the configuration of a run a person is asked in any case, also about a usual file.
     """
 
     template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "loads")
@@ -85,24 +84,22 @@ class LoadApprovalOperator(ApprovalOperator):
         conf = context["dag_run"].conf or {}
         requests = self._requests()
         of_source = [request.on_anomaly for request in requests if request.on_anomaly]
-        mode, preview = on_anomaly(conf.get("on_anomaly") or next(iter(of_source), None)), bool(conf.get("preview"))
+        mode = on_anomaly(conf.get("on_anomaly") or next(iter(of_source), None))
         unusual = [
             request
             for request in requests
-            if request.status in ("checked", "pending_approval")
-            and not request.decided_by
-            and (request.anomalies or preview)
+            if request.status in ("checked", "pending_approval") and not request.decided_by and request.anomalies
         ]
         if not unusual:
             return
         loads = [request.load_id for request in unusual]
         replaces_rows = any(request.replaces_rows for request in unusual)
-        asks = preview or mode == "ask" or (mode == "protect" and replaces_rows)
+        asks = mode == "ask" or (mode == "protect" and replaces_rows)
         if asks:
             kept.delete(ANSWER)
             self._run(ASK, DECISION_TIME, loads)
         anomalies = "; ".join(request.anomalies for request in unusual if request.anomalies)
-        if anomalies and (asks or mode != "ignore"):
+        if asks or mode != "ignore":
             try:
                 send(anomaly_message(context, anomalies, None if asks else mode))
             except NotificationError as error:

@@ -240,15 +240,23 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
     system: FaultySystem,
 ) -> None:
     api, [newest] = system.api(), months(1)
-    changed = "rows 1000 -> 500 against what is published; total 500 -> 250 against what is published"
-    by_store = "| 1 | 1000 | 500 | 500.0 | 250.0 |"  # store 1, rows and total
+    changed = "rows 1,000 -> 500 against what is published; total 500 -> 250 against what is published"
+    by_store = "| 1 | 1,000 | 500 | 500 | 250 |"  # store 1, rows and total
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
     file.write_text("".join(good.splitlines(keepends=True)[:501]))
-    assert by_store in system.make("preview", f"MONTH={newest:%Y-%m}")
-    [run] = [run["dag_run_id"] for run in api.runs(SALES_DAG) if run["run_type"] == "manual"]
+    ledger = "select count(*), max(updated_at), (select count(*) from pipeline.files) from pipeline.loads"
+    before = rows(system, ledger)
+    previewed = system.make("preview", f"MONTH={newest:%Y-%m}")
+    assert f"The month is unusual, and ON_ANOMALY would decide: {changed}." in previewed
+    assert by_store in previewed
+    file.write_text(good)
+    assert "The same file as is published: nothing would change." in system.make("preview", f"MONTH={newest:%Y-%m}")
+    file.write_text("".join(good.splitlines(keepends=True)[:501]))
+    assert rows(system, ledger) == before
+    run = trigger(system)
     assert run.startswith(f"manual__{newest:%Y-%m}__")
-    assert task_states(system, run)["approve_month"] == "awaiting_input"
+    wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
     place = f"dags/{SALES_DAG}/dagRuns/{quote(run)}/taskInstances/approve_month/-1/hitlDetails"
     question = get(system, place)["body"]
     assert changed.split(";")[0] in question

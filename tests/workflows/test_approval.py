@@ -142,12 +142,7 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
     assert month_status(database) == ("loaded", None, f"{many} (published by a person)")
     assert load_of(database, run) == ("published", "a person")
 
-    # With a preview a person is asked about any month; without one, nothing is sent of a usual month.
-    run = begin(MANY, "running", on_anomaly="ignore", preview=True)
-    assert "(load " in run.question()
-    assert "): nothing is unusual." in run.question()
-    assert run.answer("Approve") == "success"
-    assert load_of(database, run) == ("published", "a person")
+    # Nothing is sent of a usual month.
     begin(MANY, "success")
     assert posted == []
 
