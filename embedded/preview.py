@@ -71,6 +71,7 @@ def preview(table: str, month: str) -> None:
 def download(connection: psycopg.Connection[Any], table: str, month: str | None) -> tuple[Any, ...]:
     """Download a file; returns what stage needs."""
     from airflow.sdk.exceptions import AirflowException
+
     from company_data.settings import source_url
     from company_data.source import open_file
     from company_data.staging import file_path
@@ -113,6 +114,7 @@ def stage(
 
 
 def chunks(copy: IO[bytes]) -> Iterator[bytes]:
+    """The file in pieces."""
     while chunk := copy.read(CHUNK):
         yield chunk
 
