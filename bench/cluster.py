@@ -17,7 +17,7 @@ from bench.customers import CHANGE, EMPTY, FEATURES, LOADS, VACUUM, write_files
 from bench.pairs import ANSWERS, DAYS, PAIRS, TABLES
 from bench.sales import DAG, MONTH, OF_MONTH, write_month
 from bench.server import OTHERS, ROOT, Answer, Ask, BenchError, Server, call, describe
-from deploy.citus.cluster import SHARDS, CitusCluster
+from deploy.citus.cluster import CitusCluster
 from embedded.bucket import serve
 
 PLAIN, CLUSTER = "bench_plain", "bench_cluster"
@@ -77,18 +77,15 @@ def started() -> Iterator[Server]:
         serve(Path(folder)) as bucket,
         contextlib.redirect_stderr(io.StringIO()),  # the bucket's log of requests
     ):
-        machine = f"{describe(cluster)}, {len(cluster.nodes)} servers, {SHARDS} shards"
+        machine = f"{describe(cluster)}, {len(cluster.nodes)} servers"
         environment = {"SOURCE_BASE_URL": bucket.url, "SOURCE_CA_FILE": str(bucket.ca_file)}
         server = Server(cluster, Path(folder), environment, machine)
         try:
-            # The first one, because it makes the roles on all servers.
-            cluster.create_database(CLUSTER)
-            call([sys.executable, "-m", "alembic", "upgrade", "head"], DATABASE_URL=cluster.url(CLUSTER))
             for name in (OTHERS, PLAIN):
                 server.create_database(name, ROOT)
-            # The others take the login away.
-            for connection in cluster.each():
-                connection.execute("alter role pipeline_owner login")
+            cluster.create_database(CLUSTER)
+            call([sys.executable, "-m", "alembic", "upgrade", "head"], DATABASE_URL=cluster.url(CLUSTER))
+            cluster.distribute(CLUSTER)
             yield server
         finally:
             for name in (OTHERS, PLAIN, CLUSTER):

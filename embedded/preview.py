@@ -25,9 +25,8 @@ BEGIN = """
     returning load_id
 """
 FOUND = """
-    select loads.status, loads.error, loads.anomalies, requests.question, loads.sha256 = published.sha256, file_rows.is_monthly
+    select loads.status, loads.error, loads.anomalies, requests.question, loads.sha256 = published.sha256
     from pipeline.loads
-    join pipeline.file_rows using (file_id)
     left join pipeline.approval_requests as requests using (load_id)
     left join pipeline.loads as published on published.file_id = loads.file_id and published.status = 'published'
     where loads.load_id = any(%s)
@@ -129,7 +128,7 @@ def run(connection: psycopg.Connection[Any], name: str, parameters: dict[str, in
 
 def answer(found: list[tuple[Any, ...]]) -> str:
     """The conclusion, and then the figures."""
-    (*_, anomalies, question, is_same, _), *_ = found
+    (_, _, anomalies, question, is_same), *_ = found
     if errors := [error for _, error, *_ in found if error]:
         return f"The month would be rejected: {'; '.join(errors)}."
     if is_same:

@@ -1,9 +1,10 @@
-"""A Citus cluster that runs already, for tests alone: CITUS_NODES names its servers, the coordinator first."""
+"""A Citus cluster that runs already, for tests and benchmark alone: CITUS_NODES names its servers."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,8 +17,8 @@ from embedded.postgres import ADMIN, Cluster, ClusterError
 from services import SAFE_PATH
 
 SETTING = "CITUS_NODES"
-SHARDS = 8
-# Of tests and benchmark: those that an interrupted run has left are dropped, so nobody else's may be called so.
+FOLDER = Path(__file__).parent
+# Of tests and benchmark: those that an interrupted run has left are dropped, so no other may be called so.
 DATABASES = (
     *("test_companydata", "test_migrated", "test_moved", "test_random", "test_interleaved"),
     *("bench_others", "bench_plain", "bench_cluster"),
@@ -27,10 +28,7 @@ ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pi
 
 @dataclass(frozen=True)
 class CitusCluster(Cluster):
-    """The servers of CITUS_NODES, each host:port. `admin`, with the password `admin`, is a superuser on all of them.
-
-    The servers log in to each other with the documented passwords; that of pipeline_owner is `pipeline_owner`.
-    """
+    """The servers of CITUS_NODES, each host:port, the coordinator first; README.md says what they need."""
 
     nodes: tuple[tuple[str, int], ...] = ()
 
@@ -39,11 +37,11 @@ class CitusCluster(Cluster):
     def cleared(cls) -> Iterator[CitusCluster]:
         """The cluster of the setting without what an interrupted run has left, and without a role of ours after.
 
-        A role that can log in is there before the database is migrated.
-
         Raises:
-            ClusterError: a server has a database that no run has left.
+            ClusterError: the setting is missing, or a server has a database that no run has left.
         """
+        if not os.environ.get(SETTING):
+            raise ClusterError(f"{SETTING} names no servers: deploy/citus/README.md.")
         nodes = [node.strip().partition(":") for node in os.environ[SETTING].split(",")]
         with tempfile.TemporaryDirectory(prefix="company-data-") as home:
             Path(home).chmod(0o755)
@@ -55,8 +53,6 @@ class CitusCluster(Cluster):
             for name in DATABASES:
                 cluster.drop_database(name)
             cluster.drop_roles()
-            for connection in cluster.each():
-                connection.execute("create role pipeline_owner login password 'pipeline_owner'")
             try:
                 yield cluster
             finally:
@@ -95,7 +91,7 @@ class CitusCluster(Cluster):
                 yield connection
 
     def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:
-        """Create a database on each server, of which a cluster is made unless it is a copy of one.
+        """Create a database on each server, as a copy of another one or new, and then with the extension.
 
         Raises:
             ValueError: DATABASES lacks the name, so nothing would drop what an interrupted run leaves.
@@ -103,25 +99,34 @@ class CitusCluster(Cluster):
         if name not in DATABASES:
             raise ValueError(f"DATABASES lacks {name}.")
         for connection in self.each():
-            # Citus itself is connected to the template.
-            self._end_sessions(connection, template)
+            self._close(connection, template)
+        for connection in self.each():
             connection.execute(f'create database "{name}" template "{template}" owner "{owner}"')
         if template == "template0":
-            self.join(name)
+            for server in self.each(name):
+                server.execute("create extension citus")
 
-    def join(self, name: str) -> None:
-        """Make a cluster of the servers' databases of this name; a server that has none gets one."""
-        for connection in self.each():
-            if connection.execute("select from pg_database where datname = %s", [name]).fetchone() is None:
-                connection.execute(f'create database "{name}" template template0')
-        for connection in self.each(name):
-            connection.execute("create extension citus")
-            # Enough for all servers to have some, and quick to make.
-            connection.execute(f'alter database "{name}" set citus.shard_count = {SHARDS}')
-        with self.connect(name) as coordinator:
-            coordinator.execute("select citus_set_coordinator_host(%s, %s)", self.nodes[0])
-            for node in self.nodes[1:]:
-                coordinator.execute("select citus_add_node(%s, %s)", node)
+    def distribute(self, database: str) -> None:
+        """Run distribute.sql on a database, as README.md says."""
+        coordinator, *workers = (f"{host}:{port}" for host, port in self.nodes)
+        self._psql(database, "distribute.sql", coordinator=coordinator, workers=",".join(workers))
+
+    def take_back(self, database: str) -> None:
+        """Run take_back.sql on a database, as README.md says."""
+        self._psql(database, "take_back.sql")
+
+    def _psql(self, database: str, file: str, **variables: str) -> None:
+        settings = [f"--set={name}={value}" for name, value in {"ON_ERROR_STOP": "1", **variables}.items()]
+        command = [str(self.programs / "psql"), "--no-psqlrc", "--quiet", *settings, f"--file={FOLDER / file}"]
+        done = subprocess.run(
+            [*command, self.url(database, driver="postgresql")],
+            env={**os.environ, "OWNER_PASSWORD": "pipeline_owner"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise ClusterError(f"{file} failed ({done.returncode}): {done.stderr.strip()}")
 
     def drop_database(self, name: str) -> None:
         """Drop a database on each server, ending its sessions and transactions; harmless when there is none."""
@@ -136,13 +141,12 @@ class CitusCluster(Cluster):
                 prepared = "select gid from pg_prepared_xacts where database = current_database()"
                 for (transaction,) in inside.execute(prepared).fetchall():
                     inside.execute(f"rollback prepared '{transaction}'")
-            # Citus has a session of its own in each database, which would not end while the drop waits for it, and
-            # comes back.
-            connection.execute(f'alter database "{name}" allow_connections false')
-            self._end_sessions(connection, name)
+            self._close(connection, name)
             connection.execute(f'drop database "{name}" with (force)')
 
-    def _end_sessions(self, connection: psycopg.Connection[Any], database: str) -> None:
+    def _close(self, connection: psycopg.Connection[Any], database: str) -> None:
+        # Citus has sessions of its own in each database, which come back when they are ended.
+        connection.execute(f'alter database "{database}" allow_connections false')
         connection.execute(
             "select pg_terminate_backend(pid, 60000) from pg_stat_activity where datname = %s", [database]
         )

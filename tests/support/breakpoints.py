@@ -14,6 +14,12 @@ from conftest import Database
 WAIT_SECONDS = 120
 LOCK_CLASS = 20_240_201
 EVENTS = ("insert", "update", "delete", "truncate")
+# The tables with points.
+PLACES = [
+    *("public.stores", "public.sales", "public.monthly_sales", "public.customer_profiles", "public.customer_activity"),
+    *("public.labels", "public.feature_history", "public.feature_store", "pipeline.client_hashes"),
+    *("pipeline.group_totals", "pipeline.rejected_builds", "pipeline.feature_store_builds"),
+]
 
 # The points:
 #
@@ -72,12 +78,7 @@ declare
     place text;
     event text;
 begin
-    foreach place in array array[
-        'public.stores', 'public.sales', 'public.monthly_sales', 'public.customer_profiles',
-        'public.customer_activity', 'public.labels', 'public.feature_history', 'public.feature_store',
-        'pipeline.client_hashes', 'pipeline.group_totals', 'pipeline.rejected_builds',
-        'pipeline.feature_store_builds'
-    ] loop
+    foreach place in array array{places}::text[] loop
         continue when to_regclass(place) is null;
         foreach event in array array{events} loop
             execute format(
@@ -163,7 +164,9 @@ def install(admin: psycopg.Connection[Any]) -> None:
     """Make the points in a database, once. They stay: without a test that pauses there, nobody waits."""
     if admin.execute("select to_regnamespace('breakpoints') is null").fetchone() == (True,):
         with admin.transaction():
-            admin.execute(INSTALL.format(lock_class=LOCK_CLASS, seconds=3 * WAIT_SECONDS, events=list(EVENTS)))
+            admin.execute(
+                INSTALL.format(lock_class=LOCK_CLASS, seconds=3 * WAIT_SECONDS, events=list(EVENTS), places=PLACES)
+            )
 
 
 def wait_for(

@@ -1,0 +1,50 @@
+-- What Citus needs in other words. The results are those of the functions that stand under alembic/versions.
+
+-- Not inlined, because Citus plans no function in SQL with parameters as a part of another query.
+alter function public.feature_store_as_of(date, timestamptz) set search_path = pg_catalog, pg_temp;
+
+-- Without a lateral join, which Citus does not do between given rows and a distributed table. The rows of a client that
+-- are known at a moment do not overlap, so there is at most one per day.
+create or replace function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
+returns table (
+    day date,
+    features public.feature_store
+)
+language sql
+stable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    with pairs as materialized (
+        select
+            given.idx,
+            given.day,
+            given.position
+        from rows from (unnest($1), unnest($2)) with ordinality as given (idx, day, position)
+    ),
+
+    found as materialized (
+        select
+            pairs.position,
+            history.features
+        from public.feature_rows as history
+        inner join pairs
+            on
+                history.idx = pairs.idx
+                and history.valid_from <= pairs.day
+                and (history.valid_to > pairs.day or history.valid_to is null)
+        where
+            history.known_from <= $3
+            and (history.known_to is null or history.known_to > $3)
+    )
+
+    select
+        pairs.day,
+        coalesce(
+            found.features, jsonb_populate_record(null::public.feature_store, jsonb_build_object('idx', pairs.idx))
+        )
+    from pairs
+    left join found
+        on pairs.position = found.position
+    order by pairs.position
+$$;
