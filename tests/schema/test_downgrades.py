@@ -10,6 +10,8 @@ from support.steps import MAINTENANCE, Run, build_feature_store, load_customers,
 pytestmark = pytest.mark.slow
 
 BEFORE, MONTH = "2024-01-01", "2024-02-01"
+# What these revisions make is read by no load, or is as empty after them as after the one before.
+NOT_LOADED_AFTER = {"0110", "0109", "0103", "0102"}
 
 
 def write(files: Files, version: int) -> None:
@@ -68,6 +70,7 @@ def test_after_each_revision_was_downgraded_and_upgraded_everything_is_loaded_ag
         kept = [("customer_profiles", "0105"), ("labels", "0105"), ("sales", "0106"), ("monthly_sales", "0106")]
         for table, revision_id in kept:
             assert database.run(f"select count(*) > 0 from {table}") == [(revision.revision > revision_id,)], table
-        write(files, version)
-        load_all(database)
-        assert_all_is_loaded(database, version, revision.revision > "0106")
+        if revision.revision not in NOT_LOADED_AFTER:
+            write(files, version)
+            load_all(database)
+            assert_all_is_loaded(database, version, revision.revision > "0106")
