@@ -594,6 +594,7 @@ begin
     if not found then
         raise exception 'Load % is not loading any more, so it is not staged. Clear this run.', load;
     end if;
+    drop table summed;
 end
 $$;
 

@@ -64,15 +64,16 @@ def test_a_change_takes_few_lines_in_few_files(recipe: str) -> None:
 def changed(system: FaultySystem) -> Iterator[FaultySystem]:
     """The running system; what a page changes in its files, its database and its bucket is changed back."""
     kept = system.folder / "kept_bucket"
+    folders = [system.folder / name for name in ("alembic/versions", "sql", "dags")]
+    files = {file for folder in folders for file in folder.rglob("*")}
     shutil.copytree(system.bucket_folder, kept)
     yield system
     shutil.rmtree(system.bucket_folder)
     shutil.move(kept, system.bucket_folder)
     on_the_system(f".venv/bin/alembic downgrade {head()}", system)
-    for folder in ("alembic/versions", "sql", "dags"):
-        for file in (system.folder / folder).rglob("*"):
-            if file.is_file() and not (ROOT / file.relative_to(system.folder)).exists():
-                file.unlink()
+    for file in {file for folder in folders for file in folder.rglob("*")} - files:
+        if file.is_file() and "__pycache__" not in file.parts:
+            file.unlink()
     copy_tree(system.folder)
 
 
