@@ -78,9 +78,7 @@ lint: venv ## check format, types, SQL, migrations and workflows; changes nothin
 	$(PYTHON) -m ruff format --check
 	$(PYTHON) -m mypy bench dags deploy docs embedded examples plugins services tests
 	$(PYTHON) -m sqlfluff lint --disable-progress-bar alembic/versions sql
-	# Not of the way back, which drops what its revision made.
-	for file in alembic/versions/*.sql; do \
-		sed '/^-- Undo$$/,$$d' $$file | .venv/bin/squawk --stdin-filepath $$file || exit 1; done
+	.ci/squawk
 	.venv/bin/zizmor --offline --quiet .github
 
 audit: .venv-audit/installed ## look the locked packages up in the public list of vulnerabilities

@@ -1,4 +1,7 @@
-"""The recipes of docs/, block by block as they are written, on a running system; and how many lines a person writes."""
+"""The recipes of docs/, block by block as they are written, on a running system; and how many lines a person writes.
+
+They are add_a_column.md, add_a_monthly_file.md and add_a_feature_file.md.
+"""
 
 import re
 import shutil
