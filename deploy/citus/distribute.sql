@@ -25,14 +25,14 @@ from string_to_table(:'workers', ',') as node;
 begin;
 
 -- Citus copies a role when another server needs it. Nothing names the logins: they may what their roles may.
-select
-    format('grant %s to current_user', string_agg(member::regrole::text, ', ')),
-    format('revoke %s from current_user', string_agg(member::regrole::text, ', '))
+select string_agg(member::regrole::text, ', ') as logins
 from pg_auth_members
 where
     roleid in ('ds_user_role'::regrole, 'mle_user_role'::regrole)
     and member <> current_user::regrole
-\gexec
+\gset
+grant :logins to current_user;
+revoke :logins from current_user;
 
 -- Citus would warn of each temporary view that a step of a load makes.
 alter role pipeline set citus.enable_unsupported_feature_messages = off;
@@ -70,3 +70,26 @@ grant usage on sequence pipeline.feature_store_builds_build_id_seq to pipeline;
 \ir functions.sql
 
 commit;
+
+-- Their limits hold on the coordinator: a query takes several connections to each of the other servers.
+do $$
+declare
+    failed constant text := (
+        select string_agg(result, '; ')
+        from run_command_on_workers($worker$
+            do $do$
+            begin
+                perform set_config('citus.enable_alter_role_propagation', 'off', true);
+                alter role ds_user connection limit -1;
+                alter role mle_user connection limit -1;
+            end
+            $do$
+        $worker$)
+        where not success
+    );
+begin
+    if failed is not null then
+        raise exception '%', failed;
+    end if;
+end
+$$;

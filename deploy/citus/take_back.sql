@@ -24,9 +24,15 @@ set local citus.multi_shard_modify_mode = 'sequential';
 create temporary table places on commit drop as
 select
     pg_class.oid::regclass as table_name,
+    'rows_' || pg_class.oid as copy_name,
     nspname,
     relname,
-    relispartition
+    relispartition,
+    (
+        select string_agg(quote_ident(attname), ', ' order by attnum)
+        from pg_attribute
+        where attrelid = pg_class.oid and attnum > 0 and not attisdropped and attgenerated = ''
+    ) as column_names
 from pg_dist_partition
 inner join pg_class
     on logicalrelid = pg_class.oid
@@ -41,7 +47,8 @@ begin
     for placed in select * from places where not relispartition order by table_name::text loop
         execute format('lock table %s in access exclusive mode', placed.table_name);
         execute format(
-            'create temporary table %I on commit drop as table %s', 'rows_' || placed.relname, placed.table_name
+            'create temporary table %I on commit drop as select %s from %s',
+            placed.copy_name, placed.column_names, placed.table_name
         );
     end loop;
 
@@ -64,9 +71,15 @@ begin
         and refclassid = 'pg_extension'::regclass
         and refobjid = (select oid from pg_extension where extname = 'citus');
 
+    -- Without the triggers that ran when the rows came.
+    set local session_replication_role = 'replica';
     for placed in select * from places where not relispartition loop
-        execute format('insert into %s table %I', placed.table_name, 'rows_' || placed.relname);
+        execute format(
+            'insert into %s (%s) overriding system value table %I',
+            placed.table_name, placed.column_names, placed.copy_name
+        );
     end loop;
+    set local session_replication_role = 'origin';
 end
 $$;
 

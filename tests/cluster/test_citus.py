@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import psycopg
 import pytest
 from conftest import ROOT, Database, Files, drop_database
+from psycopg import sql
 from support import steps
 from support.breakpoints import pausing
 from support.steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
@@ -34,6 +36,14 @@ def dags() -> None:
     """The DAGs, read before threads run them: Airflow reads files of DAGs in the main thread alone."""
     for dag_id in (SALES, CUSTOMERS, FEATURES):
         steps.dag(dag_id)
+
+
+@pytest.fixture(autouse=True)
+def owner(cluster: CitusCluster) -> Iterator[None]:
+    """The owner of the tables logs in again for the next test: a database that is taken back ends that for all."""
+    yield
+    for server in cluster.each():
+        server.execute("alter role pipeline_owner login password 'pipeline_owner'")
 
 
 @pytest.fixture
@@ -65,9 +75,6 @@ def plain(cluster: CitusCluster, template: Database) -> Iterator[Database]:
         yield database
     finally:
         drop_database(database)
-        # The roles are those of the other databases, too.
-        for server in cluster.each():
-            server.execute("alter role pipeline_owner login password 'pipeline_owner'")
 
 
 def write_month(files: Files, month: str, value: int) -> None:
@@ -166,6 +173,20 @@ def test_the_computed_tables_are_what_the_files_say(database: Database, bucket: 
     assert database.run("select pg_relation_size('partitions.sales_2024_01')") == [(0,)]
 
 
+def test_loads_and_rebuilds_at_once_end_with_the_rows_of_the_files(database: Database, bucket: Files) -> None:
+    load_everything(database)
+    rows = content(database)
+    with ThreadPoolExecutor(7) as pool:
+        works = [
+            *(partial(load_month, database, month) for month in [*MONTHS, MONTHS[0], MONTHS[0]]),
+            *(partial(load_customers, database), partial(build_feature_store, database)),
+        ]
+        for _ in range(3):
+            for done in [pool.submit(work) for work in works]:
+                done.result()
+    assert content(database) == rows
+
+
 def test_one_client_is_asked_of_one_server(database: Database, bucket: Files) -> None:
     load_customers(database)
     build_feature_store(database)
@@ -185,13 +206,38 @@ def test_pairs_are_joined_where_the_history_is(database: Database, bucket: Files
 
 def test_mle_user_distributes_a_table_that_ds_user_reads(database: Database, bucket: Files) -> None:
     load_customers(database)
-    database.run("create table public.scores (idx integer, score numeric)", "mle_user")
+    database.run(
+        """
+        create table public.scores (
+            score_id bigint generated always as identity, idx integer, score numeric,
+            is_high boolean generated always as (score > 1) stored
+        )
+        """,
+        "mle_user",
+    )
     database.run("select create_distributed_table('scores', 'idx', colocate_with => 'labels')", "mle_user")
-    database.run("insert into scores select idx, label * 2 from labels", "mle_user")
-    joined = "select sum(score), sum(label) from scores join labels using (idx)"
-    assert database.run(joined, "ds_user") == [(CLIENTS, CLIENTS / 2)]
+    database.run("insert into scores (idx, score) select idx, label * 2 from labels", "mle_user")
+    joined = "select sum(score), sum(label), count(*) filter (where is_high) from scores join labels using (idx)"
+    assert database.run(joined, "ds_user") == [(CLIENTS, CLIENTS / 2, CLIENTS / 2)]
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
-        database.run("insert into scores values (1, 1)", "ds_user")
+        database.run("insert into scores (idx, score) values (1, 1)", "ds_user")
+    rows = database.run("select * from scores order by idx", "ds_user")
+    take_back(database)
+    assert database.run("select * from scores order by idx", "ds_user") == rows
+
+
+def test_an_old_month_is_taken_out(database: Database, bucket: Files) -> None:
+    load_month(database, MONTHS[0])
+    load_month(database, MONTHS[1])
+    with pytest.raises(psycopg.errors.CheckViolation, match="still has the rows"):
+        database.run("select pipeline.retire_load(1)", "pipeline")
+    database.run("alter table public.sales detach partition partitions.sales_2024_01")
+    database.run("select pipeline.retire_load(1)", "pipeline")
+    assert database.run("select sale_month::text, status from month_status order by 1", "ds_user") == [
+        (MONTHS[0], "retired"),
+        (MONTHS[1], "loaded"),
+    ]
+    assert database.run("select count(*) from sales", "ds_user") == [(ROWS,)]
 
 
 def test_a_table_is_altered_on_all_servers_and_the_script_runs_after_each_upgrade(
@@ -213,6 +259,15 @@ def test_a_table_is_altered_on_all_servers_and_the_script_runs_after_each_upgrad
     assert len(database.run("select * from feature_store_at('{7}', '{2020-02-05}')", "ds_user")) == 1
 
 
+def test_the_limit_of_a_login_holds_on_the_coordinator(database: Database) -> None:
+    assert isinstance(database.cluster, CitusCluster)
+    limits = [
+        server.execute("select rolconnlimit from pg_roles where rolname in ('ds_user', 'mle_user')").fetchall()
+        for server in database.cluster.each(database.name)
+    ]
+    assert limits == [[(-1,)] * 2, [(-1,)] * 2, [(20,)] * 2]
+
+
 def test_a_changed_password_reaches_all_servers(database: Database, bucket: Files) -> None:
     load_customers(database)
     hashes = []
@@ -225,6 +280,31 @@ def test_a_changed_password_reaches_all_servers(database: Database, bucket: File
         ]
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3] == hashes[4] == hashes[5]
     assert database.run("select count(*) from labels", "ds_user") == [(CLIENTS,)]
+
+
+def test_the_password_file_of_the_servers_has_any_password(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PGPASSWORD", raising=False)
+    password = r"""a"b'c:d\:e%s*f\\"""
+    for folder in ("cluster", "company-data"):
+        (tmp_path / folder).mkdir()
+    for login in ("admin", "ds_user", "mle_user", "pipeline"):
+        (tmp_path / f"company-data/{login}_password").write_text(password)
+    (tmp_path / "more_logins").write_text("*:*:*:one_more:x\n")
+    # In the container it is root that runs the script.
+    script = (ROOT / "deploy/citus/logins.sh").read_text().replace("/run/", f"{tmp_path}/").replace("chown", ": chown")
+    for _ in range(2):
+        subprocess.run(["/bin/sh", "-c", script], check=True)
+    written = (tmp_path / "cluster/pgpass").read_text().splitlines()
+    assert len(written) == 6
+    assert written[4] == f"*:*:*:pipeline_owner:{(tmp_path / 'cluster/owner_password').read_text()}"
+    database.run(sql.SQL("alter role ds_user password {}").format(sql.Literal(password)).as_string())
+    try:
+        url = f"postgresql://ds_user@127.0.0.1:{database.cluster.port}/{database.name}"
+        psycopg.connect(url, passfile=str(tmp_path / "cluster/pgpass")).close()
+    finally:
+        database.run("alter role ds_user password 'ds_user'")
 
 
 @pytest.mark.parametrize("server", [0, 1, 2])
