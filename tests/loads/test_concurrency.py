@@ -126,12 +126,11 @@ def test_one_month_many_times_at_once_and_other_months_beside_it_end_with_the_fi
     assert found == [{(3 * ROWS, 3)}, set(), set()]
     [(sales, *_)] = shown(database)
     assert sales == ", ".join(f"{month} {loads.count(month)} {ROWS}" for month in MONTHS)
-    # The newest list of stores may be that of a run whose month was superseded, and so not published.
+    # The newest list of stores may be that of a run whose month was superseded: then it waits for a newer one.
     newest = "select distinct on (file_id) status from pipeline.loads join pipeline.files using (file_id)"
-    assert database.run(f"{newest} where file_month is not null order by file_id, request_number desc") == [
-        ("published",)
-    ] * len(MONTHS)
-    assert staged_tables(database) == []
+    newest = f"{newest} where file_month is not null order by file_id, request_number desc"
+    assert database.run(newest) == [("published",)] * 3
+    assert [table for table in staged_tables(database) if not table.startswith("stores_")] == []
 
 
 @pytest.mark.parametrize("later_publishes_first", [False, True])
