@@ -44,7 +44,7 @@ from support.system import (
 from embedded import processes
 from embedded.api import Api
 from embedded.postgres import free_port
-from embedded.tree import copy_tree
+from embedded.tree import ROOT, copy_tree
 
 
 def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
@@ -352,6 +352,10 @@ def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_
         with psycopg.connect(restored.address("airflow", "airflow")) as airflow:
             assert airflow.execute("select count(*) > 0 from dag_run").fetchone() == (True,)
         assert restored.state["fernet_key"] == system.state["fernet_key"]
+        # As another_bucket.md says, it runs beside the first, on other ports.
+        [line] = re.findall("&& (SOURCE_BASE_URL=.* make up)", (ROOT / "docs/another_bucket.md").read_text())
+        restored.environment |= {"AIRFLOW_PORT": str(free_port())}
+        assert "months of sales: " in restored.make(*line.split()[-1:])
     finally:
         restored.make("clean")
 
