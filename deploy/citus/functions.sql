@@ -1,5 +1,20 @@
 -- What Citus needs in other words. The results are those of the functions that stand under alembic/versions.
 
+-- Those of alembic/versions, which take_back.sql restores. They have no settings of their own.
+create table if not exists migrations.replaced_functions (signature regprocedure primary key, definition text not null);
+
+insert into migrations.replaced_functions (signature, definition)
+select
+    oid,
+    pg_get_functiondef(oid)
+from pg_proc
+where
+    pronamespace = 'public'::regnamespace
+    and proname in ('feature_store_as_of', 'feature_store_at')
+    and proconfig is null
+on conflict (signature) do update
+    set definition = excluded.definition;
+
 -- Not inlined, because Citus plans no function in SQL with parameters as a part of another query.
 alter function public.feature_store_as_of(date, timestamptz) set search_path = pg_catalog, pg_temp;
 

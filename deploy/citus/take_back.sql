@@ -86,7 +86,11 @@ $$;
 select count(citus_remove_node(nodename, nodeport)) as servers_that_left
 from pg_dist_node;
 
-\ir ../../alembic/versions/0108_feature_functions.sql
+select definition
+from migrations.replaced_functions
+\gexec
+
+drop table migrations.replaced_functions;
 
 revoke usage on sequence pipeline.feature_store_builds_build_id_seq from pipeline;
 
