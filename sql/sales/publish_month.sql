@@ -1,8 +1,8 @@
 -- Publishes a month: deletes and inserts its rows in sales and in monthly_sales, in one transaction.
 --
 -- Reads       the staged rows of :load and :stores_load
--- Writes      sales and monthly_sales: the rows of :file_month, all of them; stores; pipeline.loads: that the loads are
---             published
+-- Writes      sales and monthly_sales: the rows of :file_month, all of them; stores; pipeline.loads: that the loads
+--             are published
 -- Idempotent  Yes. The same load gives the same rows. A load that is published already, or that a later one has
 --             superseded, stops at the first statement and changes nothing.
 
@@ -95,8 +95,8 @@ where sale_month = %(file_month)s::date;
 
 select
     pipeline.notice(concat(
-        'monthly_sales of ', %(file_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(total), 0), ', of ',
-        coalesce(sum(row_count), 0), ' sales'
+        'monthly_sales of ', %(file_month)s::date, ': ', count(*), ' stores, total ', coalesce(sum(total), 0),
+        ', of ', coalesce(sum(row_count), 0), ' sales'
     ))
 from sold;
 
