@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("command", choices=["up", "status", "preview", "backup", "restore", "rotate", "down", "clean"])
     parser.add_argument("folder", nargs="?", type=Path, help="for backup and restore: the folder")
     parser.add_argument("--month", default="", help="for preview: the month (YYYY-MM)")
-    parser.add_argument("--table", default="sales", help="for preview: the monthly table")
+    parser.add_argument("--table", default="", help="for preview: the monthly table")
     arguments = parser.parse_args()
     command, folder, month = arguments.command, arguments.folder, arguments.month
     # What this command and the processes that it starts write is for its account alone.

@@ -266,7 +266,7 @@ def test_readers_have_their_privileges_by_the_default_privileges_alone(template:
     assert {name for (name,) in found} == set(TABLES) - {"feature_history", "feature_store"}
     granting = template.run("""
         select proname from pg_proc
-        where pronamespace = 'pipeline'::regnamespace and prosrc ~ '(grant|revoke) .*(ds_user|mle_user)'
+        where pronamespace = 'pipeline'::regnamespace and prosrc ~ '(?n)(grant|revoke) .*(ds_user|mle_user)'
     """)
     assert granting == [("open_feature_store",)]
 
