@@ -167,7 +167,7 @@ create table pipeline.loads (
 );
 
 create table pipeline.group_totals (
-    load_id bigint references pipeline.loads,
+    load_id bigint references pipeline.loads on delete cascade,
     group_key bigint,
     row_count bigint not null,
     min_key bigint,
@@ -1005,8 +1005,6 @@ begin
     loop
         execute format('drop table if exists %s cascade', staged);
     end loop;
-    delete from pipeline.group_totals using pipeline.loads inner join pipeline.files using (file_id)
-    where group_totals.load_id = loads.load_id and files.table_name = name;
     delete from pipeline.loads using pipeline.files where loads.file_id = files.file_id and files.table_name = name;
     delete from pipeline.files where table_name = name;
     delete from pipeline.optional_columns where table_name = name;

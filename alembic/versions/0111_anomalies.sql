@@ -1,5 +1,5 @@
 create table pipeline.column_profiles (
-    load_id bigint references pipeline.loads,
+    load_id bigint references pipeline.loads on delete cascade,
     column_name text,
     sample_rows bigint not null,
     missing_values bigint not null,
@@ -39,7 +39,7 @@ comment on column pipeline.column_profiles.longest_gap is
 comment on column pipeline.column_profiles.counts is 'Rows of each value, where there are few; see pipeline.shown.';
 
 create table pipeline.anomaly_checks (
-    load_id bigint references pipeline.loads,
+    load_id bigint references pipeline.loads on delete cascade,
     measure text,
     value numeric not null,
     median numeric,

@@ -35,7 +35,7 @@ from support.faulty_bucket import (
 )
 from support.steps import SALES, load_month, stage_file
 
-from company_data import source
+from company_data import source, staging
 from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
 from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
 
@@ -49,9 +49,12 @@ def total(database: Database) -> object:
 
 
 @pytest.fixture
-def late(faulty: FaultyFiles) -> tuple[str, str]:
-    """The month that has not ended yet, and the path of its file."""
-    month = f"{datetime.now(UTC):%Y-%m}"
+def late(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    """The month that has ended last, whose file is waited for until the next has ended, and its path."""
+    month = f"{datetime.now(UTC).replace(day=1) - timedelta(days=1):%Y-%m}"
+    waits = timedelta(days=40)
+    monkeypatch.setattr(staging, "LATE_FOR", waits)
+    monkeypatch.setattr(staging.stage_csv.kwargs["retry_policy"], "late_for", waits)
     path = f"sales/{month}-01/sales.csv"
     faulty.write(path, csv_text.sales(f"1,5,{month}-03,1"))
     return month, path
