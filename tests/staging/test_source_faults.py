@@ -54,7 +54,8 @@ def late(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str
     month = f"{datetime.now(UTC).replace(day=1) - timedelta(days=1):%Y-%m}"
     waits = timedelta(days=40)
     monkeypatch.setattr(staging, "LATE_FOR", waits)
-    monkeypatch.setattr(staging.stage_csv.kwargs["retry_policy"], "late_for", waits)
+    task: Any = staging.stage_csv
+    monkeypatch.setattr(task.kwargs["retry_policy"], "late_for", waits)
     path = f"sales/{month}-01/sales.csv"
     faulty.write(path, csv_text.sales(f"1,5,{month}-03,1"))
     return month, path
