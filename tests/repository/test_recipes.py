@@ -11,7 +11,18 @@ from collections.abc import Iterator
 import pytest
 from conftest import ROOT, head
 from support.documents import Block, commands, on_the_system
-from support.system import SALES_DAG, FaultySystem, clear, delete_run, end_of, newest_month, rows, trigger, wait_for
+from support.system import (
+    SALES_DAG,
+    FaultySystem,
+    clear,
+    delete_run,
+    end_of,
+    get,
+    newest_month,
+    rows,
+    trigger,
+    wait_for,
+)
 
 from embedded.tree import copy_tree
 
@@ -177,9 +188,11 @@ def test_a_customer_file_becomes_features(changed: FaultySystem) -> None:
     system = changed
     triggered = False
     for command in follow(system, "Add a customer file with features"):
-        if command == "make up":
+        if "upgrade" in command:
             lint(system)
         if command.startswith("psql") and not triggered:
+            tasks = "dags/customer_data_load/tasks"
+            wait_for(lambda: "stage_loyalty" in {task["task_id"] for task in get(system, tasks)["tasks"]})
             assert load_customers(system) == "published"
             wait_for(lambda: rows(system, "select idx from feature_store where tier is not null"))
             triggered = True
