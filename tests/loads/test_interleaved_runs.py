@@ -106,10 +106,12 @@ class Model:
 
     def begin(self, number: int, run: str, month: str | None, requested: int) -> None:
         for load in self.of_file(month):
-            if (load.status == "loading" and not load.is_alive) or (load.status == "pending_approval" and load.is_late):
-                load.status = "failed"
-            elif load.status in STAGED and load.run == run:
+            if load.status in STAGED and load.run == run:
                 load.status = "superseded"
+            elif (load.status == "loading" and not load.is_alive) or (
+                load.status == "pending_approval" and load.is_late
+            ):
+                load.status = "failed"
         self.loads[number] = Load(run, month, requested=requested)
         self.drop_staged()
 
