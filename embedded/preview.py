@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
 from datetime import date
 from typing import IO, Any
 
 import psycopg
-from psycopg import sql
 
 from embedded.state import ROOT, RunError, State
 from services import SAFE_PATH
@@ -93,29 +91,18 @@ def stage(
 ) -> int:
     """Stage a file that was downloaded; returns its load, which ends with the transaction."""
     from company_data.errors import FileRejected
-    from company_data.staging import copy_file, optional_columns
+    from company_data.staging import copy_load, optional_columns
 
     connection.execute(
         "insert into pipeline.files (table_name, file_month) values (%s, %s) on conflict do nothing", [table, month]
     )
     [(load,)] = connection.execute(BEGIN, {"table": table, "month": month, "url": found.address}).fetchall()
-    [(staged,)] = connection.execute("select pipeline.create_staged(%s)", [load]).fetchall()
-    optional = optional_columns(connection, table, month)
+    text = iter(lambda: copy.read(CHUNK), b"")
     try:
-        rows = copy_file(connection, sql.Identifier(*staged.split(".")), chunks(copy), path, optional)
+        copy_load(connection, load, found, text, path, optional_columns(connection, table, month))
     except FileRejected as error:
         raise RunError(f"the file would be rejected: {error}") from None
-    connection.execute(
-        "select pipeline.stage_load(%s, %s, %s, %s, %s, %s)",
-        [load, found.etag, found.last_modified, found.bytes, found.sha256.hexdigest(), rows],
-    )
     return int(load)
-
-
-def chunks(copy: IO[bytes]) -> Iterator[bytes]:
-    """The file in pieces."""
-    while chunk := copy.read(CHUNK):
-        yield chunk
 
 
 def run(connection: psycopg.Connection[Any], name: str, parameters: dict[str, int]) -> None:

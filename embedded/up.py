@@ -175,12 +175,14 @@ def wait_for_workflows(state: State) -> None:
     """
     api = wait_for_api(state)
     shown, changed, spoken = "", time.monotonic(), 0.0
+    dags: dict[str, str] = {}  # by the table that they publish; not all before Airflow has read their files
     while True:
         check_services(state)
-        dags = api.producers()
-        runs = {dag: api.runs(dag) for dag in sorted(set(dags.values()))}
         due = months_due(state.settings)
         status = read_status(state.cluster.url("companydata"), due)
+        if not dags.keys() >= status.table_states.keys():
+            dags = api.producers()
+        runs = {dag: api.runs(dag) for dag in sorted(set(dags.values()))}
         progress = progress_of(status, due)
         now = time.monotonic()
         if progress != shown:

@@ -51,14 +51,13 @@ class LoadApprovalOperator(ApprovalOperator):
     """Waits for a person if a load is unusual, and ends at once otherwise.
 
     While it waits it needs no slot, and Airflow shows it under Required Actions. Clearing it asks again, unless somebody
-    has decided already. The setting ON_ANOMALY says what happens. sources.on_anomaly overrides it for
-    a source, and "on_anomaly" in the configuration of a run overrides both:
+    has decided already. The setting ON_ANOMALY says what happens. sources.on_anomaly overrides it for a source, and
+    "on_anomaly" in the configuration of a run overrides both:
 
     protect: a person is asked if rows are published that the unusual file would replace; otherwise as warn.
     ask: a person is asked.
     warn: the file is published, and a notification is sent.
     ignore: the file is published.
-
     """
 
     template_fields: Sequence[str] = (*ApprovalOperator.template_fields, "loads")
@@ -83,8 +82,8 @@ class LoadApprovalOperator(ApprovalOperator):
             self._run(DECIDE, *answer)
         conf = context["dag_run"].conf or {}
         requests = self._requests()
-        of_source = [request.on_anomaly for request in requests if request.on_anomaly]
-        mode = on_anomaly(conf.get("on_anomaly") or next(iter(of_source), None))
+        of_source = next((request.on_anomaly for request in requests if request.on_anomaly), None)
+        mode = on_anomaly(conf.get("on_anomaly") or of_source)
         unusual = [
             request
             for request in requests

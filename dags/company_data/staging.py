@@ -20,7 +20,7 @@ from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavail
 from company_data.http_client import one_line, without_secrets
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_url
-from company_data.source import KEPT, RETRIED, open_file
+from company_data.source import KEPT, RETRIED, Download, open_file
 
 log = logging.getLogger(__name__)
 
@@ -95,21 +95,8 @@ def stage(
                 connection.execute("select pipeline.request_file(%s)", [load])
                 download = stack.enter_context(open_file(url, late_until))
             with connection.transaction():
-                [(staged_table,)] = connection.execute("select pipeline.create_staged(%s)", [load]).fetchall()
-                staged = sql.Identifier(*staged_table.split("."))
                 optional = optional_columns(connection, table, file_month)
-                rows = copy_file(connection, staged, download.chunks(), path, optional)
-                connection.execute(
-                    "select pipeline.stage_load(%s, %s, %s, %s, %s, %s)",
-                    [
-                        load,
-                        download.etag,
-                        download.last_modified,
-                        download.bytes,
-                        download.sha256.hexdigest(),
-                        rows,
-                    ],
-                )
+                rows = copy_load(connection, load, download, download.chunks(), path, optional)
     except AirflowTaskTimeout:
         error = SourceUnavailable(
             f"{without_secrets(url)}: the file was not complete when the task's time limit was reached. "
@@ -140,6 +127,37 @@ def stop_load(hook: PostgresHook, load: int, error: Exception) -> None:
             connection.execute("select pipeline.stop_load(%s, %s, %s, %s)", [load, status, reason, wait_until])
     except psycopg.Error as unrecorded:
         log.warning("The reason is not in pipeline.loads: %s", unrecorded)
+
+
+def copy_load(
+    connection: psycopg.Connection[Any],
+    load: int,
+    download: Download,
+    text: Iterator[bytes],
+    path: str,
+    optional: Collection[str],
+) -> int:
+    """Stage the file of a load, in the caller's transaction.
+
+    Args:
+        connection: to the operational database.
+        load: the load, which is loading.
+        download: what the server said of the file. It has been read, at the latest when the text ends.
+        text: as of copy_file; so are path and optional.
+
+    Returns:
+        The number of rows staged.
+
+    Raises:
+        FileRejected, psycopg.Error: as of copy_file.
+    """
+    [(staged_table,)] = connection.execute("select pipeline.create_staged(%s)", [load]).fetchall()
+    rows = copy_file(connection, sql.Identifier(*staged_table.split(".")), text, path, optional)
+    connection.execute(
+        "select pipeline.stage_load(%s, %s, %s, %s, %s, %s)",
+        [load, download.etag, download.last_modified, download.bytes, download.sha256.hexdigest(), rows],
+    )
+    return rows
 
 
 def copy_file(
@@ -230,15 +248,11 @@ def require_month(run: Any) -> None:
     """
     start, end, day = run.data_interval_start, run.data_interval_end, run.logical_date
     what = None
-    if (
-        not start
-        or start != datetime(start.year, start.month, 1, tzinfo=UTC)
-        or end != end_of_month(f"{start:%Y-%m-%d}")
-    ):
+    if not start or start != start_of_month(start) or end != end_of_month(f"{start:%Y-%m-%d}"):
         what = f"its data interval from {start} to {end} is not one whole month (UTC)"
     elif end > datetime.now(UTC):
         what = f"{start:%Y-%m} has not ended"
-    elif run.run_type == "manual" and (day.day, day.hour, day.minute, day.second, day.microsecond) == (1, 0, 0, 0, 0):
+    elif run.run_type == "manual" and day == start_of_month(day):
         what = f"its logical date {day} is that of a scheduled run, and as long as it exists, no month is scheduled"
     if what:
         raise FileRejected(
@@ -263,6 +277,11 @@ def optional_columns(connection: psycopg.Connection[Any], table: str, file_month
         [table, file_month],
     ).fetchall()
     return {name for (name,) in rows}
+
+
+def start_of_month(moment: datetime) -> datetime:
+    """The moment, in UTC, at which the month of a moment in UTC begins."""
+    return datetime(moment.year, moment.month, 1, tzinfo=UTC)
 
 
 def end_of_month(first_day: str) -> datetime:
