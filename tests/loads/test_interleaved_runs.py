@@ -72,6 +72,7 @@ class Load:
     rows: Rows = field(default_factory=list)  # store and value, or store and location
     has_table: bool = False
     is_decided: bool = False  # a person has rejected it
+    has_error: bool = False  # which also a superseded list of stores keeps
     is_late: bool = False  # the time to decide is over
 
 
@@ -150,11 +151,12 @@ class Model:
             id(stores): not stores.rows or len(set(stores.rows)) > len(dict(stores.rows)),
         }
         for load in (sales, stores):
+            load.has_error = is_wrong[id(load)]
             if load.status in (*STAGED, "rejected"):
                 published = self.published(load.month)
                 is_overtaken = published and published.requested > load.requested
-                load.status = "rejected" if is_wrong[id(load)] else "superseded" if is_overtaken else "checked"
-        if "rejected" in (sales.status, stores.status):
+                load.status = "rejected" if load.has_error else "superseded" if is_overtaken else "checked"
+        if sales.has_error or stores.has_error:
             raise Rejected
 
     def publish(self, month: str, sales: Load, stores: Load) -> None:
@@ -167,7 +169,7 @@ class Model:
         newest = self.published(None)
         is_newest = False
         is_late = stores.status == "checked" and newest is not None and newest.requested > stores.requested
-        if stores.status not in ("published", "superseded") and not is_late:
+        if stores.has_error or (stores.status not in ("published", "superseded") and not is_late):
             self.publish_load(stores)
             is_newest = True
         self.open_staged(sales, stores)
