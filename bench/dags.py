@@ -6,7 +6,7 @@ import tempfile
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from multiprocessing import get_context
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ def main(checkout: str) -> None:
 
 def run(dag_id: str, argument: str = "") -> dict[str, float]:
     """Run the tasks of a DAG, one by one or at once as the DAG allows; returns the seconds of each."""
-    month = datetime.fromisoformat(argument) if argument not in ("", AT_ONCE) else None
+    month = datetime.fromisoformat(f"{argument}T00:00Z") if argument not in ("", AT_ONCE) else None
     execute = partial(run_task, dag_id, month, f"bench {uuid.uuid4()}")
     done: dict[str, tuple[Any, float]] = {}
     waiting = DAGS[dag_id].topological_sort()
@@ -71,7 +71,15 @@ def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, A
         "task": task,
         "ti": SimpleNamespace(task_id=task_id, xcom_pull=lambda task_ids, **_: done[task_ids][0]),
         "run_id": run_id,
-        "dag_run": SimpleNamespace(dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, conf=PUBLISH_ALL),
+        "dag_run": SimpleNamespace(
+            dag_id=dag_id,
+            run_id=run_id,
+            run_type=DagRunType.BACKFILL_JOB if month else DagRunType.MANUAL,
+            conf=PUBLISH_ALL,
+            logical_date=month,
+            data_interval_start=month,
+            data_interval_end=month and (month + timedelta(days=31)).replace(day=1),
+        ),
         "data_interval_start": month,
         "outlet_events": {},
         "task_state_store": {},

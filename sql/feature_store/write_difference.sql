@@ -75,9 +75,8 @@ select
     history.valid_to,
     (select build.known_at from build) as known_from,
     null as known_to,
-    features.*
+    (history.features).*
 from history
-cross join lateral unnest(array[history.features]) as features
 where not exists (
     select
     from kept
