@@ -42,6 +42,27 @@ alter role pipeline set row_security = off;
 -- 02/03/2024 is rejected, whatever the server's setting is.
 alter role pipeline set datestyle = 'ISO, YMD';
 
+-- Nor does a setting of the server change rows, names, numbers or messages.
+alter role pipeline set timezone = 'UTC';
+
+alter role pipeline set intervalstyle = 'postgres';
+
+alter role pipeline set extra_float_digits = 1;
+
+alter role pipeline set client_min_messages = 'notice';
+
+alter role pipeline set quote_all_identifiers = off;
+
+alter role pipeline set standard_conforming_strings = on;
+
+alter role pipeline set transform_null_equals = off;
+
+alter role pipeline set array_nulls = on;
+
+alter role pipeline set default_transaction_isolation = 'read committed';
+
+alter role pipeline set default_transaction_deferrable = off;
+
 -- Sized for a month of ten million rows on slow disks. A lock wait may be long, because no reader waits behind it.
 -- While a task requests a file it is idle in its transaction.
 alter role pipeline set statement_timeout = '30min';
@@ -49,6 +70,8 @@ alter role pipeline set statement_timeout = '30min';
 alter role pipeline set lock_timeout = '2min';
 
 alter role pipeline set idle_in_transaction_session_timeout = '5min';
+
+alter role pipeline set transaction_timeout = 0;
 
 -- The server releases the locks of a task that is gone within seconds.
 alter role pipeline set client_connection_check_interval = '5s';

@@ -35,6 +35,17 @@ CONNECTION_SETTINGS = {
     "row_security": "off",
     # Dates are year, month, day: 02/03/2024 is rejected, whatever the server's setting is.
     "DateStyle": "ISO,YMD",
+    # What a database or a login may set otherwise, and what would change rows, names, numbers or messages.
+    "TimeZone": "UTC",
+    "IntervalStyle": "postgres",
+    "extra_float_digits": "1",
+    "client_min_messages": "notice",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "transform_null_equals": "off",
+    "array_nulls": "on",
+    "default_transaction_isolation": "read\\ committed",
+    "default_transaction_deferrable": "off",
     "tcp_keepalives_idle": "60",
     "tcp_keepalives_interval": "10",
     "tcp_keepalives_count": "6",
