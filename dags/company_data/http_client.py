@@ -40,7 +40,11 @@ UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
 # Not the words of the library: they quote the part that they cannot read, which may be a password.
 INVALID_ADDRESS = ("it is no valid address, or redirects to one that is not", "Correct SOURCE_BASE_URL, or the server.")
 
-TRANSIENT_STATUSES = {408, 425, 429, 500, 502, 503, 504}
+TRANSIENT_STATUSES = {408, 425, 429}
+# What a server does not support, a retry would find again. Proxies have numbers of their own above 511.
+PERMANENT_STATUSES = {501, 505, 506, 508, 510, 511}
+
+MAX_INFORMATIONAL = 10  # answers before the answer
 
 # Below that urllib3 logs the query of addresses, which may be a secret, and headers that it cannot read, unescaped.
 logging.getLogger("urllib3").setLevel(logging.ERROR)
@@ -98,6 +102,15 @@ class _Response(http.client.HTTPResponse):
         super().__init__(sock, *arguments, **named)
         self.fp = _Stream(self.fp.detach())
 
+    def _read_status(self) -> tuple[str, int, str]:
+        """The status of the answer: http.client skips 100 alone and takes any other informational one for it."""
+        for _ in range(MAX_INFORMATIONAL):
+            version, status, words = super()._read_status()  # type: ignore[misc]
+            if not 100 <= status < 200:
+                return version, status, words
+            http.client.parse_headers(self.fp)
+        raise http.client.HTTPException("there is no answer after the informational ones")
+
 
 class _Stream(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
@@ -109,6 +122,11 @@ class _Stream(io.BufferedReader):
 
 def _unchanged(request: requests.PreparedRequest) -> requests.PreparedRequest:
     return request
+
+
+def is_transient(status: int) -> bool:
+    """Whether a later request may be answered otherwise than with this status."""
+    return status in TRANSIENT_STATUSES or (status >= 500 and status not in PERMANENT_STATUSES)
 
 
 def without_secrets(url: str) -> str:
@@ -145,7 +163,7 @@ def explain(error: requests.RequestException) -> tuple[str, str | None]:
             "Correct the redirect, or SOURCE_BASE_URL.",
         )
     if isinstance(error, requests.exceptions.InvalidHeader):
-        return "the server states lengths that contradict each other", "Correct the server."
+        return "the headers Content-Length contradict each other", "Correct the server."
     if isinstance(error, ValueError):
         return INVALID_ADDRESS
     if isinstance(error, requests.exceptions.TooManyRedirects):
@@ -185,7 +203,7 @@ def _explain_proxy(name: str, causes: list[BaseException]) -> tuple[str, str | N
             problem = f"{name} answers {one_line(answer[1] + answer[2])}, so the source was not reached"
             if int(answer[1]) == requests.codes.proxy_authentication_required:
                 return problem, "Set user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT."
-            if int(answer[1]) in TRANSIENT_STATUSES:
+            if is_transient(int(answer[1])):
                 return problem, None
             return problem, "Have the proxy admit the source, or correct HTTPS_PROXY, ALL_PROXY or NO_PROXY."
     return f"{name} does not answer ({reason(causes[0])}), so the source was not reached", None

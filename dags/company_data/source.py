@@ -23,9 +23,9 @@ from company_data.http_client import (
     GZIP_CODINGS,
     INVALID_ADDRESS,
     NO_CODINGS,
-    TRANSIENT_STATUSES,
     Session,
     explain,
+    is_transient,
     one_line,
     reason,
     without_queries,
@@ -65,8 +65,8 @@ class _Crc32:
         return self._value.to_bytes(4, "big")
 
 
-# Headers with a checksum of the bytes as they are sent, in base64. The standard library has no CRC32C and CRC64NVME. An
-# ETag is none: it may be the MD5 of the file, or anything else.
+# Headers with a checksum in base64, of the bytes as they are sent or of the text. The standard library has no CRC32C and
+# CRC64NVME. An ETag is none: it may be the MD5 of the file, or anything else.
 CHECKSUMS: dict[str, Callable[[], _Hash]] = {
     "x-amz-checksum-crc32": _Crc32,
     "x-amz-checksum-sha1": lambda: hashlib.sha1(usedforsecurity=False),
@@ -118,7 +118,7 @@ class Download:
         if length is not None and length > self._max_bytes:
             raise self._too_large(f"the server announces {length:,} bytes")
         self._checksums = [
-            (name, value, new_hash())
+            (name, value, new_hash(), new_hash())
             for name, new_hash in CHECKSUMS.items()
             if (value := _decoded(headers.get(name, ""), len(new_hash().digest())))
         ]
@@ -139,6 +139,8 @@ class Download:
                     sent = f", compressed to {self._sent_bytes:,}" if self._is_gzip else ""
                     raise self._too_large(f"the file has more than {self._max_bytes:,} bytes{sent}")
                 self.sha256.update(chunk)
+                for _, _, _, of_text in self._checksums:
+                    of_text.update(chunk)
                 yield chunk
         except (urllib3.exceptions.HTTPError, OSError, EOFError, zlib.error) as error:
             # One byte is too short to say.
@@ -147,23 +149,23 @@ class Download:
             raise SourceUnavailable(
                 f"{self.address}: the download stopped after {self.bytes:,} bytes ({reason(error)}). {KEPT} {RETRIED}"
             ) from None
-        for name, expected, digest in self._checksums:
-            if digest.digest() != expected:
+        for name, expected, of_sent, of_text in self._checksums:
+            if expected not in (of_sent.digest(), of_text.digest()):
                 raise SourceUnavailable(
-                    f"{self.address}: the received bytes have the checksum {_encoded(digest.digest())}, and the server "
+                    f"{self.address}: the received bytes have the checksum {_encoded(of_sent.digest())}, and the server "
                     f"announced {name}: {_encoded(expected)}, so they were changed in transit. {KEPT} {RETRIED}"
                 )
 
     def read(self, size: int, /) -> bytes:
-        """Bytes as they are sent: the input of gzip, and what a checksum describes."""
+        """Bytes as they are sent: the input of gzip."""
         data: bytes = self._response.raw.read(size)
         self._sent_bytes += len(data)
         # Compressed data without an end may decompress to nothing.
         if self._sent_bytes > self._max_bytes:
             raise self._too_large(f"the server has sent more than {self._max_bytes:,} bytes")
         self._start += data[: MAX_SHOWN_BYTES - len(self._start)]
-        for _, _, digest in self._checksums:
-            digest.update(data)
+        for _, _, of_sent, _ in self._checksums:
+            of_sent.update(data)
         return data
 
     def _too_large(self, problem: str) -> FileRejected:
@@ -246,13 +248,13 @@ def _require_authorities(address: str, file: Path) -> None:
 
 def _require_success(address: str, response: requests.Response, late_until: datetime | None) -> None:
     """Raise the error that the status and, where it is more precise, S3's code in the body stand for."""
-    if response.status_code == requests.codes.ok:
+    if response.status_code in (requests.codes.ok, requests.codes.non_authoritative_info):
         return
     code, said = s3_errors.read_error(response)
     status = one_line(f"{response.status_code} {response.reason or ''}".strip())
     problem = without_queries(f"the server answers {status}{said}", response)
     advice = s3_errors.ADVICE.get(code or "")
-    if not advice and (response.status_code in TRANSIENT_STATUSES or code in s3_errors.TRANSIENT):
+    if not advice and (is_transient(response.status_code) or code in s3_errors.TRANSIENT):
         raise SourceUnavailable(
             f"{address}: {problem}. {KEPT} {RETRIED}", _retry_after(response.headers.get("Retry-After"))
         )

@@ -124,8 +124,11 @@ def test_what_is_no_checksum_of_the_file_decides_nothing(faulty: FaultyFiles, ca
         (head("HTTP/1.1 404\nContent-Length: 0"), "the server answers 404. "),
         (head(f"HTTP/1.1 {ESCAPES}\nContent-Length: 0"), "no answer ("),
         (head(f"{ESCAPES}\nContent-Length: 0"), "no answer ("),
-        (head("HTTP/1.1 200 OK\nContent-Length: 5\nContent-Length: 7"), "states lengths that contradict each other"),
-        (head("HTTP/1.1 200 OK\nContent-Length: 5, 7"), "states lengths that contradict each other"),
+        (
+            head("HTTP/1.1 200 OK\nContent-Length: 5\nContent-Length: 7"),
+            "the headers Content-Length contradict each other",
+        ),
+        (head("HTTP/1.1 200 OK\nContent-Length: 5, 7"), "the headers Content-Length contradict each other"),
         (head(f"HTTP/1.1 200 OK\nContent-Length: {ESCAPES}"), "neither states the length"),
         # Whatever is sent under it, http.client does not read as chunks, so that its end is that of the connection.
         (head("HTTP/1.1 200 OK\nTransfer-Encoding: chunked "), "neither states the length"),
@@ -170,6 +173,15 @@ def test_a_head_with_a_line_that_is_no_header_is_read_or_rejected_without_a_word
             answer = head(f"HTTP/1.1 200 OK\n{line}\nContent-Length: {len(CONTENT)}")
             assert faulty.fetch(answer) == CONTENT.encode()
     assert caplog.messages == []
+
+
+def test_informational_answers_are_skipped_and_a_success_of_a_proxy_is_read(faulty: FaultyFiles) -> None:
+    answer = f"HTTP/1.1 200 OK\nContent-Length: {len(CONTENT)}"
+    hints = "HTTP/1.1 103 Early Hints\nLink: </a>; rel=preload\nETag: x\n\n"
+    assert faulty.fetch(head(f"{hints}HTTP/1.1 102 Processing\n\n{answer}")) == CONTENT.encode()
+    assert faulty.fetch(head(answer.replace("200 OK", "203 Non-Authoritative Information"))) == CONTENT.encode()
+    with pytest.raises(SourceUnavailable, match="no answer after the informational ones"):
+        faulty.fetch(head(hints * 11 + answer))
 
 
 def test_the_sentence_is_in_the_ledger(database: Database, faulty: FaultyFiles) -> None:

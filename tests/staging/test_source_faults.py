@@ -211,10 +211,13 @@ def test_a_checksum_of_the_server_decides(header: str, faulty: FaultyFiles) -> N
         faulty.fetch(stored(b"123456780", **right))
 
 
-def test_a_checksum_is_that_of_the_bytes_as_they_are_sent(faulty: FaultyFiles) -> None:
+def test_a_checksum_is_that_of_the_bytes_as_they_are_sent_or_of_the_text(faulty: FaultyFiles) -> None:
     body = gzip.compress(CONTENT.encode())
-    checksum = b64(zlib.crc32(body).to_bytes(4, "big"))
-    assert faulty.fetch(stored(body, Content_Encoding="gzip", x_amz_checksum_crc32=checksum)) == CONTENT.encode()
+    for described in (body, CONTENT.encode()):
+        checksum = b64(zlib.crc32(described).to_bytes(4, "big"))
+        assert faulty.fetch(stored(body, Content_Encoding="gzip", x_amz_checksum_crc32=checksum)) == CONTENT.encode()
+    with pytest.raises(SourceUnavailable, match="changed in transit"):
+        faulty.fetch(stored(body, Content_Encoding="gzip", x_amz_checksum_crc32="AAAAAA=="))
 
 
 def test_a_late_file_is_waited_for_through_other_faults_and_a_missing_list_of_stores_is_not(
@@ -337,6 +340,8 @@ ENDPOINT = "<Endpoint>bucket.s3.eu-west-1.amazonaws.com</Endpoint>"
         (s3_error(400, "Unheard"), FAILS, FAILS, "400 Bad Request .Unheard"),
         (status(401), FAILS, FAILS, "401 Unauthorized"),
         (status(501), FAILS, FAILS, "501 Not Implemented"),
+        *((status(number), FAILS, FAILS, str(number)) for number in (202, 204, 205, 206, 300, 304, 418, 511)),
+        *((status(number), RETRIES, RETRIES, str(number)) for number in (425, 500, 504, 507, 520, 526, 599)),
         (status(503, Content_Length=1_000), RETRIES, RETRIES, "503 Service Unavailable"),  # its body is cut off
     ],
 )
