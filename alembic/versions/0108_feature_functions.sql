@@ -37,6 +37,35 @@ comment on column public.feature_rows.features is 'The row, as feature_store sho
 -- For the rebuild, which takes the rows of feature_store from it.
 grant select on public.feature_rows to pipeline;
 
+create function public.require_known(known_at timestamptz, idx integer[] default '{}', day date[] default '{}')
+returns boolean
+language plpgsql
+stable
+parallel safe
+security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    kept constant timestamptz := (select max(kept_from) from pipeline.feature_store_builds);
+begin
+    if require_known.known_at < kept then
+        perform pipeline.reject(format(
+            'Superseded rows of feature_history are deleted up to %s, so what was known at %s is not complete any more.'
+            ' Choose a later moment.', kept, require_known.known_at
+        ));
+    elsif cardinality(require_known.idx) <> cardinality(require_known.day) then
+        perform pipeline.reject(format(
+            'There are %s clients and %s days, so they are no pairs. Give arrays of equal length.',
+            cardinality(require_known.idx), cardinality(require_known.day)
+        ));
+    end if;
+    return true;
+end
+$$;
+
+comment on function public.require_known(timestamptz, integer[], date[]) is
+'True; fails if what was known at this moment is no longer complete, or if the arrays differ in length.';
+
 -- Texts and not BEGIN ATOMIC, which would keep the columns of today. They are read again in each session, so they
 -- qualify every name, and the operands of each operator have its types.
 create function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
@@ -48,7 +77,8 @@ as $$
     select (features).*
     from public.feature_rows
     where
-        valid_from <= $1
+        public.require_known($2)
+        and valid_from <= $1
         and (valid_to > $1 or valid_to is null)
         and known_from <= $2
         and (known_to is null or known_to > $2)
@@ -74,6 +104,7 @@ as $$
             given.day,
             given.position
         from rows from (pg_catalog.unnest($1), pg_catalog.unnest($2)) with ordinality as given (idx, day, position)
+        where public.require_known($3, $1, $2)
         order by given.idx
     )
 
@@ -109,6 +140,7 @@ the columns of feature_store.';
 
 -- mle_user_role has it by the default privileges of the schema.
 grant execute on function
+public.require_known(timestamptz, integer[], date[]),
 public.feature_store_as_of(date, timestamptz),
 public.feature_store_at(integer[], date[], timestamptz)
 to ds_user_role;
@@ -116,6 +148,8 @@ to ds_user_role;
 -- Undo
 
 drop function public.feature_store_as_of, public.feature_store_at;
+
+drop function public.require_known;
 
 drop view public.feature_rows;
 

@@ -53,20 +53,14 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    newest timestamptz;
-    kept timestamptz;
+    newest constant timestamptz := (select max(builds.known_at) from pipeline.feature_store_builds as builds);
 begin
-    select max(builds.known_at), max(builds.kept_from) into newest, kept from pipeline.feature_store_builds as builds;
     if newest is null then
         perform pipeline.reject(
             'There are no features yet, so no training set can be made. Make it when feature_store has been built.'
         );
-    elsif training_moment.known_at < kept then
-        perform pipeline.reject(format(
-            'Superseded rows of feature_history are deleted up to %s, so what was known at %s cannot be made again.'
-            ' Choose a later moment.', kept, training_moment.known_at
-        ));
     end if;
+    perform public.require_known(training_moment.known_at);
     return least(training_moment.known_at, newest);
 end
 $$;
@@ -233,7 +227,8 @@ begin atomic
 end;
 
 comment on function public.repeat_training_set(text) is
-'Makes a training set again, for the login that made it, and says whether it has the same rows.';
+'Makes a training set again, for the login that made it, and says whether it has the same rows. The sum of
+floating-point numbers depends on the order of the rows: a query that adds them up casts them to numeric.';
 
 -- mle_user_role has the functions of public by the default privileges of the schema.
 revoke execute on function

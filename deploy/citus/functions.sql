@@ -15,8 +15,28 @@ where
 on conflict (signature) do update
     set definition = excluded.definition;
 
--- Not inlined, because Citus plans no function in SQL with parameters as a part of another query.
-alter function public.feature_store_as_of(date, timestamptz) set search_path = pg_catalog, pg_temp;
+-- With a setting, so that it is not inlined: Citus plans no function in SQL with parameters as a part of another query.
+-- The coordinator alone can say what is known.
+create or replace function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
+returns setof public.feature_store
+language sql
+stable
+parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+    with asked as materialized (
+        select public.require_known($2) as is_known
+    )
+
+    select (features).*
+    from public.feature_rows
+    where
+        (select asked.is_known from asked)
+        and valid_from <= $1
+        and (valid_to > $1 or valid_to is null)
+        and known_from <= $2
+        and (known_to is null or known_to > $2)
+$$;
 
 -- Without a lateral join, which Citus does not do between given rows and a distributed table. The rows of a client that
 -- are known at a moment do not overlap, so there is at most one per day.
@@ -36,6 +56,7 @@ as $$
             given.day,
             given.position
         from rows from (unnest($1), unnest($2)) with ordinality as given (idx, day, position)
+        where public.require_known($3, $1, $2)
     ),
 
     found as materialized (

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from conftest import Database, Files, Rows
+from psycopg.errors import CheckViolation
 from support import csv_text
 from support.steps import build_feature_store, load_customers
 
@@ -319,6 +320,17 @@ def test_superseded_rows_are_kept_or_deleted_after_the_days_of_the_setting(clien
         build_feature_store(clients, keep_for=f"{days} days")
         assert clients.run(kept) == expected
     assert clients.run("select max(kept_from) < now() from pipeline.feature_store_builds") == [(True,)]
+    clients.open_to_readers()
+    for query in ("feature_store_as_of('2020-02-01', {})", "feature_store_at('{{1}}', '{{2020-02-01}}', {})"):
+        assert len(clients.run(f"select * from {query.format('now()')}", "ds_user")) == 1
+        with pytest.raises(CheckViolation, match=r"is not complete any more\. Choose a later moment"):
+            clients.run(f"select * from {query.format('now() - 15 * interval $$1 day$$')}", "ds_user")
+
+
+def test_arrays_of_different_length_are_no_pairs(clients: Database) -> None:
+    with pytest.raises(CheckViolation, match="There are 2 clients and 1 days"):
+        clients.run("select * from feature_store_at('{1, 2}', '{2020-02-01}')")
+    assert clients.run("select * from feature_store_at('{}', '{}')") == []
 
 
 KEEP = (feature_history_keep_for, "FEATURE_HISTORY_KEEP_DAYS")

@@ -116,10 +116,13 @@ def test_the_hash_does_not_depend_on_the_session_or_the_order_and_counts_repetit
         "none": "select 1 where false",
         "two": "values (1), (2)",
         "two from behind": "values (2), (1)",
+        "sum": "select sum(n::numeric) from (values (1e16::float8), (1), (-1e16)) as given (n)",
+        "sum in another order": "select sum(n::numeric) from (values (1e16::float8), (-1e16), (1)) as given (n)",
     }.items():
         make(built, name, query)
     hashes: dict[str, str] = dict(built.run("select name, hash from training_sets"))
     assert hashes["two"] == hashes["two from behind"]
+    assert hashes["sum"] == hashes["sum in another order"]
     assert len({hashes[name] for name in ("one", "twice", "none", "two")}) == 4
 
 
@@ -139,7 +142,7 @@ def test_without_features_no_set_is_made(database: Database) -> None:
 def test_a_moment_whose_rows_are_deleted_is_rejected(built: Database) -> None:
     make(built, "old")
     built.run("update pipeline.feature_store_builds set kept_from = now()")
-    with pytest.raises(CheckViolation, match="cannot be made again"):
+    with pytest.raises(CheckViolation, match="is not complete any more"):
         is_same(built, "old")
 
 
