@@ -557,9 +557,9 @@ begin
     -- The only pass over the rows. PostgreSQL reads in parallel for CREATE TABLE AS, and not for INSERT.
     execute format(
         'create temporary table summed on commit drop as select %s::bigint as group_key, count(*) as row_count,'
-        ' min(%s)::bigint as min_key, max(%s)::date as max_date, sum(%s)::numeric as total from %s group by 1',
+        ' min(%s)::bigint as min_key, max(%s)::date as max_date, sum(%s::numeric) as total from %s group by 1',
         coalesce(quote_ident(file.group_column), 'null'), coalesce(quote_ident(file.key_column), 'null'),
-        coalesce(quote_ident(file.date_column), 'null'), coalesce(quote_ident(file.amount_column), 'null::numeric'),
+        coalesce(quote_ident(file.date_column), 'null'), coalesce(quote_ident(file.amount_column), 'null'),
         this.staged_table
     );
     insert into pipeline.group_totals (load_id, group_key, row_count, min_key, total)

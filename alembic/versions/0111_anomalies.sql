@@ -131,7 +131,7 @@ begin
             case when profiled.is_number then format(
                 ', (percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by %1$s))::numeric[] as quantiles'
                 ', count(*) filter (where %1$s < 0) as negative_values'
-                ', sum(%1$s) filter (where %1$s < 0) as negative_total', profiled.name
+                ', sum(%1$s::numeric) filter (where %1$s < 0) as negative_total', profiled.name
             ) end,
             case when profiled.is_day then format(
                 ', min(%1$s) as first_day, max(%1$s) as last_day, (select max(gap) from (select'

@@ -427,4 +427,4 @@ def test_lint_fails_on_sql_in_another_style_and_excepts_no_file_and_no_rule(tmp_
     assert not [file for file in files if "noqa" in file.read_text()]
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["sqlfluff"]["core"]
     assert not settings.keys() & {"ignore", "rules", "warnings"}
-    assert settings["exclude_rules"] == "AM04"
+    assert settings["exclude_rules"] == "AM04,AL03"
