@@ -302,7 +302,7 @@ returns boolean
 language sql
 stable
 set search_path = pg_catalog, pg_temp
-return exists (
+return pg_is_in_recovery() or exists (
     select
     from pg_stat_activity
     where
@@ -313,7 +313,7 @@ return exists (
 
 comment on function pipeline.is_running(bigint) is
 'Whether the session that stages this load is connected: begin_load names the session after the load. Anybody can name
-a session, so only those of the pipeline count.';
+a session, so only those of the pipeline count. A standby does not see the sessions of its primary.';
 
 create function pipeline.drop_staged(load bigint)
 returns void

@@ -126,6 +126,12 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if pg_is_in_recovery() then
+        perform pipeline.reject(
+            'This server is a standby, so nothing can be recorded. Make the training set on the primary server;'
+            ' repeat_training_set works on both.'
+        );
+    end if;
     -- A login that may only read writes these rows.
     if length(name) > 100 or length(query) > 20000 then
         perform pipeline.reject(

@@ -216,6 +216,8 @@ def rejected_by_copy(error: psycopg.Error, path: str) -> FileRejected:
     problem = shown(error.diag.message_primary or str(error), MAX_PROBLEM)
     if isinstance(error, psycopg.errors.CheckViolation):
         problem = f'the row breaks the rule "{error.diag.constraint_name}"'
+    elif isinstance(error, psycopg.errors.NotNullViolation):
+        problem = "there is no value, and each row needs one"
     context = re.match(r'COPY \w+, line (\d+)(?:, column ("[^"]*"|[^:]+))?(?:: (.*))?$', error.diag.context or "", re.S)
     if not context:
         place = error.diag.context or error.diag.message_detail or ""

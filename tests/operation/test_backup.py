@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import Database, Files, Rows
+from psycopg.errors import CheckViolation
 from psycopg.sql import Identifier
 from support.bucket_files import write_customers, write_month
 from support.steps import build_feature_store, connect, load_customers, load_month
@@ -89,6 +91,37 @@ def test_a_backup_that_was_taken_while_a_month_loads_is_restored_whole_and_loads
     assert state_of(views(restored)) == [("2024-01-01", "loaded"), ("2024-02-01", "loaded")]
     assert restored.run("select count(*), sum(value) from sales", user="ds_user") == [(4, Decimal("20.60"))]
     restored.run("insert into predictions values (3, 0.1)", user="mle_user")
+
+
+def test_a_standby_shows_what_the_primary_loads_and_repeats_training_sets(
+    database: Database, files: Files, new_server: Cluster, tmp_path: Path
+) -> None:
+    write_customers(files, ["1,10,A,xyz"], ["1,2020-01-01,,0.1,1"])
+    load_customers(database)
+    build_feature_store(database)
+    make = "select row_count from make_training_set('all', 'select * from feature_store_as_of($$2020-02-01$$, $1)')"
+    assert database.run(make, "ds_user") == [(1,)]
+    primary = database.cluster
+    primary.back_up(tmp_path / "backup")
+    new_server.restore(tmp_path / "backup")
+    shutil.copy2(new_server.data / "PG_VERSION", new_server.data / "standby.signal")
+    if os.geteuid() == 0:
+        shutil.chown(new_server.data / "standby.signal", (new_server.data / "PG_VERSION").owner())
+    conninfo = f"host=127.0.0.1 port={primary.port} user=admin password={primary.password}"
+    standby = Database(new_server.start_on(free_port, {"primary_conninfo": conninfo}), database.name)
+
+    with connect(database) as loading:
+        loading.execute("select pipeline.begin_load('sales', '2024-02-01', 'https://here', 'a dag', 'a run')")
+        [(position,)] = database.run("select pg_current_wal_lsn()")
+        for _ in range(600):
+            if standby.run(f"select pg_last_wal_replay_lsn() >= '{position}'") == [(True,)]:
+                break
+            time.sleep(0.1)
+        assert state_of(views(standby)) == [("2024-02-01", "loading")]
+    assert standby.run("select idx from feature_store_as_of('2020-02-01')", "ds_user") == [(1,)]
+    assert standby.run("select is_same from repeat_training_set('all')", "ds_user") == [(True,)]
+    with pytest.raises(CheckViolation, match="This server is a standby, so nothing can be recorded"):
+        standby.run(make.replace("'all'", "'more'"), "ds_user")
 
 
 def state_of(found: dict[str, Rows]) -> list[tuple[str, Any]]:

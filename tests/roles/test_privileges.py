@@ -295,3 +295,26 @@ def test_mle_user_puts_no_row_trigger_on_a_table_with_partitions(database: Datab
     database.run(function, "mle_user")
     trigger = "create trigger mine before insert or delete on {} for each row execute function public.mine()"
     assert_denied(database, "mle_user", trigger.format("sales"), trigger.format("feature_history"))
+
+
+def test_what_a_person_made_who_leaves_stays_and_is_read(database: Database) -> None:
+    """By the commands of docs/operations.md."""
+    page = (ROOT / "docs/operations.md").read_text()
+    [leave] = re.findall(r"-c \"\n(  reassign owned by anna .*?)\"\n```", page, re.S)
+    database.run("create role anna login password 'anna' in role mle_user_role")
+    try:
+        database.run("create table public.of_anna as select 1 as a", "anna")
+        database.run("create view public.seen_by_anna as select a from public.of_anna", "anna")
+        with pytest.raises(InsufficientPrivilege):
+            database.run("select * from of_anna", "ds_user")
+        database.run("drop owned by mle_user")
+        [default] = re.findall(r"`(alter default privileges for role mle_user .*?)`", page, re.S)
+        database.run(default)
+        database.run(leave.replace("\\$", "$"))
+    finally:
+        database.run("drop role if exists anna")
+    for user in ("ds_user", "mle_user"):
+        assert database.run("select a from seen_by_anna join of_anna using (a)", user) == [(1,)]
+    database.run("insert into of_anna values (2)", "mle_user")
+    database.run("create table public.later as select 1 as a", "mle_user")
+    assert database.run("select a from later", "ds_user") == [(1,)]

@@ -97,6 +97,11 @@ def load(
     return rows
 
 
+def test_blank_lines_at_the_end_are_left_out_up_to_64_kib(connection: psycopg.Connection[Any]) -> None:
+    assert load(connection, HEADER + ROW + "\n" * 65_535, columns="idx") == [(1,)]
+    assert "line 3: missing data" in str(load(connection, HEADER + ROW + "\n" * 65_536))
+
+
 def zipped(text: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as opened:
@@ -138,7 +143,10 @@ PACKED, UNICODE = f"{OTHER_FORMAT} a file compressed with", f"{OTHER_FORMAT} tex
         *((HEADER.encode(coding), UNICODE) for coding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")),
         (HEADER + ROW + "abc,1,2024-02-01,7\n", 'line 3, column idx: "abc" is not an integer: digits, with or without'),
         (HEADER + "99999999999,1,2024-02-01,7\n", 'line 2, column idx: value "99999999999" is out of range'),
-        (HEADER + "1,,2024-02-01,7\n", 'line 2, column value: null value in column "value"'),
+        (
+            HEADER + "1,,2024-02-01,7\n",
+            'line 2, column value: there is no value, and each row needs one (found "1,,2024-02-01,7")',
+        ),
         (HEADER + "1,1,02/03/2024,7\n", 'line 2, column date: "02/03/2024" is not a date: YYYY-MM-DD, YYYY/MM/DD,'),
         (HEADER + "1,1,2024-02-30,7\nx\n", 'line 2, column date: date/time field value out of range: "2024-02-30"'),
         (HEADER + "x,1,2024-02-01,7\n1,1,2024-02-30,7\n", 'line 2, column idx: "x" is not an integer'),
