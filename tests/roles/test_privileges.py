@@ -308,7 +308,7 @@ def test_what_a_person_made_who_leaves_stays_and_is_read(database: Database) -> 
         with pytest.raises(InsufficientPrivilege):
             database.run("select * from of_anna", "ds_user")
         database.run("drop owned by mle_user")
-        [default] = re.findall(r"`(alter default privileges for role mle_user .*?)`", page, re.S)
+        [default] = re.findall(r"-c '\n  (alter default privileges for role mle_user .*?)'\n", page)
         database.run(default)
         database.run(leave.replace("\\$", "$"))
     finally:
