@@ -26,7 +26,8 @@ comment on column pipeline.column_profiles.sample_rows is
 comment on column pipeline.column_profiles.missing_values is 'Rows without a value.';
 comment on column pipeline.column_profiles.distinct_values is 'Different values.';
 comment on column pipeline.column_profiles.smallest is 'Smallest number.';
-comment on column pipeline.column_profiles.lower_quartile is 'A quarter of the numbers are no greater.';
+comment on column pipeline.column_profiles.lower_quartile is
+'A quarter of the numbers are no greater. Days are counted from 2000-01-01, here and in the next two columns.';
 comment on column pipeline.column_profiles.median is 'Half of the numbers are no greater.';
 comment on column pipeline.column_profiles.upper_quartile is 'Three quarters of the numbers are no greater.';
 comment on column pipeline.column_profiles.largest is 'Largest number.';
@@ -115,11 +116,12 @@ begin
             'insert into pipeline.column_profiles (load_id, column_name, sample_rows, missing_values, distinct_values',
             case when profiled.is_number then ', smallest, lower_quartile, median, upper_quartile, largest,'
                 ' negative_values, negative_total' end,
-            case when profiled.is_day then ', first_day, last_day, longest_gap' end,
+            case when profiled.is_day then ', lower_quartile, median, upper_quartile, first_day, last_day, longest_gap' end,
             ', counts) select $1, $2, row_count, row_count - value_count, distinct_values',
             case when profiled.is_number then ', quantiles[1], quantiles[2], quantiles[3], quantiles[4], quantiles[5],'
                 ' negative_values, negative_total' end,
-            case when profiled.is_day then ', first_day, last_day, longest_gap' end,
+            case when profiled.is_day then
+                ', quartiles[1], quartiles[2], quartiles[3], first_day, last_day, longest_gap' end,
             ', case when distinct_values <= ', case when profiled.is_text then 100 when profiled.is_number then 10 else 0 end,
             ' then (select jsonb_object_agg(shown, shown_rows) from (select ',
             case when profiled.is_text then 'pipeline.shown(value)' else 'value' end,
@@ -134,6 +136,7 @@ begin
                 ', sum(%1$s::numeric) filter (where %1$s < 0) as negative_total', profiled.name
             ) end,
             case when profiled.is_day then format(
+                ', percentile_disc(array[0.25, 0.5, 0.75]) within group (order by %1$s - date ''2000-01-01'') as quartiles'
                 ', min(%1$s) as first_day, max(%1$s) as last_day, (select max(gap) from (select'
                 ' day - lag(day, 1, %2$L::date - 1) over (order by day) - 1 as gap'
                 ' from (select distinct %1$s as day from sample) as days) as gaps) as longest_gap',
@@ -196,7 +199,8 @@ comment on column public.data_statistics.sample_rows is
 comment on column public.data_statistics.missing_values is 'Rows without a value.';
 comment on column public.data_statistics.distinct_values is 'Different values.';
 comment on column public.data_statistics.smallest is 'Smallest number.';
-comment on column public.data_statistics.lower_quartile is 'A quarter of the numbers are no greater.';
+comment on column public.data_statistics.lower_quartile is
+'A quarter of the numbers are no greater. Days are counted from 2000-01-01, here and in the next two columns.';
 comment on column public.data_statistics.median is 'Half of the numbers are no greater.';
 comment on column public.data_statistics.upper_quartile is 'Three quarters of the numbers are no greater.';
 comment on column public.data_statistics.largest is 'Largest number.';

@@ -1,8 +1,10 @@
 -- Checks the staged customer files: only checked loads can be published.
 --
--- Reads       the staged rows of :profiles_load, :activity_load and :labels_load; :loads are all loads of the run
+-- Reads       the staged rows of :profiles_load, :activity_load and :labels_load; :loads are all loads of the run;
+--             customer_profiles
 -- Writes      pipeline.loads: the verdicts, and that the request for the profiles decides for all;
---             pipeline.anomaly_checks: the share of profiles (a sample, if there are many) with an activity and a label
+--             pipeline.anomaly_checks: the clients that come and go, and the share of profiles (a sample, if there are
+--             many) with an activity and a label
 -- Idempotent  Yes. The same rows get the same verdict. One transaction; pipeline.require_checked raises the verdict in
 --             a second one, so that the ledger keeps it.
 
@@ -92,6 +94,55 @@ select pipeline.check_load(load_id, error, decided_by_load => %(profiles_load)s:
 from verdicts
 -- As publishing locks them.
 order by place;
+
+-- Clients that come and go: 5 %% may be gone, and half may be new. Fewer than 100 are not compared.
+insert into pipeline.anomaly_checks (load_id, measure, value, low, high)
+with gone as (
+    select count(*) as row_count
+    from public.customer_profiles as published
+    where
+        not exists (
+            select
+            from staged_profiles
+            where staged_profiles.idx = published.idx
+        )
+),
+
+came as (
+    select count(*) as row_count
+    from staged_profiles
+    where
+        not exists (
+            select
+            from public.customer_profiles as published
+            where published.idx = staged_profiles.idx
+        )
+),
+
+compared as (
+    select
+        (select count(*) from public.customer_profiles) as published_rows,
+        (select count(*) from staged_profiles) as staged_rows
+)
+
+select
+    %(profiles_load)s::bigint as load_id,
+    measures.measure,
+    measures.value,
+    0 as low,
+    measures.high
+from compared
+cross join gone
+cross join came
+cross join
+    lateral (
+        values
+        ('clients that are gone, in %%', 100.0 * gone.row_count / compared.published_rows, 5),
+        ('clients that are new, in %%', 100.0 * came.row_count / greatest(compared.staged_rows, 1), 50)
+    ) as measures (measure, value, high)
+where compared.published_rows >= 100
+on conflict (load_id, measure) do update
+    set value = excluded.value, anomaly = null;
 
 -- Profiles without an activity or a label are no clients of the feature store: indexes that are shifted show here.
 select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles', 50000);

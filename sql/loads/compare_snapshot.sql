@@ -80,8 +80,8 @@ pairs as (
     inner join pipeline.anomaly_checks
         on anomaly_checks.load_id in (mine.load_id, mine.published_load)
     where
-        mine.row_count > 0
-        or anomaly_checks.measure = 'rows'
+        anomaly_checks.measure = 'rows'
+        or (mine.row_count > 0 and anomaly_checks.measure like 'share of %%')
     group by mine.load_id, mine.sample_rows, anomaly_checks.measure
 )
 
@@ -106,5 +106,104 @@ on conflict (load_id, measure) do update
         median = excluded.median,
         low = excluded.low,
         high = excluded.high;
+
+-- The quartiles of columns with many values. Those of numbers may move by a fifth of the range between the published
+-- ones, and those of days by a month, and later by the time since the published file was requested; or by chance. In a
+-- sample the 140 rows of a page count as one, because they may be alike.
+with mine as (
+    select
+        loads.load_id,
+        loads.row_count,
+        published.load_id as published_load,
+        (loads.requested_at at time zone 'UTC')::date - (published.requested_at at time zone 'UTC')::date as days_since
+    from pipeline.loads
+    inner join pipeline.loads as published
+        on
+            loads.file_id = published.file_id
+            and loads.load_id <> published.load_id
+            and published.status = 'published'
+    where
+        loads.load_id = any(%(loads)s::bigint[])
+        and least(loads.row_count, published.row_count) >= 100
+),
+
+shifts as (
+    select
+        mine.load_id,
+        concat(
+            'shift of the ', quartiles.name, ' of ', this.column_name,
+            case when this.first_day is not null then ' in days' end
+        ) as measure,
+        quartiles.value - quartiles.published as value,
+        greatest(
+            case when this.first_day is not null then 31 else 0.2 * ranges.width end,
+            5 * ranges.width
+            * sqrt(case when this.sample_rows < mine.row_count then 140.0 else 1 end / this.sample_rows)
+        ) as tolerance,
+        case when this.first_day is not null then greatest(mine.days_since, 0) else 0 end as later
+    from mine
+    inner join pipeline.loads
+        on mine.load_id = loads.load_id
+    inner join pipeline.file_rows
+        on loads.file_id = file_rows.file_id
+    inner join pipeline.column_profiles as this
+        on
+            mine.load_id = this.load_id
+            and this.column_name is distinct from file_rows.key_column
+    inner join pipeline.column_profiles as published
+        on
+            mine.published_load = published.load_id
+            and this.column_name = published.column_name
+    cross join lateral (values (published.upper_quartile - published.lower_quartile)) as ranges (width)
+    cross join
+        lateral (
+            values
+            ('lower quartile', this.lower_quartile, published.lower_quartile),
+            ('median', this.median, published.median),
+            ('upper quartile', this.upper_quartile, published.upper_quartile)
+        ) as quartiles (name, value, published)
+    where
+        this.counts is null
+        and published.counts is null
+)
+
+insert into pipeline.anomaly_checks (load_id, measure, value, low, high)
+select
+    load_id,
+    measure,
+    value,
+    -tolerance as low,
+    tolerance + later as high
+from shifts
+where value is not null
+on conflict (load_id, measure) do update
+    set
+        value = excluded.value,
+        low = excluded.low,
+        high = excluded.high,
+        anomaly = null;
+
+-- Rows that begin later than tomorrow.
+insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly)
+select
+    loads.load_id,
+    'days in the future' as measure,
+    greatest(latest.days_ahead, 0) as value,
+    0 as low,
+    1 as high,
+    case
+        when latest.days_ahead > 1
+            then concat('the latest ', file_rows.date_column, ' is in the future: ', loads.max_date)
+    end as anomaly
+from pipeline.loads
+inner join pipeline.file_rows
+    on loads.file_id = file_rows.file_id
+cross join
+    lateral (values (loads.max_date - (loads.requested_at at time zone 'UTC')::date)) as latest (days_ahead)
+where
+    loads.load_id = any(%(loads)s::bigint[])
+    and latest.days_ahead is not null
+on conflict (load_id, measure) do update
+    set value = excluded.value, anomaly = excluded.anomaly;
 
 select pipeline.record_anomalies(variadic %(loads)s::bigint[]);
