@@ -20,6 +20,7 @@ select
     loads.load_id,
     file_rows.file_month,
     file_rows.table_name,
+    file_rows.key_column,
     file_rows.date_column,
     file_rows.amount_column,
     file_rows.group_column,
@@ -88,21 +89,63 @@ inner join pg_catalog.pg_attribute
 where
     months.is_this
     and not pg_attribute.attnotnull
-    and column_profiles.sample_rows > 0;
+    and column_profiles.sample_rows > 0
+
+union all
+
+-- Where rows are numbered once and for all, no number comes twice, and none in two months.
+select
+    months.load_id,
+    measures.measure,
+    measures.value
+from months
+inner join pipeline.column_profiles as numbers
+    on
+        months.load_id = numbers.load_id
+        and months.key_column = numbers.column_name
+cross join
+    lateral (
+        select
+            count(*) as month_count,
+            count(*) filter (
+                where theirs.smallest <= numbers.largest and theirs.largest >= numbers.smallest
+            ) as overlapping
+        from months as other_months
+        inner join pipeline.column_profiles as theirs
+            on
+                other_months.load_id = theirs.load_id
+                and other_months.key_column = theirs.column_name
+        where not other_months.is_this_month
+    ) as of_others
+cross join
+    lateral (
+        values
+        (concat('share of repeated ', months.key_column), 1 - numbers.distinct_values::numeric / numbers.sample_rows),
+        (
+            concat('share of months with the same range of ', months.key_column),
+            of_others.overlapping::numeric / nullif(of_others.month_count, 0)
+        )
+    ) as measures (measure, value)
+where
+    months.is_this
+    and numbers.sample_rows > 0
+    and measures.value is not null;
 
 -- The thresholds. Deviations between below and above are never unusual: a quarter less or a third more is sold now and
 -- then, and shops close for three days. Where no other year is loaded, the season is not known: a December may sell
 -- twice as much, while a month that sells half as much is unusual in any season. chance is in standard deviations of a
--- count of rows; amounts vary more than their number. A smaller share is no fault.
+-- count of rows; amounts vary more than their number.
 with limits (measure, kind, least, chance, below, above, below_unknown, above_unknown) as (
     values
     ('rows', 'ratio', 0, 5, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
     ('total', 'ratio', null, 8, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
     ('mean amount', 'ratio', null, 8, ln(0.75), ln(1.35), ln(0.6), ln(1.7)),
-    ('share of negative amounts', 'share', 0, 5, -1, 0.02, -1, 0.02),
+    ('share of negative amounts', 'share', 0, 5, -0.02, 0.02, -0.02, 0.02),
     ('share of rows without %%', 'share', 0, 5, -1, 0.02, -1, 0.02),
+    ('share of repeated %%', 'share', 0, 5, -1, 0.02, -1, 0.02),
+    ('share of months with the same range of %%', 'share', 0, 0, -1, 0.001, -1, 0.001),
     ('days without rows at the end', 'days', 0, null, -31, 3, -31, 3),
-    ('days without rows in a row before that', 'days', 0, null, -31, 4, -31, 4)
+    ('days without rows in a row before that', 'days', 0, null, -31, 3, -31, 3)
 ),
 
 -- Logarithms of ratios, so that twice and half are as far away.
@@ -253,23 +296,42 @@ expected as (
 update pipeline.anomaly_checks
 set
     median = case when expected.kind = 'ratio' then exp(expected.median) else expected.median end,
-    low = greatest(case when expected.kind = 'ratio' then exp(expected.low) else expected.low end, expected.least),
-    high = case when expected.kind = 'ratio' then exp(expected.high) else expected.high end
+    low = greatest(
+        case
+            when expected.kind <> 'ratio' then expected.low
+            when expected.low < ln(0.01) then 0 -- In logarithms, none counts as 0.01.
+            when expected.measure = 'rows' then ceil(exp(expected.low))
+            else exp(expected.low)
+        end,
+        expected.least
+    ),
+    high = case
+        when expected.kind <> 'ratio' then expected.high
+        when expected.measure = 'rows' then floor(exp(expected.high))
+        else exp(expected.high)
+    end
 from expected
 where
     anomaly_checks.load_id = expected.load_id
     and anomaly_checks.measure = expected.measure;
 
--- Groups that come and go. 20 rows a month: a group with fewer may have none by chance. A chain opens a few stores at
--- once; more of them, and they are numbered in another way.
-with groups as (
+-- Groups that come, go and change. 20 rows a month: a group with fewer may have none by chance. A chain opens a few
+-- stores at once; more of them, and they are numbered in another way. What a group did in the same month of another
+-- year is expected.
+with of_groups as (
     select
         months.file_month,
         months.is_this,
         months.is_this_month,
-        months.group_column,
         group_totals.group_key,
-        group_totals.row_count
+        group_totals.row_count,
+        extract(month from months.file_month) = (
+            select extract(month from this.file_month)
+            from months as this
+            where this.is_this
+        ) as is_season,
+        group_totals.row_count::numeric / months.row_count as portion,
+        group_totals.total / group_totals.row_count as mean_amount
     from pipeline.group_totals
     inner join months
         on group_totals.load_id = months.load_id
@@ -282,25 +344,95 @@ this as (
 ),
 
 missing as (
-    select groups.group_key
-    from groups
+    select of_groups.group_key
+    from of_groups
     inner join this
         on
-            groups.file_month < this.file_month
-            and groups.file_month >= this.file_month - interval '3 months'
+            of_groups.file_month < this.file_month
+            and of_groups.file_month >= this.file_month - interval '3 months'
     where
-        groups.group_key not in (
+        of_groups.group_key not in (
             select mine.group_key
-            from groups as mine
+            from of_groups as mine
             where mine.is_this
         )
-    group by groups.group_key
-    having count(*) = 3 and min(groups.row_count) >= 20
+    group by of_groups.group_key
+    having
+        count(*) = 3
+        and min(of_groups.row_count) >= 20
+        and not exists (
+            select
+            from months as season
+            where
+                extract(month from season.file_month) = extract(month from min(this.file_month))
+                and (
+                    season.row_count = 0
+                    or season.file_month > (
+                        select min(earlier.file_month)
+                        from of_groups as earlier
+                        where earlier.group_key = of_groups.group_key
+                    )
+                )
+                and not season.is_this_month
+                and not exists (
+                    select
+                    from of_groups as theirs
+                    where
+                        theirs.group_key = of_groups.group_key
+                        and theirs.file_month = season.file_month
+                )
+        )
+),
+
+-- Its share of the rows and its mean amount in the year before, and in the same month of other years.
+usual_groups as (
+    select
+        of_groups.group_key,
+        of_groups.is_season,
+        percentile_cont(0.5) within group (order by of_groups.portion)::numeric as portion,
+        percentile_cont(0.5) within group (order by of_groups.mean_amount)::numeric as mean_amount
+    from of_groups
+    cross join this
+    where
+        not of_groups.is_this_month
+        and (
+            of_groups.is_season
+            or (
+                of_groups.row_count >= 20
+                and of_groups.file_month between this.file_month - interval '1 year' and this.file_month
+            )
+        )
+    group by of_groups.group_key, of_groups.is_season
+    having of_groups.is_season or count(*) >= 6
+),
+
+changed as (
+    select
+        of_groups.group_key,
+        bool_and(
+            usual_groups.portion * this.row_count >= 20
+            and not of_groups.portion / usual_groups.portion between 0.25 and 4
+        ) as has_other_rows,
+        bool_and(
+            of_groups.row_count >= 20
+            and not of_groups.mean_amount / nullif(usual_groups.mean_amount, 0) between 0.33 and 3
+        ) as has_other_amounts,
+        min(of_groups.portion) as portion,
+        min(of_groups.mean_amount) as mean_amount,
+        min(usual_groups.portion) filter (where not usual_groups.is_season) as usual_portion,
+        min(usual_groups.mean_amount) filter (where not usual_groups.is_season) as usual_amount
+    from of_groups
+    cross join this
+    inner join usual_groups
+        on of_groups.group_key = usual_groups.group_key
+    where of_groups.is_this
+    group by of_groups.group_key
+    having bool_or(not usual_groups.is_season)
 ),
 
 new as (
     select group_key
-    from groups
+    from of_groups
     group by group_key
     having bool_and(is_this_month) and bool_or(is_this)
 ),
@@ -328,9 +460,9 @@ measures (measure, value, high, anomaly) as (
         'new groups' as measure,
         count(new.group_key) as value,
         3 + 0.2 * (
-            select count(distinct groups.group_key)
-            from groups
-            where not groups.is_this
+            select count(distinct of_groups.group_key)
+            from of_groups
+            where not of_groups.is_this
         ) as high,
         concat(
             count(*), ' values of ', min(this.group_column), ' never had rows before, the first of them: ',
@@ -339,6 +471,42 @@ measures (measure, value, high, anomaly) as (
     from this
     left join new
         on true
+    where this.group_column is not null
+    group by this.load_id
+
+    union all
+
+    select
+        'groups with another share of rows' as measure,
+        count(changed.group_key) as value,
+        0 as high,
+        concat(
+            count(*), ' values of ', min(this.group_column), ' have another share of the rows, the first of them: ',
+            min(changed.group_key), ' with ',
+            pipeline.readable(100 * (array_agg(changed.portion order by changed.group_key))[1]), ' %% instead of ',
+            pipeline.readable(100 * (array_agg(changed.usual_portion order by changed.group_key))[1]), ' %%'
+        ) as anomaly
+    from this
+    left join changed
+        on changed.has_other_rows
+    where this.group_column is not null
+    group by this.load_id
+
+    union all
+
+    select
+        'groups with another mean amount' as measure,
+        count(changed.group_key) as value,
+        0 as high,
+        concat(
+            count(*), ' values of ', min(this.group_column), ' have another mean amount, the first of them: ',
+            min(changed.group_key), ' with ',
+            pipeline.readable((array_agg(changed.mean_amount order by changed.group_key))[1]), ' instead of ',
+            pipeline.readable((array_agg(changed.usual_amount order by changed.group_key))[1])
+        ) as anomaly
+    from this
+    left join changed
+        on changed.has_other_amounts
     where this.group_column is not null
     group by this.load_id
 )

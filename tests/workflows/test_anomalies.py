@@ -57,7 +57,8 @@ def sales_of(chance: random.Random, month: date, scale: float) -> list[Sale]:
                 rate = scale * mean * trend * SEASON.get(day.month, 1) * (1.4 if day.weekday() == 5 else 1)
                 for _ in range(poisson(chance, rate)):
                     amount = round(Decimal(chance.lognormvariate(3, 0.6)), 2)
-                    found.append((len(found), -amount if chance.random() < 0.02 else amount, day, store))
+                    idx = 1_000_000 * MONTHS.index(month) + len(found)
+                    found.append((idx, -amount if chance.random() < 0.02 else amount, day, store))
     return found
 
 
@@ -89,6 +90,27 @@ FAULTS: dict[str, tuple[Callable[[list[Sale], list[Sale]], list[Sale]], str]] = 
         f"the same rows and total of each group as {YEAR_BEFORE:%Y-%m}",
     ),
     "empty": (lambda *_: [], "rows: 0"),
+    "days 1 to 5 missing": (
+        lambda sold, _: [sale for sale in sold if sale[2].day > 5],
+        "days without rows in a row before that: 5",
+    ),
+    "nine tenths of a store lost": (
+        lambda sold, _: [sale for number, sale in enumerate(sold) if sale[3] != 2 or number % 10 == 0],
+        "values of store_idx have another share of the rows, the first of them: 2 with",
+    ),
+    "a store in cents": (
+        lambda sold, _: [(i, v * 100 if s == 3 else v, d, s) for i, v, d, s in sold],
+        "1 values of store_idx have another mean amount, the first of them: 3 with",
+    ),
+    "a store in tens": (
+        lambda sold, _: [(i, v * 10 if s == 1 else v, d, s) for i, v, d, s in sold],
+        "1 values of store_idx have another mean amount, the first of them: 1 with",
+    ),
+    "a quarter of the rows twice": (lambda sold, _: sold + sold[::4], "share of repeated idx: 0.2"),
+    "numbers of another month": (
+        lambda sold, _: [(i - 2_000_000, v, d, s) for i, v, d, s in sold],
+        "share of months with the same range of idx: ",
+    ),
     "stores with other numbers": (
         lambda sold, _: [(i, v, d, s + 50) for i, v, d, s in sold],
         "8 values of store_idx never had rows before",
@@ -127,10 +149,21 @@ def compare(connection: psycopg.Connection[Any], month: date, rows: list[Sale], 
     )
     connection.execute(
         "insert into pipeline.column_profiles"
-        " (load_id, column_name, sample_rows, missing_values, distinct_values, negative_values, longest_gap)"
-        " values (%(load)s, 'value', %(rows)s, 0, 0, %(refunds)s, null),"
-        " (%(load)s, 'date', %(rows)s, 0, %(days)s, null, %(gap)s)",
-        {"load": number, "rows": len(rows), "refunds": refunds, "days": len(days), "gap": gap},
+        " (load_id, column_name, sample_rows, missing_values, distinct_values, negative_values, longest_gap, smallest,"
+        " largest)"
+        " values (%(load)s, 'value', %(rows)s, 0, 0, %(refunds)s, null, null, null),"
+        " (%(load)s, 'date', %(rows)s, 0, %(days)s, null, %(gap)s, null, null),"
+        " (%(load)s, 'idx', %(rows)s, 0, %(keys)s, null, null, %(smallest)s, %(largest)s)",
+        {
+            "load": number,
+            "rows": len(rows),
+            "refunds": refunds,
+            "days": len(days),
+            "gap": gap,
+            "keys": len({idx for idx, *_ in rows}),
+            "smallest": min((idx for idx, *_ in rows), default=None),
+            "largest": max((idx for idx, *_ in rows), default=None),
+        },
     )
     for statement in verdict():
         connection.execute(statement, {"load": number})
@@ -145,6 +178,24 @@ def verdict() -> list[str]:
     profile, *others = DbApiHook.split_sql_string(str(dag(SALES).get_task("compare_month").sql))
     assert "pipeline.profile_load" in profile
     return ["drop table if exists months", *others]
+
+
+def test_what_the_same_month_of_other_years_did_is_expected(database: Database) -> None:
+    """A chain that is closed in January, and each of whose stores is closed in one other month."""
+    chance = random.Random(SEED)  # noqa: S311 - no secret
+    unusual: dict[date, str] = {}
+    with database.connect() as connection, connection.transaction():
+        for month in MONTHS:
+            open_stores = [sale for sale in sales_of(chance, month, 1) if month.month not in (1, sale[3])]
+            if found := compare(connection, month, open_stores, "published"):
+                unusual[month] = found
+        half_a_january = [sale for sale in sales_of(chance, MONTHS[-12], 1) if sale[2].day > 15]
+        assert "rows: " in (compare(connection, MONTHS[-12], half_a_january, "failed") or "")
+    # The first time of a store: six months are loaded, or the store has opened in September.
+    assert {month: anomalies[:26] for month, anomalies in unusual.items()} == {
+        date(2021, 7, 1): "no rows with store_idx 7, ",
+        date(2023, 8, 1): "no rows with store_idx 8, ",
+    }
 
 
 @pytest.mark.parametrize("scale", [1, 0.02], ids=["a month of 2,000 sales", "a month of 40 sales"])
