@@ -177,9 +177,9 @@ def decide(page: Page, system: System, run: str, answer: str, shown: str) -> Non
     question.first.click()
     expect(page.get_by_role("cell", name=shown)).to_be_visible()
     page.set_viewport_size({"width": WIDTH, "height": 1200})  # the whole question
-    picture(page, "unusual-month", last=page.get_by_role("button", name="Reject", exact=True))
+    picture(page, "unusual-month", last=page.get_by_role("button", name="Reject load"))
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    page.get_by_role("button", name=answer, exact=True).click()
+    page.get_by_role("button", name=f"{answer} load").click()
     open_sales(page)
     page.get_by_role("link", name="Runs", exact=True).click()
 
