@@ -32,11 +32,10 @@ DECIDE = """
         and decided_by is null
 """
 
+PENDING = "select load_id, dag_id, run_id from pipeline.loads where status = 'pending_approval'"
+
 # Keys of what Airflow keeps for the tries of a task: the answer, and the loads of which a notification was sent.
 ANSWER, NOTIFIED = "answer", "notified"
-
-
-PENDING = "select load_id, dag_id, run_id from pipeline.loads where status = 'pending_approval'"
 
 
 @task
@@ -70,10 +69,12 @@ class Request(NamedTuple):
 class LoadApprovalOperator(ApprovalOperator):
     """Waits for a person if a load is unusual, and ends at once otherwise.
 
-    While it waits it needs no slot, and Airflow shows it under Required Actions. The answers name the load, so that Airflow
-    rejects an answer to the question about another one. Clearing it asks again, unless somebody has decided already, also
-    about an earlier load with the same bytes. The setting ON_ANOMALY says what happens. sources.on_anomaly overrides it for a source, and
-    "on_anomaly" in the configuration of a run overrides both:
+    While it waits it needs no slot, and Airflow shows it under Required Actions. The answers name the load, so that
+    Airflow rejects an answer to the question about another one. Clearing it asks again, unless somebody has decided
+    already, also about an earlier load with the same bytes.
+
+    The setting ON_ANOMALY says what happens. sources.on_anomaly overrides it for a source, and "on_anomaly" in the
+    configuration of a run overrides both:
 
     protect: a person is asked if rows are published that the unusual file would replace; otherwise as warn.
     ask: a person is asked.
