@@ -1,11 +1,12 @@
 """Unusual files through Airflow: published, marked and notified, or held back until a person answers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Database, Files
+from conftest import ROOT, Database, Files
 from support import csv_text
 from support.airflow_runs import AirflowRun
 from support.bucket_files import write_customers, write_month
@@ -322,6 +323,13 @@ def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_refused(
     assert AirflowRun(MAINTENANCE).go_on() == "success"
     assert load_of(loaded, ended) == ("failed", None)
     assert month_status(loaded)[1].startswith("Nobody decided until ")
+
+    # By the command of the page.
+    ended = waiting(loaded)
+    page = (ROOT / "docs/operations.md").read_text()
+    [command] = re.findall(r"^  (select load_id, [^\"]*decide_load.*?)\"$", page, re.M | re.S)
+    loaded.run(command.replace("RUN", ended.run_id))
+    assert load_of(loaded, ended) == ("rejected", "admin")
 
     # The runs of these are deleted before anybody answers. The maintenance writes it, or the next load of the file.
     for ends in (lambda: Run(loaded, MAINTENANCE).run("discard_orphans"), lambda: waiting(loaded)):
