@@ -60,7 +60,7 @@ from airflow.sdk import DAG, Asset, TaskGroup
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier
-from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
+from company_data.settings import MAX_ACTIVE_RUNS, SQL_FOLDER, TASK_DEFAULTS
 from company_data.staging import stage_csv
 from company_data.task_docs import explain_tasks
 
@@ -69,7 +69,7 @@ with DAG(
     description="Customer profiles, activity and labels, exactly as in their files; once, and again when triggered",
     doc_md=__doc__,
     schedule="@once",
-    max_active_runs=1,
+    max_active_runs=MAX_ACTIVE_RUNS,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
     default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},

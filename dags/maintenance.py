@@ -1,8 +1,33 @@
-"""### Removes what accumulates, once per month
+"""### Removes what accumulates and looks for what is overdue or was changed, once per day
 
 **Owns** nothing that readers see. The ledger `pipeline.loads` keeps every row.
 
-**Fires** on the 15th of each month, when loads are rare. Trigger it at any time. A load may run at the same time.
+**Fires** at 03:00 UTC. Trigger it at any time. A load may run at the same time.
+
+#### `find_overdue_months`
+
+Lists the months that ended more than `SALES_DEADLINE_HOURS` ago and of which nothing is loaded, whichever run should
+have loaded them: `sql/maintenance/find_overdue_months.sql`.
+
+- **When it fails**, the database was not available.
+- **Look** at its log.
+- **Then** clear this task with its downstream tasks.
+
+#### `notify_overdue`
+
+Sends the list, if there are such months and a receiver is set, once per day until they are loaded.
+
+- **When it fails**, the task before it has failed. A receiver that is not reached is reported in its log.
+- **Look** at the log of that task.
+- **Then** clear that task with its downstream tasks.
+
+#### `end_orphaned_questions`
+
+Fails the loads that wait for a person in a run that was deleted or marked as failed, where nobody can answer.
+
+- **When it fails**, the database was not available.
+- **Look** at its log.
+- **Then** clear this task with its downstream tasks.
 
 #### `delete_old_logs`
 
@@ -49,27 +74,47 @@ Writes what the tasks did into one log.
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG
 
+from company_data.approval import end_orphaned_questions
 from company_data.log_files import delete_old_logs, report
-from company_data.notifier import LoadNotifier
-from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
+from company_data.notifier import LoadNotifier, notify_overdue
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month, sales_deadline
 from company_data.task_docs import explain_tasks
 
 with DAG(
     dag_id="maintenance",
-    description="Removes old logs and dead staged tables, compares the tables with the ledger, analyzes sales; once per month",
+    description="Finds overdue months and changed tables, removes old logs and dead staged tables; once per day",
     doc_md=__doc__,
-    schedule="0 3 15 * *",
+    schedule="0 3 * * *",
     catchup=False,
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
     default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier(), "do_xcom_push": True},
-    tags=["monthly"],
+    tags=["daily"],
 ) as dag:
+    last = last_sales_month()
+    find_overdue_months = SQLExecuteQueryOperator(
+        task_id="find_overdue_months",
+        sql="maintenance/find_overdue_months.sql",
+        parameters={
+            "first_month": f"{first_sales_month():%Y-%m-%d}",
+            "last_month": f"{last:%Y-%m-%d}" if last else "infinity",
+            "deadline": sales_deadline(),
+        },
+    )
     discard_orphans = SQLExecuteQueryOperator(task_id="discard_orphans", sql="maintenance/discard_orphans.sql")
     compare_tables = SQLExecuteQueryOperator(task_id="compare_tables", sql="maintenance/compare_tables.sql")
     analyze_months = SQLExecuteQueryOperator(task_id="analyze_months", sql="maintenance/analyze_months.sql")
 
-    report(delete_old_logs(), discard_orphans.output, compare_tables.output, analyze_months.output)
+    overdue = find_overdue_months.output
+    notify_overdue(overdue)
+    report(
+        overdue,
+        end_orphaned_questions(),
+        delete_old_logs(),
+        discard_orphans.output,
+        compare_tables.output,
+        analyze_months.output,
+    )
 
 explain_tasks(dag)

@@ -334,8 +334,6 @@ def run_dag(airflow: None) -> RunDag:
         dag = bag.dags[dag_id]
         for task in dag.tasks:
             task.retries = retries  # DAG.test sleeps through the pauses between them, see no_pauses
-        # DAG.test looks for the rows of deadlines by their definitions instead of their ids (Airflow 3.3.2).
-        dag.deadline = None
         # A second later: the moment itself is that of the scheduled run.
         return str(dag.test(logical_date=fires and fires + timedelta(seconds=1)).state)
 

@@ -16,7 +16,7 @@
 --     pending_approval  checked, rejected  check_load         checked again
 --     checked           pending_approval   request_approval   the file is unusual, and a person decides
 --     pending_approval  checked, rejected  decide_load        a person approves or rejects it
---     pending_approval  failed             decide_load        the answer came after decide_until
+--     pending_approval  failed             decide_load        the answer came after decide_until, or its run has ended
 --     pending_approval  failed             clean_up           nobody decided until decide_until
 --     staged, checked   failed             clean_up           the run did not publish it for 30 days
 --     checked           published          publish_load       its rows are in public now
@@ -711,7 +711,9 @@ begin atomic
         error = case
             when status <> 'pending_approval' then error
             when is_approved is null or decide_until < now()
-                then concat('Nobody decided until ', decide_until, '. Clear the run to load the file again.')
+                then concat(
+                    'Nobody decided until ', least(decide_until, now()), '. Clear the run to load the file again.'
+                )
             when not is_approved then concat(
                 'Rejected by ', decide_load.decided_by, ': ', anomalies,
                 '. It stays rejected; to stage the file anew, clear the whole run.'
@@ -719,7 +721,7 @@ begin atomic
         end,
         decided_by = decide_load.decided_by,
         decided_at = clock_timestamp(),
-        updated_at = clock_timestamp()
+        updated_at = case when status = 'superseded' then updated_at else clock_timestamp() end
     where
         load_id = load
         and (status in ('pending_approval', 'superseded') or (status = 'checked' and is_approved))

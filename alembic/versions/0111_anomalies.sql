@@ -241,21 +241,53 @@ begin atomic
         )
     where load_id = any(load_ids) and not value between low and high;
 
-    -- A decision on the load is asked for again.
+    -- A decision is asked for again, except on the bytes that were published or approved last.
+    with given as (
+        select
+            loads.load_id,
+            newest.decided_by,
+            newest.decided_at,
+            bool_and(newest.is_same is true) over () as is_known,
+            (
+                select string_agg(anomaly_checks.anomaly, '; ' order by anomaly_checks.measure)
+                from pipeline.anomaly_checks
+                where anomaly_checks.load_id = loads.load_id
+            ) as anomalies
+        from pipeline.loads
+        left join
+            lateral (
+                select
+                    earlier.decided_by,
+                    earlier.decided_at,
+                    earlier.sha256 = loads.sha256 and earlier.status not in ('rejected', 'failed') as is_same
+                from pipeline.loads as earlier
+                where
+                    earlier.file_id = loads.file_id
+                    and earlier.load_id <> loads.load_id
+                    and (
+                        earlier.published_at is not null
+                        -- A late answer to the question about a superseded load approves nothing.
+                        or (earlier.decided_at <= earlier.updated_at and earlier.sha256 = loads.sha256)
+                    )
+                order by earlier.request_number desc
+                limit 1
+            ) as newest
+            on true
+        where loads.load_id = any($1)
+    )
+
     update pipeline.loads
     set
-        anomalies = (
-            select string_agg(anomaly_checks.anomaly, '; ' order by anomaly_checks.measure)
-            from pipeline.anomaly_checks
-            where anomaly_checks.load_id = loads.load_id
-        ),
-        decided_by = null,
-        decided_at = null
-    where load_id = any(load_ids) and status in ('checked', 'pending_approval');
+        anomalies = case when not given.is_known or given.decided_by is not null then given.anomalies end,
+        decided_by = case when given.is_known then given.decided_by end,
+        decided_at = case when given.is_known then given.decided_at end
+    from given
+    where loads.load_id = given.load_id and loads.status in ('checked', 'pending_approval');
 end;
 
 comment on function pipeline.record_anomalies(bigint[]) is
-'Says in words which measures of these loads are unusual, and forgets who decided on them.';
+'Says in words which measures of these loads are unusual. Nobody has decided on them,
+unless all have the bytes that were published or approved last: that decision holds.';
 
 -- Markdown, as Airflow shows it under Required Actions.
 create view pipeline.approval_requests as

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 
 from airflow.providers.postgres.hooks.postgres import PostgresHook
 from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk import get_current_context, task
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
-from company_data.notifier import NotificationError, anomaly_message, send
+from company_data.notifier import anomaly_message, try_to_send
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, DECISION_TIME, on_anomaly
 
 REQUESTS = """
@@ -31,7 +32,25 @@ DECIDE = """
         and decided_by is null
 """
 
-ANSWER = "answer"  # its key in what Airflow keeps for the tries of a task
+PENDING = "select load_id, dag_id, run_id from pipeline.loads where status = 'pending_approval'"
+
+# Keys of what Airflow keeps for the tries of a task: the answer, and the loads of which a notification was sent.
+ANSWER, NOTIFIED = "answer", "notified"
+
+
+@task
+def end_orphaned_questions() -> str:
+    """Fail the loads that wait for a person in a run that was deleted or marked as failed; returns how many."""
+    with PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS).get_conn() as connection:
+        pending = connection.execute(PENDING).fetchall()
+        orphans = [load for load, dag, run in pending if not _is_active(dag, run)]
+        connection.execute(DECIDE, [None, None, orphans])
+    return f"approvals: {len(pending)} loads waited for a person, {len(orphans)} of them in a run that has ended"
+
+
+def _is_active(dag_id: str, run_id: str) -> bool:
+    instance = get_current_context()["ti"]
+    return instance.get_dr_count(dag_id, run_ids=[run_id], states=["queued", "running"]) > 0
 
 
 class Request(NamedTuple):
@@ -50,9 +69,12 @@ class Request(NamedTuple):
 class LoadApprovalOperator(ApprovalOperator):
     """Waits for a person if a load is unusual, and ends at once otherwise.
 
-    While it waits it needs no slot, and Airflow shows it under Required Actions. Clearing it asks again, unless somebody
-    has decided already. The setting ON_ANOMALY says what happens. sources.on_anomaly overrides it for a source, and
-    "on_anomaly" in the configuration of a run overrides both:
+    While it waits it needs no slot, and Airflow shows it under Required Actions. The answers name the load, so that
+    Airflow rejects an answer to the question about another one. Clearing it asks again, unless somebody has decided
+    already, also about an earlier load with the same bytes.
+
+    The setting ON_ANOMALY says what happens. sources.on_anomaly overrides it for a source, and "on_anomaly" in the
+    configuration of a run overrides both:
 
     protect: a person is asked if rows are published that the unusual file would replace; otherwise as warn.
     ask: a person is asked.
@@ -89,6 +111,10 @@ class LoadApprovalOperator(ApprovalOperator):
             for request in requests
             if request.status in ("checked", "pending_approval") and not request.decided_by and request.anomalies
         ]
+        for request in requests:
+            if request.anomalies and request.decided_by:
+                about = (request.load_id, request.anomalies, request.decided_by)
+                self.log.info("Load %s is unusual: %s. Nobody is asked: %s has decided on these bytes.", *about)
         if not unusual:
             return
         loads = [request.load_id for request in unusual]
@@ -98,13 +124,11 @@ class LoadApprovalOperator(ApprovalOperator):
             kept.delete(ANSWER)
             self._run(ASK, DECISION_TIME, loads)
         anomalies = "; ".join(request.anomalies for request in unusual if request.anomalies)
-        if asks or mode != "ignore":
-            try:
-                send(anomaly_message(context, anomalies, None if asks else mode))
-            except NotificationError as error:
-                # month_status shows the same, and Required Actions.
-                self.log.warning("%s", error)
+        if (asks or mode != "ignore") and kept.get(NOTIFIED) != loads:
+            try_to_send(anomaly_message(context, anomalies, None if asks else mode))
+            kept.set(NOTIFIED, loads)
         if asks:
+            self.options = self._options()
             self.body = "\n\n".join(request.question for request in unusual)
             super().execute(context)
         self._run(PUBLISH, f"ON_ANOMALY={mode}", loads)
@@ -115,18 +139,31 @@ class LoadApprovalOperator(ApprovalOperator):
         Raises:
             AirflowFailException: the file was rejected, or nobody answered in time.
             AirflowSkipException: a later load of the file is published.
+            AirflowException: the answer is about another load. The next try asks about the one that would be published.
         """
         loads = [int(load) for load in self.loads]
         if "error" in event:
             answer = [None, None, loads]
         else:
+            approve, reject = self._options()
+            [chosen] = event["chosen_options"]
+            if chosen not in (approve, reject):
+                raise AirflowException(
+                    f'The answer was "{chosen}", which is not the load that would be published now, so it decides '
+                    "nothing, and the question is asked again."
+                )
             person = event.get("responded_by_user") or {"name": "unknown"}
-            answer = [event["chosen_options"] == [self.APPROVE], person["name"], loads]
+            answer = [chosen == approve, person["name"], loads]
             # Airflow gives it to this try alone.
             context["task_state_store"].set(ANSWER, answer)
         self._run(DECIDE, *answer)
         if any(request.status == "superseded" for request in self._requests()):
             raise AirflowSkipException("A later load of the file is published, so the answer changes nothing.")
+
+    def _options(self) -> list[str]:
+        """The answers."""
+        about = f"load{'s' if len(self.loads) > 1 else ''} {', '.join(map(str, self.loads))}"
+        return [f"{self.APPROVE} {about}", f"{self.REJECT} {about}"]
 
     def _requests(self) -> list[Request]:
         """The loads, none of which is rejected or failed."""

@@ -9,10 +9,20 @@ from airflow.sdk import Asset, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
-from company_data.notifier import LoadNotifier, overdue_alert
+from company_data.notifier import LoadNotifier
 from company_data.schedule import MonthlyTimetable
-from company_data.settings import FILE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
+from company_data.settings import (
+    FILE_MONTH,
+    MAX_ACTIVE_RUNS,
+    SQL_FOLDER,
+    TASK_DEFAULTS,
+    first_sales_month,
+    last_sales_month,
+)
 from company_data.staging import stage_csv
+
+# The limit of each task: of the runs, those that wait for a person or for a late file would use it up.
+MONTHS_AT_ONCE = 4
 
 TASKS = """
 #### `stage_{table}`
@@ -88,11 +98,11 @@ def monthly_dag(table: str, doc: str | None) -> dict[str, Any]:
         # the first month.
         "start_date": datetime(1900, 1, 1, tzinfo=UTC),
         "catchup": True,
-        "deadline": overdue_alert(),
-        "max_active_runs": 4,
+        "max_active_runs": MAX_ACTIVE_RUNS,
         "is_paused_upon_creation": False,
         "template_searchpath": str(SQL_FOLDER),
-        "default_args": TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
+        "default_args": TASK_DEFAULTS
+        | {"on_failure_callback": LoadNotifier(), "max_active_tis_per_dag": MONTHS_AT_ONCE},
     }
 
 
@@ -110,7 +120,8 @@ def load_month(table: str, *, publishes: list[str]) -> None:
 
     check_month = CheckOperator(task_id="check_month", sql="loads/check_month.sql", parameters=loads)
     compare_month = LoadOperator(task_id="compare_month", sql="loads/compare_month.sql", parameters={"load": staged})
-    approve_month = LoadApprovalOperator(task_id="approve_month", loads=[staged])
+    # Those that wait for a person would count, too.
+    approve_month = LoadApprovalOperator(task_id="approve_month", loads=[staged], max_active_tis_per_dag=None)
     publish_month = LoadOperator(
         task_id="publish_month",
         sql=f"{table}/publish_month.sql",

@@ -1,23 +1,26 @@
-"""Notifies of a task that has failed for good and of an overdue month: by e-mail, to a webhook, or both.
+"""Notifies of a task that has failed for good, of an unusual file and of overdue months: by e-mail, to a webhook, or both.
 
 Without a receiver in the settings nothing is sent.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from html import escape
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 import requests
 from airflow.providers.common.compat.sdk import redact
-from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference, SyncCallback, conf  # type: ignore[attr-defined]  # not in its stub
+from airflow.sdk import BaseNotifier, get_current_context, task
 
 from company_data.http_client import Session, one_line
-from company_data.settings import notify_email, notify_webhook_url, sales_deadline
+from company_data.settings import notify_email, notify_webhook_url
+
+log = logging.getLogger(__name__)
 
 NO_REASON = "The process of the task ended without an exception: it was killed, or its machine failed."
 
@@ -36,7 +39,7 @@ class Message:
     """One notification. The webhook gets these fields as JSON, and `text` beside them.
 
     Attributes:
-        event: "failed", "overdue", "pending_approval" for an unusual file that waits for a decision, or "unusual" for one
+        event: "failed", "overdue" for months that are not loaded in time, "pending_approval" for an unusual file that waits for a decision, or "unusual" for one
             that is published without one.
         dag: id of the DAG.
         run: id of the run.
@@ -76,11 +79,20 @@ class Message:
 
 
 class LoadNotifier(BaseNotifier):
-    """Sends one message to each receiver: for a failed task as its on_failure_callback, and for a missed deadline.
+    """Sends one message to each receiver for a failed task, as its on_failure_callback.
 
-    Airflow calls it in the process of the task, or in the DAG processor if that process and its supervisor died, or in
-    the executor for a deadline. It does not call it for a task whose process alone is killed in its last try (3.3.2).
+    Airflow calls it in the process of the task, or in the DAG processor if that process and its supervisor died. It does
+    not call it for a task whose process alone is killed in its last try (3.3.2).
     """
+
+    def __init__(self) -> None:
+        """Reject an invalid setting when the DAG file is read, and not when something has failed.
+
+        Raises:
+            ValueError: as notify_webhook_url.
+        """
+        super().__init__()
+        notify_webhook_url()
 
     def notify(self, context: Any) -> None:
         """Send the message.
@@ -88,21 +100,19 @@ class LoadNotifier(BaseNotifier):
         Raises:
             NotificationError: some receiver was not reached. The others got the message.
         """
-        send(overdue_message(context) if "deadline" in context else failure_message(context))
+        send(failure_message(context))
 
 
-def overdue_alert() -> DeadlineAlert | None:
-    """The deadline of the load of a month; none if there is no receiver.
+@task
+def notify_overdue(found: Any) -> None:
+    """Send one message about the months that sql/maintenance/find_overdue_months.sql has found, if there are any.
 
-    Counted from when the run was queued, so that catching up or reloading an old month is not overdue at once.
+    Args:
+        found: its only row, a text that begins with the number of months.
     """
-    if not (notify_email() or notify_webhook_url()):
-        return None
-    return DeadlineAlert(
-        reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=sales_deadline(),
-        callback=SyncCallback(LoadNotifier),
-    )
+    [[text]] = found
+    if not text.startswith("0 "):
+        try_to_send(replace(failure_message(get_current_context()), event="overdue", month=None, reason=text))
 
 
 def failure_message(context: Mapping[str, Any]) -> Message:
@@ -137,22 +147,6 @@ def anomaly_message(context: Mapping[str, Any], anomalies: str, published_by: st
     return replace(failure_message(context), event=event, reason=f"The file is unusual: {anomalies}. {outcome}")
 
 
-def overdue_message(context: Mapping[str, Any]) -> Message:
-    """The message for a month that is not loaded by its deadline; the executor has a run as JSON, not as an object."""
-    run, deadline = context["dag_run"], str(context["deadline"]["deadline_time"])[:16].replace("T", " ")
-    dag_id, run_id = run["dag_id"], run["dag_run_id"]
-    ui = conf.get("api", "base_url", fallback="").rstrip("/")
-    return Message(
-        event="overdue",
-        dag=dag_id,
-        run=run_id,
-        month=run["data_interval_start"][:7],
-        task=None,
-        reason=f"The month is not loaded by its deadline, {deadline} UTC. The state of its run is {run['state']}.",
-        link=f"{ui}/dags/{dag_id}/runs/{quote(run_id)}",
-    )
-
-
 def send(message: Message) -> None:
     """Send a message to each receiver that is set, as Message.cleaned has it.
 
@@ -161,14 +155,22 @@ def send(message: Message) -> None:
     """
     message = message.cleaned()
     problems = []
-    for receiver, deliver in ((notify_email(), send_email), (notify_webhook_url(), post_to_webhook)):
-        if receiver:
-            try:
-                deliver(receiver, message)
-            except Exception as error:
-                problems.append(f"{deliver.__name__}: {error}")
+    for receiver, deliver in ((notify_email, send_email), (notify_webhook_url, post_to_webhook)):
+        try:
+            if address := receiver():
+                deliver(address, message)
+        except Exception as error:
+            problems.append(f"{deliver.__name__}: {error}")
     if problems:
         raise NotificationError(f'"{message.subject}" was not sent by {"; ".join(problems)}')
+
+
+def try_to_send(message: Message) -> None:
+    """Send a message, and write to the log which receiver was not reached; the task goes on."""
+    try:
+        send(message)
+    except NotificationError as error:
+        log.warning("%s", error)
 
 
 def send_email(receivers: str, message: Message) -> None:

@@ -14,9 +14,13 @@ DEFAULT_SALES_DEADLINE_HOURS = "24"
 DEFAULT_FEATURE_STORE_MAX_LOSS = "20"
 ON_ANOMALY_VALUES = ("protect", "ask", "warn", "ignore")  # the first is the default
 
+# More than there will be runs that wait for a person: a load that is not decided on keeps no other from beginning.
+MAX_ACTIVE_RUNS = 100
+
 # So long a person may take to decide on an unusual file.
 DECISION_TIME = timedelta(days=7)
 MAX_BYTES_DIGITS = 18  # the ledger keeps the bytes of a file as bigint
+MAX_DEADLINE_HOURS = 1_000_000
 MAX_KEEP_DAYS = 1_000_000  # more would come before the first day that PostgreSQL knows
 
 CONNECTION_ID = "operational_db"
@@ -157,8 +161,8 @@ def on_anomaly(of_run: object = None) -> str:
     return value
 
 
-def sales_deadline() -> timedelta:
-    """Time after which the load of a month is overdue, counted from when its run was queued.
+def sales_deadline() -> str:
+    """Time after the end of a month from which on it is overdue, as an interval of PostgreSQL.
 
     Raises:
         ValueError: SALES_DEADLINE_HOURS is not a number of hours above 0.
@@ -168,11 +172,11 @@ def sales_deadline() -> timedelta:
         hours = float(value)
     except ValueError:
         hours = 0
-    if not 0 < hours < float("inf"):
+    if not 0 < hours < MAX_DEADLINE_HOURS:
         raise ValueError(
             f'SALES_DEADLINE_HOURS is "{value}", which is not a number of hours above 0. Write it as 24, or 1.5.'
         )
-    return timedelta(hours=hours)
+    return f"{hours} hours"
 
 
 def feature_history_keep_for() -> str:

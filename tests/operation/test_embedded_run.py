@@ -258,26 +258,41 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
     assert run.startswith(f"manual__{newest:%Y-%m}__")
     wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
     place = f"dags/{SALES_DAG}/dagRuns/{quote(run)}/taskInstances/approve_month/-1/hitlDetails"
-    question = get(system, place)["body"]
-    assert changed.split(";")[0] in question
-    assert by_store in question
+    assert by_store in get(system, place)["body"]
+    assert changed.split(";")[0] in get(system, place)["body"]
+    approve_first, _ = get(system, place)["options"]
     months_shown = "select status, row_count, error from month_status order by file_month desc limit 1"
     assert rows(system, months_shown) == [("pending_approval", 1_000, changed)]
     wait_for(lambda: sent(system, "pending_approval", run))
 
+    # The file is replaced. The page that shows the question about it is still open.
+    file.write_text("".join(good.splitlines(keepends=True)[:401]))
+    clear(system, run)
+
+    def answer(option: str) -> int:
+        chosen = {"chosen_options": [option], "params_input": {}}
+        return api.session.patch(f"{api.url}/api/v2/{place}", json=chosen).status_code
+
+    assert answer(approve_first) == 404
+    wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
+    assert answer(approve_first) == 400
+    assert "| 1 | 1,000 | 400 | 500 | 200 |" in get(system, place)["body"]
+    approve, _ = get(system, place)["options"]
     # Airflow 3.3.2 takes an answer for a failure if its scheduler has not yet heard that the task put the question.
     heard = f"TaskInstance Finished: dag_id={SALES_DAG}, task_id=approve_month, run_id={run}"
-    wait_for(lambda: heard in (system.run / "logs/scheduler.log").read_text())
-    waiting = "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%pipeline.decide_load%'"
+    wait_for(lambda: (system.run / "logs/scheduler.log").read_text().count(heard) == 2)
+    waiting = (
+        "select from pg_stat_activity where wait_event_type = 'Lock' and query like '%pipeline.approval_requests%'"
+    )
     with system.connect() as connection, connection.transaction():
-        connection.execute("select from pipeline.loads where status = 'pending_approval' for update")
-        chosen = {"chosen_options": ["Approve"], "params_input": {}}
-        answered = api.session.patch(f"{api.url}/api/v2/{place}", json=chosen)
-        assert answered.ok, answered.text
+        connection.execute("lock table pipeline.anomaly_checks")
+        assert answer(approve) == 200
         wait_for(lambda: rows(system, waiting))
+        assert rows(system, "select count(*) from pipeline.loads where decided_by = 'airflow'") == [(1,)]
         kill_task(system, run, "approve_month")
     assert end_of(api, run) == "success"
-    assert rows(system, f"select count(*) from sales where date >= '{newest}'") == [(500,)]
+    assert rows(system, f"select count(*) from sales where date >= '{newest}'") == [(400,)]
+    changed = "rows 1,000 -> 400 against what is published; total 500 -> 200 against what is published"
     decided = "select distinct decided_by, anomalies from data_statistics where is_current and decided_by = 'airflow'"
     assert rows(system, decided) == [("airflow", changed)]
     # The test below loads the month again.
@@ -294,27 +309,23 @@ def sent(system: FaultySystem, event: str, run: str) -> list[dict[str, Any]]:
     return [post for post in system.posted if (post["event"], post["run"]) == (event, run)]
 
 
-def test_a_month_that_fails_in_a_backfill_is_notified_and_again_after_its_deadline(system: FaultySystem) -> None:
+def test_a_month_that_fails_in_a_backfill_is_notified_once_and_loaded_when_it_is_cleared(system: FaultySystem) -> None:
     [newest] = months(1)
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
     file.write_text(csv_text.sales("1,1,2000-01-01,1"))
-    # A new run, because one that was in time before has no deadline anymore.
-    api, before = system.api(), newest_month(system)
-    end_of(api, before)
-    delete_run(system, before)
-    assert api.backfill(SALES_DAG, str(newest), str(newest))
-    run = newest_month(system)
-    assert run.startswith("backfill__")
+    api, run = system.api(), newest_month(system)
+    end_of(api, run)
+    # All Runs, in the form.
+    month = {"dag_id": SALES_DAG, "from_date": f"{newest}T00:00:00Z", "to_date": f"{newest}T00:00:00Z"}
+    begun = api.session.post(f"{api.url}/api/v2/backfills", json={**month, "reprocess_behavior": "completed"})
+    assert begun.ok, begun.text
 
     wait_for(lambda: sent(system, "failed", run))
     [post] = sent(system, "failed", run)
     assert (post["month"], post["task"]) == (f"{newest:%Y-%m}", "stage_sales")
     assert "the date is in the month of the file" in post["reason"]
     assert post["link"].startswith(f"{api.url}/dags/{SALES_DAG}/runs/{quote(run)}/tasks/stage_sales")
-    wait_for(lambda: sent(system, "overdue", run))
-    [post] = sent(system, "overdue", run)
-    assert post["link"] == f"{api.url}/dags/{SALES_DAG}/runs/{quote(run)}"
     wait_for(lambda: len(system.mail.mails) == len(system.posted))
     subjects = {str(mail["Subject"]) for mail in system.mail.mails}
     assert {f"[company data] {post['text'].splitlines()[0]}" for post in system.posted} == subjects
@@ -365,7 +376,9 @@ def test_the_maintenance_cleans_up_and_reports_what_it_did(system: FaultySystem)
     end_of(system.api(), run, MAINTENANCE)
     assert system.api().failures(MAINTENANCE, run) == []
     place = f"dags/{MAINTENANCE}/dagRuns/{quote(run)}/taskInstances/report/xcomEntries/return_value"
-    logs, staging, compared, sales = get(system, place)["value"].splitlines()
+    overdue, approvals, logs, staging, compared, sales = get(system, place)["value"].splitlines()
+    assert overdue == "0 months are overdue"
+    assert approvals == "approvals: 0 loads waited for a person, 0 of them in a run that has ended"
     assert re.fullmatch(r"logs: deleted 0 files; \d+ are left, \d+ MB", logs)
     assert re.fullmatch(r"\d+ staged tables are left, .*; the ledger has \d+ loads", staging)
     assert compared == "6 published files were compared with the tables; 0 differ"

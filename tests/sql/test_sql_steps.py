@@ -359,8 +359,9 @@ def by_psql(database: Database, case: Case) -> Outcome:
     failed = re.findall(r"ERROR:  (\w+): (.*)", done.stderr)
     # psql ends with 3 for an error in a file, and with 1 for the verdict.
     assert done.returncode in ((1, 3) if failed else (0,)), done.stderr
-    answer = {"t": True, "f": False}[done.stdout.split()[2]] if "answer" in case.settings["expected"] else None
-    return failed[0] if failed else None, re.findall(r"NOTICE:  \w+: (.*)", done.stderr), answer
+    shown = done.stdout.splitlines()[2].strip() if "answer" in case.settings["expected"] else ""
+    answers: dict[str, object] = {"t": True, "f": False, "": None}
+    return failed[0] if failed else None, re.findall(r"NOTICE:  \w+: (.*)", done.stderr), answers.get(shown, shown)
 
 
 @each_of(ALL_CASES)

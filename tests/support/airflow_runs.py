@@ -25,8 +25,6 @@ def dag_bag() -> Any:
     [bundle] = manager.get_all_dag_bundles()
     bag = BundleDagBag(dag_folder=ROOT / "dags", bundle_path=bundle.path, bundle_name=bundle.name)
     assert bag.import_errors == {}
-    for dag in bag.dags.values():
-        dag.deadline = None
     return bag
 
 
@@ -98,7 +96,11 @@ class AirflowRun:
                         _run_task(ti=instance, task=self.dag.task_dict[instance.task_id])
 
     def answer(self, option: str) -> str:
-        """Answer the question of the run, as Airflow's API does, and go on; returns the state of the run."""
+        """Answer the question of the run, as Airflow's API does, and go on; returns the state of the run.
+
+        Args:
+            option: the answer, or how it begins.
+        """
         from airflow.models.trigger import handle_event_submit
         from airflow.triggers.base import TriggerEvent
 
@@ -106,7 +108,7 @@ class AirflowRun:
             instance, question = self._question(session)
             question.responded_by = {"id": "1", "name": "a person"}
             question.responded_at = datetime.now(UTC)
-            question.chosen_options = [option]
+            question.chosen_options = [next((each for each in question.options if each.startswith(option)), option)]
             event = TriggerEvent(question.as_resume_event_payload())  # type: ignore[no-untyped-call]
             handle_event_submit(event, task_instance=instance, session=session)
         return self.go_on()
@@ -116,10 +118,16 @@ class AirflowRun:
         with create_session() as session:
             return str(self._question(session)[1].body)
 
-    def clear(self, *tasks: str) -> str:
-        """Clear tasks with those after them, or the whole run, and go on; returns the state of the run."""
+    def fail(self) -> None:
+        """Mark the run as failed, as a person does in the UI."""
+        from airflow.api.common.mark_tasks import set_dag_run_state_to_failed
+
+        set_dag_run_state_to_failed(dag=self._scheduled_dag, run_id=self.run_id, commit=True)
+
+    def clear(self, *tasks: str, downstream: bool = True) -> str:
+        """Clear tasks, with those after them, or the whole run, and go on; returns the state of the run."""
         chosen = self._scheduled_dag.partial_subset(
-            tasks or self.states, include_upstream=False, include_downstream=True
+            tasks or self.states, include_upstream=False, include_downstream=downstream
         )
         with create_session() as session:
             self._scheduled_dag.clear(run_id=self.run_id, task_ids=list(chosen.task_dict), session=session)

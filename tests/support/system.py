@@ -135,7 +135,7 @@ def months(count: int) -> list[date]:
 
 @dataclass
 class FaultySystem(System):
-    """A system whose bucket can be told to misbehave, and which posts and mails about failed and overdue loads."""
+    """A system whose bucket can be told to misbehave, and which posts and mails about failed loads."""
 
     bucket_folder: Path
     answers: dict[str, list[Answer]]
@@ -223,7 +223,6 @@ def started_faulty(folder: Path, bucket_folder: Path) -> Iterator[FaultySystem]:
             "NOTIFY_WEBHOOK_URL": f"{receiver.url}/{in_addresses['WEBHOOK']}",
             "NOTIFY_EMAIL": "operator@here",
             "AIRFLOW_CONN_SMTP_DEFAULT": mail.connection,
-            "SALES_DEADLINE_HOURS": "0.003",
             "ON_ANOMALY": "ignore",  # months are replaced by much larger and smaller ones
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
         }

@@ -158,7 +158,7 @@ def test_an_unusual_month_is_rejected_and_then_published_under_required_actions(
 
     open_sales(page)
     run = clear_by_clicks(page, system, newest)
-    decide(page, system, run, "Reject", shown="days missing at end")
+    decide(page, system, run, "Reject", shown="days without rows at the end")
     expect(row_of(page, run)).to_contain_text("Failed", timeout=RUN_SECONDS * 1000)
     assert in_tables(system, newest) == before
 
@@ -175,11 +175,11 @@ def decide(page: Page, system: System, run: str, answer: str, shown: str) -> Non
     question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="approve_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)
     question.first.click()
-    expect(page.get_by_role("cell", name=shown)).to_be_visible()
-    page.set_viewport_size({"width": WIDTH, "height": 1200})  # the whole question
-    picture(page, "unusual-month", last=page.get_by_role("button", name="Reject", exact=True))
+    expect(page.get_by_text(shown, exact=True)).to_be_visible()
+    page.set_viewport_size({"width": WIDTH, "height": 1800})  # the whole question
+    picture(page, "unusual-month", last=page.get_by_role("button", name="Reject load"))
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
-    page.get_by_role("button", name=answer, exact=True).click()
+    page.get_by_role("button", name=f"{answer} load").click()
     open_sales(page)
     page.get_by_role("link", name="Runs", exact=True).click()
 

@@ -1,15 +1,16 @@
 """Unusual files through Airflow: published, marked and notified, or held back until a person answers."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Database, Files
+from conftest import ROOT, Database, Files
 from support import csv_text
 from support.airflow_runs import AirflowRun
 from support.bucket_files import write_customers, write_month
-from support.receivers import webhook
+from support.receivers import mail_server, webhook
 from support.steps import CUSTOMERS, MAINTENANCE, SALES, Run, dag, load_month
 
 from company_data import notifier
@@ -173,16 +174,98 @@ def test_customer_files_are_asked_about_together(database: Database, files: File
         activity = [f"{n},2020-01-01,,1,1" for n in numbers]
         write_customers(files, [f"{n},1,A,x" for n in numbers], activity, [f"{n},1" for n in numbers])
 
-    write(100)
+    write(200)
     assert AirflowRun(CUSTOMERS).go_on() == "success"
-    write(50)
+    write(150)
     run = AirflowRun(CUSTOMERS)
     assert run.go_on() == "running"
     for file in ("customer_profiles", "customer_activity", "labels"):
         assert f"/{file}.csv** (load " in run.question()
     assert run.answer("Approve") == "success"
-    assert database.run("select count(*) from labels") == [(50,)]
+    assert database.run("select count(*) from labels") == [(150,)]
     assert database.run("select distinct decided_by from data_statistics where is_current") == [("a person",)]
+
+    # The same bytes, and one file of others: the profiles have fewer labels than before.
+    assert AirflowRun(CUSTOMERS).go_on() == "success"
+    files.write("labels.csv", csv_text.labels(*(f"{n},1" for n in range(50))))
+    run = AirflowRun(CUSTOMERS)
+    assert run.go_on() == "running"
+    assert "share of profiles with a label" in run.question()
+
+
+def test_a_question_is_about_the_load_that_would_be_published_and_an_answer_to_another_one_decides_nothing(
+    loaded: Database, files: Files, no_pauses: None
+) -> None:
+    run = waiting(loaded)
+    by_store = "| 1 | 100 | {0} | 100 | {0} |"  # store 1: rows and totals, published and in the file
+    assert by_store.format(FEW) in run.question()
+    sell(files, MONTH, 2 * FEW)
+    assert run.clear() == "running"
+    assert by_store.format(2 * FEW) in run.question()
+    assert by_store.format(FEW) not in run.question()
+
+    # The file is replaced again, and all but the task that waits are cleared.
+    sell(files, MONTH, 3 * FEW)
+    before = ("stage_sales", "stage_stores", "check_month", "compare_month")
+    assert run.clear(*before, downstream=False) == "running"
+    assert by_store.format(2 * FEW) in run.question()
+    assert run.answer("Approve") == "running"
+    assert load_of(loaded, run) == ("pending_approval", None)
+    assert row_count(loaded) == MANY
+    assert by_store.format(3 * FEW) in run.question()
+    assert run.answer("Approve") == "success"
+    assert row_count(loaded) == 3 * FEW
+
+
+def test_the_bytes_that_a_person_approved_are_not_asked_about_until_others_are_published(
+    loaded: Database, files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Approved, and not published: the run begins again.
+    run = waiting(loaded)
+    loaded.run("alter table monthly_sales add constraint nothing check (false) not valid")
+    assert run.answer("Approve") == "failed"
+    loaded.run("alter table monthly_sales drop constraint nothing")
+    capsys.readouterr()
+    assert run.clear() == "success"
+    assert f"{CHANGED}. Nobody is asked: a person has decided on these bytes." in capsys.readouterr().out
+    approved = ("loaded", None, f"{CHANGED} (published by a person)")
+    assert (row_count(loaded), month_status(loaded)) == (FEW, approved)
+
+    # Published, with an answer or without.
+    loaded.run("delete from sales where date >= '2024-07-01'")
+    assert AirflowRun(SALES, MONTH, on_anomaly="ask").go_on() == "success"
+    assert row_count(loaded) == FEW
+    sell(files, MONTH, MANY)
+    assert AirflowRun(SALES, MONTH, on_anomaly="warn").go_on() == "success"
+    assert AirflowRun(SALES, MONTH, on_anomaly="ask").go_on() == "success"
+
+    # They would replace others now, and are rejected this time.
+    sell(files, MONTH, FEW)
+    for _ in range(2):
+        assert waiting(loaded).answer("Reject") == "failed"
+    sell(files, MONTH, MANY)
+    assert AirflowRun(SALES, MONTH, on_anomaly="ask").go_on() == "success"
+    assert row_count(loaded) == MANY
+
+
+def test_each_receiver_gets_one_message_although_the_other_fails_and_the_task_is_tried_again(
+    loaded: Database, posted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", ())
+    monkeypatch.setenv("NOTIFY_EMAIL", "operator@here")
+    with mail_server() as mail:
+        monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mail.connection)
+        for webhook_answers in (True, False):
+            if not webhook_answers:
+                monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://127.0.0.1:{free_port()}")
+            posted.clear()
+            mail.mails.clear()
+            run = waiting(loaded)
+            assert run.clear("approve_month") == "running"
+            assert [post["event"] for post in posted] == ["pending_approval"] * webhook_answers
+            assert len(mail.mails) == 1
+    monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", f"smtp://127.0.0.1:{free_port()}/?disable_ssl=true&timeout=1")
+    assert waiting(loaded).answer("Approve") == "success"
 
 
 def test_a_load_that_a_person_rejected_stays_rejected_until_the_run_is_cleared(
@@ -231,6 +314,22 @@ def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_refused(
     assert run.answer("Approve") == "failed"
     assert "Nobody decided until " in capsys.readouterr().out
     assert load_of(loaded, run)[0] == "failed"
+
+    # The run of this one is marked as failed.
+    ended = waiting(loaded)
+    assert AirflowRun(MAINTENANCE).go_on() == "success"
+    assert load_of(loaded, ended) == ("pending_approval", None)
+    ended.fail()
+    assert AirflowRun(MAINTENANCE).go_on() == "success"
+    assert load_of(loaded, ended) == ("failed", None)
+    assert month_status(loaded)[1].startswith("Nobody decided until ")
+
+    # By the command of the page.
+    ended = waiting(loaded)
+    page = (ROOT / "docs/operations.md").read_text()
+    [command] = re.findall(r"^  (select load_id, [^\"]*decide_load.*?)\"$", page, re.M | re.S)
+    loaded.run(command.replace("RUN", ended.run_id))
+    assert load_of(loaded, ended) == ("rejected", "admin")
 
     # The runs of these are deleted before anybody answers. The maintenance writes it, or the next load of the file.
     for ends in (lambda: Run(loaded, MAINTENANCE).run("discard_orphans"), lambda: waiting(loaded)):
@@ -307,3 +406,29 @@ def test_a_month_is_finished_before_another_begins() -> None:
         found = session.scalars(select(TaskInstance).where(TaskInstance.run_id == run.run_id)).all()
         weights = {task.task_id: task.priority_weight for task in found}
     assert [weights[task.task_id] for task in dag(SALES).topological_sort()] == [1, 2, 3, 4, 5, 6]
+
+
+def test_months_that_wait_for_a_person_keep_no_other_from_being_loaded() -> None:
+    from airflow.jobs.job import Job
+    from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
+    from sqlalchemy import select
+
+    waiting, new = ([AirflowRun(SALES, f"{year}-{month:02}").run_id for month in range(1, 7)] for year in (2024, 2025))
+    with create_session() as session:
+        for run in session.scalars(select(DagRun).where(DagRun.run_id.in_(waiting + new))).all():
+            states = {"approve_month": "awaiting_input"} if run.run_id in waiting else {"stage_sales": "scheduled"}
+            run.state = "running" if run.run_id in waiting else "queued"
+            for instance in run.task_instances:
+                instance.state = states.get(instance.task_id)
+        session.commit()
+        scheduler = SchedulerJobRunner(Job())  # type: ignore[no-untyped-call]
+        scheduler._start_queued_dagruns(session)
+        session.flush()
+        assert set(session.scalars(select(DagRun.state).where(DagRun.run_id.in_(new)))) == {"running"}
+        # Of the new months four are loaded at once.
+        queued = scheduler._executable_task_instances_to_queued(100, session)
+        assert [task.task_id for task in queued if task.run_id in new] == ["stage_sales"] * 4
+        for run in session.scalars(select(DagRun).where(DagRun.run_id.in_(waiting + new))).all():
+            session.delete(run)

@@ -1,4 +1,4 @@
-"""A failed or overdue load is notified once, by mail and by webhook, and only if a receiver is set."""
+"""A failed load and overdue months are notified once, by mail and by webhook, and only if a receiver is set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,11 +13,11 @@ from support.airflow_runs import run_dag
 from support.bucket_files import write_customers, write_month
 from support.faulty_bucket import misbehaving, status
 from support.receivers import mail_server, webhook
-from support.steps import CUSTOMERS, SALES
+from support.steps import CUSTOMERS, MAINTENANCE, SALES
 
 from company_data import notifier
 from company_data.notifier import LoadNotifier
-from company_data.settings import notify_webhook_url
+from company_data.settings import notify_webhook_url, sales_deadline
 from embedded.postgres import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
@@ -95,7 +95,7 @@ def test_nothing_is_sent_when_no_receiver_is_set(
     monkeypatch.setenv("NOTIFY_EMAIL", "")
     monkeypatch.delenv("NOTIFY_WEBHOOK_URL")
     assert run_month(files, GOOD, BAD) == "failed"
-    assert (sent.mails, sent.posted, notifier.overdue_alert()) == ([], [], None)
+    assert (sent.mails, sent.posted) == ([], [])
 
 
 def test_customer_data_has_no_month_and_names_its_run(database: Database, files: Files, sent: Sent) -> None:
@@ -166,14 +166,33 @@ def test_a_message_is_cut_and_has_no_control_characters(sent: Sent) -> None:
     assert len(body.get_content()) < 5_000
 
 
-def test_an_overdue_month_is_notified_with_its_run(sent: Sent) -> None:
-    run = {"dag_id": SALES, "dag_run_id": "scheduled__2024-02", "state": "running"}
-    run["data_interval_start"] = "2024-02-01T00:00:00Z"
-    LoadNotifier()({"dag_run": run, "deadline": {"deadline_time": "2024-03-02T00:00:07+00:00"}})
+def test_overdue_months_are_notified_whichever_run_should_have_loaded_them(
+    database: Database, files: Files, sent: Sent
+) -> None:
+    def look() -> list[str]:
+        sent.posted.clear()
+        assert run_dag(MAINTENANCE) == "success"
+        return [post["reason"] for post in sent.posted]
+
+    # Scheduled from 2023-11 on. The time for all of them is counted from the first load.
+    assert run_month(files, GOOD) == "success"
+    assert look() == []
+    database.run("update pipeline.loads set started_at = '2024-03-01' where load_id = 1")
+    write_month(files, "2024-01", BAD)
+    assert run_dag(SALES, "2024-01") == "failed"
+    [reason] = look()
+    listed = reason.partition(" months are overdue: ")[2].split("; ")
+    assert listed[:2] == ["sales 2023-11 (missing)", "sales 2023-12 (missing)"]
+    assert listed[2].startswith("sales 2024-01 (rejected: sales/2024-01-01/sales.csv, line 2, column value: ")
     [post] = sent.posted
-    assert (post["event"], post["month"], post["task"]) == ("overdue", "2024-02", None)
-    assert "not loaded by its deadline, 2024-03-02 00:00 UTC. The state of its run is running" in post["text"]
-    assert post["link"].endswith(f"/dags/{SALES}/runs/scheduled__2024-02")
+    assert (post["event"], post["dag"], post["month"]) == ("overdue", MAINTENANCE, None)
+
+    # Another run loads it.
+    write_month(files, "2024-01", "1,1,2024-01-01,1")
+    assert run_dag(SALES, "2024-01") == "success"
+    [reason] = look()
+    assert "2024-01" not in reason
+    assert "2024-02" not in reason
 
 
 def test_an_invalid_setting_is_rejected(sent: Sent, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +200,9 @@ def test_an_invalid_setting_is_rejected(sent: Sent, monkeypatch: pytest.MonkeyPa
     with pytest.raises(ValueError, match="begins with neither https:// nor http://") as caught:
         notify_webhook_url()
     assert "secret" not in str(caught.value)
-    for hours in ("soon", "-1"):
+    with pytest.raises(ValueError, match="begins with neither"):
+        LoadNotifier()
+    for hours in ("soon", "-1", "1e9", "nan"):
         monkeypatch.setenv("SALES_DEADLINE_HOURS", hours)
         with pytest.raises(ValueError, match=f'SALES_DEADLINE_HOURS is "{hours}"'):
-            notifier.overdue_alert()
+            sales_deadline()
