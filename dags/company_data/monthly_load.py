@@ -11,7 +11,14 @@ from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier, overdue_alert
 from company_data.schedule import MonthlyTimetable
-from company_data.settings import FILE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
+from company_data.settings import (
+    FILE_MONTH,
+    RUN_PARAMETERS,
+    SQL_FOLDER,
+    TASK_DEFAULTS,
+    first_sales_month,
+    last_sales_month,
+)
 from company_data.staging import stage_csv
 
 TASKS = """
@@ -91,6 +98,7 @@ def monthly_dag(table: str, doc: str | None) -> dict[str, Any]:
         "deadline": overdue_alert(),
         "max_active_runs": 4,
         "is_paused_upon_creation": False,
+        "params": RUN_PARAMETERS,
         "template_searchpath": str(SQL_FOLDER),
         "default_args": TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
     }
