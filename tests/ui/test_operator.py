@@ -170,7 +170,7 @@ def test_an_unusual_month_is_rejected_and_then_published_under_required_actions(
 
 def decide(page: Page, system: System, run: str, answer: str, shown: str) -> None:
     """Answer under Required Actions, and go back to the runs of the sales."""
-    wait_for(lambda: system.api().questions(SALES_DAG, run))
+    wait_for(lambda: (SALES_DAG, run) in system.api().questions())
     page.goto(f"{system.url}/required_actions")
     question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="approve_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)
