@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from urllib.parse import unquote, urlsplit
 
 import psycopg
 from psycopg import sql
@@ -39,16 +40,20 @@ def _run(table: str, name: str, *arguments: str) -> None:
         RunError: nothing runs here, or the example failed.
         psycopg.Error: the database does not accept the login, or it may not read the table yet that the example reads.
     """
-    environment = dict(os.environ)
-    if not (address := database_url()):
+    if url := database_url():
+        address, parts, password = url, urlsplit(url), os.environ.get("PGPASSWORD", "")
+        if parts.password:
+            # Other accounts see the arguments of a process.
+            password = unquote(parts.password)
+            address = parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}").geturl()
+    else:
         state = State.load()
         if not state.postgres_home or not state.cluster.is_running():
             raise RunError("nothing runs here. make up starts it; with DATABASE_URL another database is read.")
+        password = state.passwords["DS_USER_PASSWORD"]
         address = f"postgresql://ds_user@127.0.0.1:{state.postgres_port}/companydata"
-        environment["PGPASSWORD"] = state.passwords["DS_USER_PASSWORD"]
-    password = environment.get("PGPASSWORD")
     with psycopg.connect(address, password=password, options=SAFE_PATH) as connection:
         connection.execute(sql.SQL("select from public.{} limit 1").format(sql.Identifier(table)))
     command = [str(ROOT / ".venv-examples/bin/python"), str(ROOT / "examples" / name), "--url", address, *arguments]
-    if subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode != 0:
+    if subprocess.run(command, cwd=ROOT, env={**os.environ, "PGPASSWORD": password}, check=False).returncode != 0:
         raise RunError(f"examples/{name} failed; its message is above.")
