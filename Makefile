@@ -3,28 +3,60 @@
 PYTHON := .venv/bin/python
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
+##@ The embedded run: the system on this machine, without containers. Settings: docs/configuration.md
+
+up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded and what waits for you
 	@$(PYTHON) -m embedded up
-
-status: venv ## print per table and per month what is loaded; fails unless all of it is, or a month waits for a late file
-	@$(PYTHON) -m embedded status
 
 backup: venv ## copy the data into a new folder of backups/, or into BACKUP=folder, and verify it; loads may go on
 	@$(PYTHON) -m embedded backup $(if $(BACKUP),"$(BACKUP)")
 
-restore: venv ## go on with the newest of backups/, or with BACKUP=folder; keeps the data that was here beside it
+restore: venv ## go on with the newest of backups/, or with BACKUP=folder; keeps the data that was here beside it, and brings old passwords back
 	@$(PYTHON) -m embedded restore $(if $(BACKUP),"$(BACKUP)")
 
-rotate: venv ## replace all keys, and set the passwords that the environment has; then make up
+rotate: venv ## replace all keys, and set the passwords that the environment or .env has; then make up
 	@$(PYTHON) -m embedded rotate
+
+preview: venv ## show what loading a month again would change, for example MONTH=2024-02 or TABLE=returns too; changes nothing
+	@$(PYTHON) -m embedded preview --table "$(or $(TABLE),sales)" --month "$(MONTH)"
 
 down: ## stop what make up started; keeps the data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m embedded down; else echo "nothing was started here"; fi
 
 clean: ## stop it and delete its data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m embedded clean; else echo "nothing to delete here"; fi
+
+##@ The embedded run, or with DATABASE_URL another system, for example the one in containers
+
+status: venv ## print per table and per month what is loaded; fails unless all of it is, or waits for a late file
+	@$(PYTHON) -m embedded status
+
+report: .venv-examples/installed ## write report.html: months, sales, freshness and drift
+	@$(PYTHON) -m embedded report
+
+examples: .venv-examples/installed ## run the examples as ds_user
+	@$(PYTHON) -m embedded examples
+
+.venv-examples/installed: examples/requirements.lock | venv
+	@$(PYTHON) -m venv --clear .venv-examples
+	@.venv-examples/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r examples/requirements.lock
+	@touch $@
+
+##@ The containers: docker compose up --build --wait; docs/operations.md has their commands
+
+images: ## write the base images with the digests that the registry has now into .env
+	@(umask 077 && touch .env)  # it may have passwords
+	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose.yml deploy/*/docker-compose.yml | sort -u); do \
+		name=$${setting%%:-*} image=$${setting#*:-}; \
+		digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$image") || exit 1; \
+		sed -i "/^$$name=/d" .env; \
+		echo "$$name=$$image@$$digest" | tee -a .env; \
+	done
+
+##@ Development: each on servers of its own
 
 test: venv ## run the tests on all cores, each on an embedded PostgreSQL of its own
 	@$(PYTHON) -m pytest -n logical --maxprocesses 8
@@ -45,24 +77,6 @@ test-ui: venv ## walk Airflow's UI in a real Chromium, on a system of its own
 test-celery: venv ## run the workflows on two Celery workers and a real broker, and kill one of them
 	@.venv/bin/pip install --quiet --disable-pip-version-check --require-hashes -r deploy/celery/requirements.lock
 	@$(PYTHON) -m pytest --exitfirst tests/celery_workers
-
-examples: .venv-examples/installed ## run the examples as ds_user, on what make up loaded
-	@$(AS_DS_USER) examples/train_classifier.py --url $(DS_URL) --picture docs/pictures/roc_curve.png
-	@$(AS_DS_USER) examples/plot_monthly_sales.py --url $(DS_URL) --picture docs/pictures/monthly_sales.png
-
-report: .venv-examples/installed ## write report.html: months, sales, freshness and drift, of what make up loaded
-	@$(AS_DS_USER) examples/report.py --url $(DS_URL)
-
-preview: venv ## show what loading a month again would change, for example MONTH=2024-02 or TABLE=returns too; changes nothing
-	@$(PYTHON) -m embedded preview --table "$(or $(TABLE),sales)" --month "$(MONTH)"
-
-AS_DS_USER = PGPASSWORD="$${DS_USER_PASSWORD:-ds_user}" .venv-examples/bin/python
-DS_URL = "postgresql://ds_user@localhost:$${OPERATIONAL_DB_PORT:-5432}/companydata"
-
-.venv-examples/installed: examples/requirements.lock | venv
-	@$(PYTHON) -m venv --clear .venv-examples
-	@.venv-examples/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r examples/requirements.lock
-	@touch $@
 
 # For example BENCH="--rows 10000000": make bench BENCH=--help shows what there is.
 bench: venv ## measure the loads against psql's \copy and other tools, on an embedded PostgreSQL
@@ -110,15 +124,6 @@ lock: venv ## renew the locks, with the hash of every package, for Python 3.11 t
 	$(subst 3.11,3.10,$(COMPILE)) --upgrade examples/requirements.txt -o examples/requirements.lock
 	$(COMPILE) --upgrade .ci/audit/requirements.txt -o .ci/audit/requirements.lock
 	$(COMPILE) --upgrade tests/ui/requirements.txt --constraints embedded/requirements.lock -o tests/ui/requirements.lock
-
-images: ## write the base images with the digests that the registry has now into .env
-	@(umask 077 && touch .env)  # it may have passwords
-	@for setting in $$(grep -ohE '[A-Z]+_IMAGE:-[^}]+' docker-compose.yml deploy/*/docker-compose.yml | sort -u); do \
-		name=$${setting%%:-*} image=$${setting#*:-}; \
-		digest=$$(docker buildx imagetools inspect --format '{{.Manifest.Digest}}' "$$image") || exit 1; \
-		sed -i "/^$$name=/d" .env; \
-		echo "$$name=$$image@$$digest" | tee -a .env; \
-	done
 
 venv:
 	@sh embedded/make_venv.sh

@@ -60,7 +60,7 @@ from airflow.sdk import DAG, Asset, TaskGroup
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
 from company_data.notifier import LoadNotifier
-from company_data.settings import MAX_ACTIVE_RUNS, SQL_FOLDER, TASK_DEFAULTS
+from company_data.settings import MAX_ACTIVE_RUNS, RUN_PARAMETERS, SQL_FOLDER, TASK_DEFAULTS
 from company_data.staging import stage_csv
 from company_data.task_docs import explain_tasks
 
@@ -71,6 +71,7 @@ with DAG(
     schedule="@once",
     max_active_runs=MAX_ACTIVE_RUNS,
     is_paused_upon_creation=False,
+    params=RUN_PARAMETERS,
     template_searchpath=str(SQL_FOLDER),
     default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
     tags=["customer"],

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import requests
 
@@ -119,17 +117,3 @@ def check_services(state: State) -> None:
         if not processes.alive(pid, RUN):
             log = LOGS / f"{name}.log"
             raise RunError(f"{name} has ended. The end of {log}:\n{log.read_text(errors='replace')[-2000:]}")
-
-
-def raise_failures(api: Api, runs: Mapping[str, list[dict[str, Any]]]) -> None:
-    """Raise RunError with the log of the tasks of failed runs, and of DAG files that cannot be read."""
-    messages = [f"a DAG file cannot be read: {error}" for error in api.import_errors()]
-    for dag, runs_of_dag in runs.items():
-        for run in runs_of_dag:
-            if run["state"] == "failed":
-                messages += [
-                    f"{dag}, run {failure.run}, task {failure.task} failed:\n{failure.log}"
-                    for failure in api.failures(dag, run["dag_run_id"])
-                ]
-    if messages:
-        raise RunError("\n\n".join([*messages, "Everything still runs: look at it in the UI; make down stops it."]))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import requests
 
@@ -88,7 +89,7 @@ class Api:
         answer.raise_for_status()
         return True
 
-    def trigger(self, dag: str, logical_date: str, configuration: dict[str, bool]) -> str:
+    def trigger(self, dag: str, logical_date: str | None, configuration: Mapping[str, object]) -> str:
         """Create a manual run; returns its id.
 
         Raises:
@@ -96,7 +97,7 @@ class Api:
         """
         answer = self.session.post(
             f"{self.url}/api/v2/dags/{dag}/dagRuns",
-            json={"logical_date": logical_date, "conf": configuration},
+            json={"logical_date": logical_date, "conf": dict(configuration)},
             timeout=TIMEOUT_SECONDS,
         )
         if answer.status_code in (requests.codes.bad_request, requests.codes.unprocessable_entity):
@@ -104,11 +105,27 @@ class Api:
         answer.raise_for_status()
         return str(answer.json()["dag_run_id"])
 
-    def questions(self, dag: str, run: str) -> list[dict[str, Any]]:
-        """What a run waits for a person to answer."""
-        answer = self._get(f"/dags/{dag}/dagRuns/{quote(run)}/hitlDetails", response_received="false")
-        found: list[dict[str, Any]] = (answer or {"hitl_details": []})["hitl_details"]
-        return found
+    def questions(self) -> set[tuple[str, str]]:
+        """DAG and id of each run that waits for a person to answer."""
+        answer = self._get("/dags/~/dagRuns/~/hitlDetails", response_received="false", limit=100)
+        asking = [detail["task_instance"] for detail in (answer or {"hitl_details": []})["hitl_details"]]
+        return {(task["dag_id"], task["dag_run_id"]) for task in asking}
+
+    def paused(self) -> set[str]:
+        """The DAGs that start nothing."""
+        answer = self._get("/dags", paused="true", limit=100) or {"dags": []}
+        return {dag["dag_id"] for dag in answer["dags"]}
+
+    def unfinished_tasks(self) -> Counter[tuple[str, str]]:
+        """How many tasks of each DAG are in each state: running, or waiting for a slot or their next try."""
+        query = "&".join(f"state={state}" for state in ("running", "queued", "scheduled", "up_for_retry"))
+        answer = self._get(f"/dags/~/dagRuns/~/taskInstances?{query}", limit=100) or {"task_instances": []}
+        return Counter((task["dag_id"], task["state"]) for task in answer["task_instances"])
+
+    def full_pools(self) -> list[str]:
+        """The pools that have no free slot."""
+        answer = self._get("/pools", limit=100) or {"pools": []}
+        return [f"{pool['name']} ({pool['slots']} slots)" for pool in answer["pools"] if pool["open_slots"] == 0]
 
     def _log(self, dag: str, run: str, task: str, attempt: int) -> str:
         answer = self._get(f"/dags/{dag}/dagRuns/{run}/taskInstances/{task}/logs/{attempt}", full_content="true")

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import sys
 import tempfile
 from datetime import date
 from typing import IO, Any
 
 import psycopg
 
+from embedded.environment import use_company_data
 from embedded.state import ROOT, RunError, State
 from services import SAFE_PATH
 
@@ -50,7 +50,7 @@ def preview(table: str, month: str) -> None:
     except ValueError:
         raise RunError(f'MONTH is "{month}", which is not a month. Write it as YYYY-MM, for example 2024-02.') from None
     os.environ |= state.settings
-    sys.path.insert(0, str(ROOT / "dags"))
+    use_company_data()
     address = state.cluster.url("companydata", driver="postgresql")
     with psycopg.connect(address, options=f"{SAFE_PATH} -c DateStyle=ISO,YMD", autocommit=True) as connection:
         # Downloaded before the transaction begins, so that a slow download holds no lock.

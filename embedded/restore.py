@@ -49,5 +49,6 @@ def restore(folder: Path | None) -> None:
     state.save()
     start_postgres(state)
     print(f"restored {folder}; make up starts Airflow, which loads the months that are missing")
+    print("The passwords are those of the backup's time; make up sets the ones that the environment or .env has.")
     if kept.exists():
         print(f"The data that was here before is in {kept}; make clean deletes it too.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -18,7 +19,10 @@ import psycopg
 
 from services import SAFE_PATH
 
-TABLES = "select table_name, status, row_count, up_to, loaded_at, file_version, error from public.data_freshness"
+TABLES = """
+    select table_name, status, row_count, up_to, loaded_at, file_version, error, is_monthly
+    from public.data_freshness
+"""
 
 # Months that were attempted although they are not expected are shown too.
 MONTHS = """
@@ -46,6 +50,10 @@ MONTHS = """
 # A late file is waited for within its week; see pipeline.loads.wait_until. A retired month was taken out on purpose.
 GOOD_STATES = {"loaded", "retired", "waiting"}
 
+# Nothing is at work on such a month, unless Airflow tries again.
+ENDED_STATES = {"failed", "rejected"}
+NOT_LOADED = {"missing", *ENDED_STATES}
+
 VERSION_LETTERS = 12
 NOTE_LETTERS = 160
 
@@ -54,15 +62,25 @@ LOOK_SECONDS = 10
 
 @dataclass(frozen=True)
 class Status:
-    """The rows of data_freshness and of every month, as of one moment."""
+    """The rows of data_freshness and of every month, as of one moment.
+
+    Attributes:
+        due: first days of the months that should be loaded.
+    """
 
     tables: list[tuple[Any, ...]]
     months: list[tuple[Any, ...]]
+    due: Sequence[date]
 
     @property
     def table_states(self) -> dict[str, str]:
         """State of each table."""
         return {name: state for name, state, *_ in self.tables}
+
+    @property
+    def monthly_tables(self) -> list[str]:
+        """The tables that have a file per month."""
+        return [name for name, *_, is_monthly in self.tables if is_monthly]
 
     @property
     def month_states(self) -> dict[tuple[str, date], str]:
@@ -71,14 +89,21 @@ class Status:
 
     @property
     def complete(self) -> bool:
-        """Whether every table is loaded and not stale, and every month is loaded or waits for a late file."""
-        return set(self.table_states.values()) == {"loaded"} and set(self.month_states.values()) <= GOOD_STATES
+        """Whether every table is loaded and not stale, and every month due is loaded or waits for a late file."""
+        tables = self.table_states
+        # Without a month due, the tables of months stay empty. The features need all others.
+        loaded = {"loaded"} if self.due or tables["feature_store"] != "loaded" else {"loaded", "missing"}
+        due = {state for (_, month), state in self.month_states.items() if month in self.due}
+        return set(tables.values()) <= loaded and due <= GOOD_STATES
 
 
 def months_due(settings: Mapping[str, str]) -> list[date]:
-    """First days of the months that automatic catch-up owes by now."""
-    month = date.fromisoformat(f"{settings.get('SALES_FIRST_MONTH') or '2020-01'}-01")
-    last = date.fromisoformat(f"{settings.get('SALES_LAST_MONTH') or '9999-12'}-01")
+    """First days of the months that automatic catch-up owes by now.
+
+    Raises:
+        ValueError: a setting is not a month.
+    """
+    month, last = _month(settings, "SALES_FIRST_MONTH", "2020-01"), _month(settings, "SALES_LAST_MONTH", "9999-12")
     months = []
     while month < datetime.now(UTC).date().replace(day=1) and month <= last:
         months.append(month)
@@ -99,39 +124,66 @@ def read_status(address: str, expected: Sequence[date]) -> Status:
         return Status(
             connection.execute(TABLES).fetchall(),
             connection.execute(MONTHS, [list(expected)]).fetchall(),
+            expected,
         )
 
 
 def print_status(status: Status) -> None:
     """Print the tables and then the months."""
     print(f"{'table':<18} {'status':<8} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
-    for table, state, rows, up_to, loaded_at, version, error in status.tables:
+    for table, state, rows, up_to, loaded_at, version, error, _ in status.tables:
         line = f"{table:<18} {state:<8} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if error:
             print(f"{'':<19} {_shortened(error)}")
 
     for table, months in groupby(status.months, itemgetter(0)):
-        print_months(table, [row[1:] for row in months])
+        print_months(table, [row[1:] for row in months], status.due)
+    if not status.due:
+        print("\nno month is due yet: SALES_FIRST_MONTH has not ended")
 
 
-def print_months(table: str, months: Sequence[tuple[Any, ...]]) -> None:
-    """Print the months of one table, and how many there are in each state."""
+def print_months(table: str, months: Sequence[tuple[Any, ...]], due: Sequence[date]) -> None:
+    """Print the months of one table, and how many there are in each state. Equal ones in a row are one line."""
+    past = [row for row in months if row[0] not in due and row[1] in ENDED_STATES and row[5] is None]
+    months = [row for row in months if row not in past]
     print(f"\n{'month':<8} {'status':<16} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
-    for month, state, rows, total, loaded_at, version, attempted_at, note in months:
-        line = f"{month:%Y-%m}  {state:<16} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
+    for _, alike in groupby(months, _look):
+        rows_alike = list(alike)
+        _, state, rows, total, loaded_at, version, attempted_at, note = rows_alike[0]
+        shown = months_from([month for month, *_ in rows_alike])
+        line = f"{shown:<7}  {state:<16} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if state == "loaded" and note:
             print(f"         {_shortened(f'unusual: {note}')}")
         elif state not in ("loaded", "missing"):
             why = _shortened(f"{state} since {_moment(attempted_at)}{f': {note}' if note else ''}")
             print(f"         {why}{'; the version above is still loaded' if version else ''}")
+    if past:
+        print(f"left out, because not due any more and never loaded: {months_from([month for month, *_ in past])}")
 
     states = Counter(state for _, state, *_ in months)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     # The same number of rows as data_freshness has for the table.
     rows_loaded = sum(rows for _, _, rows, *_ in months if rows is not None)
-    print(f"\n{len(months)} months of {table}: {counts}; {rows_loaded:,} rows")
+    print(f"\n{len(months)} months of {table}: {counts or 'none is due'}; {rows_loaded:,} rows")
+
+
+def months_from(months: Sequence[date]) -> str:
+    """The first and the last of the months."""
+    first, last = f"{months[0]:%Y-%m}", f"{months[-1]:%Y-%m}"
+    return first if first == last else f"{first} to {last}"
+
+
+def for_any_month(text: str, month: date) -> str:
+    """A message without what differs between the messages of two months that fail for the same reason."""
+    return re.sub(r"\bload \d+", "load …", text.replace(f"{month:%Y-%m}", "…"))
+
+
+def _look(row: tuple[Any, ...]) -> object:
+    """What two months must have in common to be one line. A month that is loaded is a line of its own."""
+    month, state, *_, version, _, note = row
+    return (state, for_any_month(note or "", month)) if state in NOT_LOADED and version is None else month
 
 
 def wait_until_complete(address: str, expected: Sequence[date], limit: float) -> Status:
@@ -154,11 +206,23 @@ def main() -> int:
     limit = parser.parse_args().wait * 3600
     try:
         status = wait_until_complete(os.environ["DATABASE_URL"], months_due(os.environ), limit)
-    except psycopg.Error as error:
+    except (psycopg.Error, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print_status(status)
     return 0 if status.complete else 1
+
+
+def _month(settings: Mapping[str, str], name: str, default: str) -> date:
+    value = settings.get(name) or default
+    try:
+        if not re.fullmatch(r"\d{4}-\d{2}", value, re.ASCII):
+            raise ValueError(value)
+        return date.fromisoformat(f"{value}-01")
+    except ValueError:
+        raise ValueError(
+            f'{name} is "{value}", which is not a month. Write it as YYYY-MM, for example 2020-01.'
+        ) from None
 
 
 def _number(value: Any) -> str:

@@ -14,6 +14,7 @@ from company_data.schedule import MonthlyTimetable
 from company_data.settings import (
     FILE_MONTH,
     MAX_ACTIVE_RUNS,
+    RUN_PARAMETERS,
     SQL_FOLDER,
     TASK_DEFAULTS,
     first_sales_month,
@@ -100,6 +101,7 @@ def monthly_dag(table: str, doc: str | None) -> dict[str, Any]:
         "catchup": True,
         "max_active_runs": MAX_ACTIVE_RUNS,
         "is_paused_upon_creation": False,
+        "params": RUN_PARAMETERS,
         "template_searchpath": str(SQL_FOLDER),
         "default_args": TASK_DEFAULTS
         | {"on_failure_callback": LoadNotifier(), "max_active_tis_per_dag": MONTHS_AT_ONCE},

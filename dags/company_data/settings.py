@@ -1,9 +1,13 @@
 """Settings of the workflows, each read from the environment here and nowhere else."""
 
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from airflow.sdk import Param
+from airflow.sdk.exceptions import AirflowFailException
 
 from company_data.retries import SQL_RETRIES, LoadRetryPolicy
 
@@ -56,8 +60,34 @@ CONNECTION_SETTINGS = {
 }
 CONNECTION_OPTIONS = " ".join(f"-c {name}={value}" for name, value in CONNECTION_SETTINGS.items())
 
+# The configuration that a run of a load may have, as the form of Trigger shows it.
+RUN_PARAMETERS = {
+    "on_anomaly": Param(
+        None,
+        type=["null", "string"],
+        enum=[None, *ON_ANOMALY_VALUES],
+        description="What happens to an unusual file in this run. Without a value, the setting ON_ANOMALY decides.",
+    )
+}
+
+
+def require_known_configuration(context: Any) -> None:
+    """Stop a run whose configuration has other keys than the parameters of its DAG: Airflow accepts any key.
+
+    Raises:
+        AirflowFailException: it has.
+    """
+    known = sorted(context["dag"].params)
+    if unknown := sorted(set(context["dag_run"].conf or {}) - set(known)):
+        raise AirflowFailException(
+            f"The configuration of the run has {', '.join(unknown)}, which this workflow does not know, so the run was "
+            f"stopped before it changed anything. It knows: {', '.join(known) or 'nothing'}. Trigger another run."
+        )
+
+
 TASK_DEFAULTS: dict[str, Any] = {
     "owner": "data team",
+    "pre_execute": require_known_configuration,
     # A month is finished before another begins.
     "weight_rule": "upstream",
     "retries": SQL_RETRIES,
@@ -209,12 +239,36 @@ def feature_store_max_loss() -> str:
     return value
 
 
+def check_settings() -> None:
+    """Read every setting, so that a wrong one is named before anything runs.
+
+    Raises:
+        ValueError: a setting is wrong; the message has its name and its form.
+    """
+    first, last = first_sales_month(), last_sales_month()
+    if last and last < first:
+        raise ValueError(
+            f"SALES_LAST_MONTH ({last:%Y-%m}) is before SALES_FIRST_MONTH ({first:%Y-%m}), so there is no month to load. "
+            "Correct one of them."
+        )
+    source_max_bytes()
+    notify_webhook_url()
+    on_anomaly()
+    sales_deadline()
+    feature_history_keep_for()
+    feature_store_max_loss()
+
+
 def _month(setting: str, value: str) -> datetime:
     try:
-        # strptime alone would accept 2020-1.
+        if not re.fullmatch(r"\d{4}-\d{2}", value, re.ASCII):  # fromisoformat alone would accept 2020-01-05T10
+            raise ValueError(value)
         return datetime.fromisoformat(f"{value}-01").replace(tzinfo=UTC)
     except ValueError:
         raise ValueError(
             f'{setting} is "{value}", which is not a month. No month can be scheduled without it; '
             f"write it as YYYY-MM, for example 2020-01."
         ) from None
+
+
+check_settings()

@@ -113,11 +113,11 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workers]:
             "SOURCE_CA_FILE": str(bucket.ca_file),
             "SALES_FIRST_MONTH": f"{months(2)[0]:%Y-%m}",
             "ON_ANOMALY": "ignore",  # a month is replaced by a much larger one
-            "AIRFLOW__CELERY__BROKER_URL": address,
         }
+        airflow_settings = {**SETTINGS, "AIRFLOW__CELERY__BROKER_URL": address}
         # `make up` ends when the workers have loaded everything.
         starting = pool.submit(start_workers, System(folder, {}, ""))
-        with started(folder, settings, airflow_settings=SETTINGS) as system:
+        with started(folder, settings, airflow_settings=airflow_settings) as system:
             yield Workers(system, bucket_folder, answers, starting.result())
         for worker in starting.result().values():
             worker.wait()

@@ -254,6 +254,14 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
     assert "The same file as is published: nothing would change." in system.make("preview", f"MONTH={newest:%Y-%m}")
     file.write_text("".join(good.splitlines(keepends=True)[:501]))
     assert rows(system, ledger) == before
+    with pytest.raises(
+        ValueError, match=r"on_anomaly: 'HOLD' is not one of \[None, 'protect', 'ask', 'warn', 'ignore'\]"
+    ):
+        trigger(system, on_anomaly="HOLD")
+    stopped = trigger(system, odd_month="ask")
+    assert end_of(api, stopped) == "failed"
+    [failure] = api.failures(SALES_DAG, stopped)
+    assert "The configuration of the run has odd_month, which this workflow does not know" in failure.log
     run = trigger(system, on_anomaly="ask")
     assert run.startswith(f"manual__{newest:%Y-%m}__")
     wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
@@ -264,6 +272,12 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
     months_shown = "select status, row_count, error from month_status order by file_month desc limit 1"
     assert rows(system, months_shown) == [("pending_approval", 1_000, changed)]
     wait_for(lambda: sent(system, "pending_approval", run))
+    # The run that failed before is no failure of make up, and neither is the question.
+    printed = system.make("up")
+    assert "2 months of sales: 1 loaded, 1 pending_approval" in printed
+    assert f"Airflow     {system.url}" in printed
+    assert printed.endswith(f"\n1 month waits for your decision: {system.url}/required_actions\n")
+    delete_run(system, stopped)
 
     # The file is replaced. The page that shows the question about it is still open.
     file.write_text("".join(good.splitlines(keepends=True)[:401]))
@@ -348,10 +362,15 @@ def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_
     other = tmp_path / "other"
     copy_tree(other)
     lend_packages(other)
-    environment = {**system.environment, "OPERATIONAL_DB_PORT": str(free_port())}
+    ports = {name: str(free_port()) for name in ("OPERATIONAL_DB_PORT", "AIRFLOW_PORT")}
+    (other / ".env").write_text("".join(f"{name}={port}\n" for name, port in ports.items()))
+    # The settings of another Airflow: no task could start.
+    environment = {**system.environment, "AIRFLOW__CORE__PARALLELISM": "0"}
+    environment = {name: value for name, value in environment.items() if name not in ports}
     restored = FaultySystem(other, environment, "", system.bucket_folder, {}, {}, [], system.mail)
     try:
-        restored.make("restore", backup)
+        assert "The passwords are those of the backup's time" in restored.make("restore", backup)
+        assert restored.state["postgres_port"] == int(ports["OPERATIONAL_DB_PORT"])
         # The newest backup in backups/, without BACKUP.
         restored.make("backup")
         assert rows(restored, loaded) == expected
@@ -365,8 +384,20 @@ def test_make_restore_brings_a_backup_back_in_another_folder_and_keeps_the_data_
         assert restored.state["fernet_key"] == system.state["fernet_key"]
         # As another_bucket.md says, it runs beside the first, on other ports.
         [line] = re.findall("&& (SOURCE_BASE_URL=.* make up)", (ROOT / "docs/another_bucket.md").read_text())
-        restored.environment |= {"AIRFLOW_PORT": str(free_port())}
-        assert "months of sales: " in restored.make(*line.split()[-1:])
+        source, restored.environment["SOURCE_BASE_URL"] = restored.environment["SOURCE_BASE_URL"], ""
+        printed = restored.make(*line.split()[-1:])
+        assert "not used: AIRFLOW__CORE__PARALLELISM. " in printed
+        assert f"source: the sample bucket in {restored.run / 'bucket'}\n" in printed
+        assert "months of sales: " in printed
+        # From the sample to a bucket of another name.
+        restored.environment["SOURCE_BASE_URL"] = source.replace("127.0.0.1", "localhost")
+        printed = restored.make("up")
+        [port] = re.findall(r":(\d+)/", source)
+        assert f"source: https://localhost:{port}\n" in printed
+        assert restored.state["settings"]["SOURCE_BASE_URL"] == restored.environment["SOURCE_BASE_URL"]
+        others = r"from 127\.0\.0\.1: customer_activity, customer_profiles, labels, \d months of sales, stores\n"
+        assert re.search(others, printed)
+        assert re.search(others, status(restored)[1])
     finally:
         restored.make("clean")
 
@@ -487,10 +518,10 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
     assert api.session.post(f"{api.url}/api/v2/connections", json=connection).ok
     before = system.state
     first, second, *_ = months(4)
-    for month in (first, second):
-        file = system.bucket_folder / f"sales/{month}/sales.csv"
+    files = {month: system.bucket_folder / f"sales/{month}/sales.csv" for month in (first, second)}
+    for month, file in files.items():
         file.parent.mkdir()
-        file.write_text(csv_text.sales(f"1,1,{month},1"))
+        file.write_text(csv_text.sales(f"1,many,{month},1"))
 
     system.environment |= {
         "ADMIN_PASSWORD": "admin of one's own",
@@ -500,8 +531,25 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
     }
     assert "rotated the keys" in system.make("rotate")
     system.environment["SALES_FIRST_MONTH"] = f"{first:%Y-%m}"
+    failed = system.command("/usr/bin/env", "make", "up")
+    assert failed.returncode != 0
+    assert f"started a backfill from {first:%Y-%m} to {second:%Y-%m}" in failed.stdout
+    assert f"Airflow     {system.url}" in failed.stdout
+    [reason] = re.findall("^error: (.*)", failed.stderr, re.M)
+    assert reason.startswith(f"sales, {first:%Y-%m} to {second:%Y-%m}: rejected: ")
+    assert failed.stderr.count('"many"') == 1
+
+    sales = f"{system.url}/api/v2/dags/{SALES_DAG}"
+    assert system.api().session.patch(sales, json={"is_paused": True}).ok
+    failed = system.command("/usr/bin/env", "make", "up")
+    assert (failed.returncode != 0, f"paused, so nothing of it starts: {SALES_DAG}" in failed.stderr) == (True, True)
+    for month, file in files.items():
+        file.write_text(csv_text.sales(f"1,1,{month},1"))
+    assert system.api().session.patch(sales, json={"is_paused": False}).ok
+    for run in system.api().runs(SALES_DAG):
+        if run["state"] == "failed":
+            clear(system, run["dag_run_id"])
     printed = system.make("up")
-    assert f"started a backfill from {first:%Y-%m} to {second:%Y-%m}" in printed
     assert "sales 4 of 4 months" in printed
     warning = "Every account on this machine can log in with the documented passwords"
     assert f"\n{warning}. Change them: DS_USER_PASSWORD=… make up\n" in printed

@@ -1,11 +1,14 @@
 """Settings of the environment that the embedded run reads or passes on, and the processes that it starts."""
 
+import json
 import os
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from embedded import airflow, processes, server, up
+from embedded import airflow, environment, processes, server, up
 from embedded.postgres import Cluster
 from embedded.state import RunError, State
 from services.passwords import DEFAULT_PASSWORDS
@@ -66,6 +69,89 @@ def test_an_address_that_cannot_be_used_is_named_and_not_shown(
     with pytest.raises(RunError, match=f"^{error}") as failure:
         up.up()
     assert "hidden" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"ON_ANOMALY": "HOLD"}, 'ON_ANOMALY is "HOLD". Write it as one of: protect, ask, warn, ignore.'),
+        ({"SALES_LAST_MONTH": "2026-8"}, 'SALES_LAST_MONTH is "2026-8", which is not a month.*YYYY-MM'),
+        ({"SALES_FIRST_MONTH": "2026-01-05T10"}, 'SALES_FIRST_MONTH is "2026-01-05T10", which is not a month'),
+        (
+            {"SALES_FIRST_MONTH": "2026-05", "SALES_LAST_MONTH": "2026-01"},
+            r"SALES_LAST_MONTH \(2026-01\) is before SALES_FIRST_MONTH \(2026-05\)",
+        ),
+        ({"SALES_DEADLINE_HOURS": "soon"}, 'SALES_DEADLINE_HOURS is "soon", which is not a number of hours'),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_form_before_anything_runs(
+    settings: dict[str, str], error: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(State, "load", lambda: pytest.fail("it began"))
+    with pytest.raises(RunError, match=f"^{error}"):
+        up.up()
+
+
+ENV_FILE = """\
+# A comment with a $
+PLAIN=as it is # and a comment
+WITH_HASH=a#b
+export QUOTED='a $b # c'   # comment
+DOUBLE="a # b"
+EMPTY=
+NAME_ALONE
+ON_ANOMALY=warn
+"""
+
+
+def test_the_commands_read_an_env_file_as_docker_compose_does_and_the_environment_wins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("PLAIN", "WITH_HASH", "QUOTED", "DOUBLE", "EMPTY", "NAME_ALONE", "ON_ANOMALY")
+    for name in names:
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("ON_ANOMALY", "ask")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    environment.read_env_file()  # none is there
+    (tmp_path / ".env").write_text(ENV_FILE)
+    if shutil.which("docker"):
+        services = {"a": {"image": "a", "environment": dict.fromkeys(names)}}
+        (tmp_path / "docker-compose.yml").write_text(json.dumps({"services": services}))
+        done = subprocess.run(
+            ["/usr/bin/env", "docker", "compose", "config", "--format", "json"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        by_compose = json.loads(done.stdout)["services"]["a"]["environment"] if done.returncode == 0 else None
+    environment.read_env_file()
+    read = {name: os.environ.get(name) for name in names}
+    assert read == {
+        "PLAIN": "as it is",
+        "WITH_HASH": "a#b",
+        "QUOTED": "a $b # c",
+        "DOUBLE": "a # b",
+        "EMPTY": "",
+        "NAME_ALONE": None,
+        "ON_ANOMALY": "ask",
+    }
+    if shutil.which("docker") and by_compose:
+        assert {name: value and value.replace("$$", "$") for name, value in by_compose.items()} == read
+
+
+@pytest.mark.parametrize("line", ["A=hid$den", 'A="hid$den"', "A='hid\\\\den'", "A= # hidden", "A='hid'den'"])
+def test_a_line_of_an_env_file_that_docker_compose_reads_in_another_way_is_named_and_not_shown(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text(f"\n# settings\n\n{line}\n")
+    monkeypatch.setattr(environment, "ROOT", tmp_path)
+    with pytest.raises(RunError, match=r"\.env, line 4: .*NAME='value'") as failure:
+        environment.read_env_file()
+    assert "hid" not in str(failure.value)
 
 
 def test_documented_passwords_are_named_with_what_they_mean_and_what_changes_them() -> None:

@@ -114,8 +114,40 @@ def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command
     assert (exit_status, line[month[:7]][0]) == (0, "waiting")
     assert "the server answers 404" in printed
     database.run(f"update pipeline.loads set wait_until = '{now:%Y-%m-%d}' where status = 'waiting'")
-    exit_status, line, _ = status(database, month[:7], month[:7])
-    assert (exit_status, line[month[:7]][0]) == (1, "failed")
+    assert database.run("select status from month_status where month_status.file_month > '2024-01-01'") == [("failed",)]
+
+
+def test_months_that_fail_alike_are_one_line_and_are_left_out_once_they_are_not_due(
+    database: Database, stores: Files
+) -> None:
+    write_month(stores, "2024-01")
+    load_month(database, "2024-01-01")
+    for month in ("2023-10", "2023-11", "2023-12"):
+        write_month(stores, month, f"1,many,{month}-01,1")
+        with pytest.raises(FileRejected):
+            load_month(database, f"{month}-01")
+    exit_status, line, printed = status(database, "2023-10", "2024-01")
+    assert (exit_status, line["2023-10"]) == (1, ["to", "2023-12", "rejected"])
+    assert printed.count('"many"') == 1
+    assert "4 months of sales: 1 loaded, 3 rejected; 1 rows" in printed
+
+    exit_status, line, printed = status(database, "2024-01", "2024-01")
+    assert (exit_status, line["2024-01"][0]) == (0, "loaded")
+    assert "left out, because not due any more and never loaded: 2023-10 to 2023-12\n" in printed
+    assert "1 months of sales: 1 loaded; 1 rows" in printed
+    assert '"many"' not in printed
+
+
+def test_before_a_month_is_due_the_tables_of_months_may_be_empty(database: Database, files: Files) -> None:
+    next_year = datetime.now(UTC).year + 1
+    assert status(database, f"{next_year}-01", f"{next_year}-12")[0] == 1
+    write_customers(files)
+    load_customers(database)
+    assert status(database, f"{next_year}-01", f"{next_year}-12")[0] == 1
+    build_feature_store(database)
+    exit_status, line, printed = status(database, f"{next_year}-01", f"{next_year}-12")
+    assert (exit_status, line["sales"], line["labels"][0]) == (0, ["missing"], "loaded")
+    assert "no month is due yet" in printed
 
 
 def test_while_a_month_is_tried_again_the_problem_of_its_old_attempt_does_not_count(
@@ -194,10 +226,20 @@ def test_the_service_data_ready_ends_when_every_table_and_every_month_is_loaded(
     assert "1 months of sales: 1 loaded; 1 rows" in capsys.readouterr().out
 
 
-def test_a_database_that_rejects_the_login_is_an_error_with_its_reason(database: Database) -> None:
-    environment = {**os.environ, "DATABASE_URL": database.url(password="wrong", driver="postgresql+psycopg2")}
-    done = forked.run("embedded", "status", environment=environment)
-    assert done.returncode == 1
-    assert "error: " in done.stderr
-    assert "password authentication failed" in done.stderr
-    assert "Traceback" not in done.stderr
+@pytest.mark.parametrize("command", ["status", "report", "examples"])
+def test_what_keeps_a_command_from_reading_the_database_is_an_error_with_its_reason(
+    command: str, database: Database
+) -> None:
+    wrong = database.url(password="wrong", driver="postgresql+psycopg2")
+    for settings, reason in (
+        ({"DATABASE_URL": wrong}, "password authentication failed"),
+        ({"DATABASE_URL": ""}, "nothing runs here. make up starts it; with DATABASE_URL another database is read."),
+        ({"DATABASE_URL": wrong, "SALES_LAST_MONTH": "2026-8"}, 'SALES_LAST_MONTH is "2026-8"'),
+    ):
+        if "SALES_LAST_MONTH" in settings and command != "status":
+            continue
+        done = forked.run("embedded", command, environment={**os.environ, **settings})
+        assert done.returncode == 1
+        assert done.stderr.startswith("\nerror: ")
+        assert reason in done.stderr
+        assert len(done.stderr.splitlines()) < 6

@@ -163,14 +163,14 @@ def test_an_unusual_month_is_rejected_and_then_published_under_required_actions(
     assert in_tables(system, newest) == before
 
     assert clear_by_clicks(page, system, newest) == run
-    decide(page, system, run, "Approve", shown="rows published")
+    decide(page, system, run, "Approve", shown="rows against what is published")
     expect(row_of(page, run)).to_contain_text("Success", timeout=RUN_SECONDS * 1000)
     assert in_tables(system, newest) == in_file(system, newest) != before
 
 
 def decide(page: Page, system: System, run: str, answer: str, shown: str) -> None:
     """Answer under Required Actions, and go back to the runs of the sales."""
-    wait_for(lambda: system.api().questions(SALES_DAG, run))
+    wait_for(lambda: (SALES_DAG, run) in system.api().questions())
     page.goto(f"{system.url}/required_actions")
     question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="approve_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)
