@@ -1,15 +1,18 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status backup restore rotate down clean test test-fast test-ui test-celery test-citus examples report preview bench docs lint audit sbom lock images venv
+.PHONY: help up status check-source backup restore rotate down clean test test-fast test-ui test-celery test-citus examples report preview bench docs lint audit sbom lock images venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded
 	@$(PYTHON) -m embedded up
 
 status: venv ## print per table and per month what is loaded; fails unless all of it is, or a month waits for a late file
 	@$(PYTHON) -m embedded status
+
+check-source: venv ## say which files the source has, and whether their first rows fit the tables; writes nothing
+	@$(PYTHON) -m embedded check-source
 
 backup: venv ## copy the data into a new folder of backups/, or into BACKUP=folder, and verify it; loads may go on
 	@$(PYTHON) -m embedded backup $(if $(BACKUP),"$(BACKUP)")

@@ -59,7 +59,7 @@ from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
-from company_data.notifier import LoadNotifier
+from company_data.notifier import CALLBACKS
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 from company_data.staging import stage_csv
 from company_data.task_docs import explain_tasks
@@ -72,7 +72,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
+    default_args=TASK_DEFAULTS | CALLBACKS,
     tags=["customer"],
 ) as dag:
     with TaskGroup("stage", prefix_group_id=False):

@@ -50,7 +50,7 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG
 
 from company_data.log_files import delete_old_logs, report
-from company_data.notifier import LoadNotifier
+from company_data.notifier import CALLBACKS
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS
 from company_data.task_docs import explain_tasks
 
@@ -63,7 +63,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier(), "do_xcom_push": True},
+    default_args=TASK_DEFAULTS | CALLBACKS | {"do_xcom_push": True},
     tags=["monthly"],
 ) as dag:
     discard_orphans = SQLExecuteQueryOperator(task_id="discard_orphans", sql="maintenance/discard_orphans.sql")

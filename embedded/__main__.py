@@ -11,6 +11,7 @@ import psycopg
 import requests
 
 from embedded.backup import backup
+from embedded.check_source import check_source
 from embedded.clean import clean
 from embedded.down import down
 from embedded.postgres import ClusterError
@@ -25,7 +26,8 @@ from embedded.up import up
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m embedded", description=__doc__)
-    parser.add_argument("command", choices=["up", "status", "preview", "backup", "restore", "rotate", "down", "clean"])
+    commands = ["up", "status", "check-source", "preview", "backup", "restore", "rotate", "down", "clean"]
+    parser.add_argument("command", choices=commands)
     parser.add_argument("folder", nargs="?", type=Path, help="for backup and restore: the folder")
     parser.add_argument("--month", default="", help="for preview: the month (YYYY-MM)")
     parser.add_argument("--table", default="", help="for preview: the monthly table")
@@ -37,6 +39,8 @@ def main() -> int:
         # These only look, while another command is at work too.
         if command == "status":
             return 0 if status() else 1
+        if command == "check-source":
+            return 0 if check_source() else 1
         if command == "preview":
             preview(arguments.table, month)
             return 0

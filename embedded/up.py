@@ -196,8 +196,15 @@ def wait_for_workflows(state: State) -> None:
         active = [
             (dag, run["dag_run_id"]) for dag in runs for run in runs[dag] if run["state"] in ("queued", "running")
         ]
-        if status.complete and len(active) <= list(status.month_states.values()).count("waiting"):
+        waiting = list(status.month_states.values()).count("waiting")
+        if status.complete and len(active) <= waiting:
             return
+        if (empty := status.without_a_month) and len(active) <= waiting:
+            print_status(status)
+            raise RunError(
+                f"the source has no month of {', '.join(empty)} from {due[0]:%Y-%m} to {due[-1]:%Y-%m}. Correct "
+                "SOURCE_BASE_URL, or upload a file; make check-source says what the source has."
+            )
         pending = list(status.month_states.values()).count("pending_approval")
         if pending and len(active) <= pending and all(api.questions(dag, run) for dag, run in active):
             print_status(status)

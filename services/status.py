@@ -44,7 +44,7 @@ MONTHS = """
 """
 
 # A late file is waited for within its week; see pipeline.loads.wait_until. A retired month was taken out on purpose.
-GOOD_STATES = {"loaded", "retired", "waiting"}
+GOOD_STATES = {"loaded", "retired", "waiting", "not_in_source"}
 
 VERSION_LETTERS = 12
 NOTE_LETTERS = 160
@@ -73,6 +73,14 @@ class Status:
     def complete(self) -> bool:
         """Whether every table is loaded and not stale, and every month is loaded or waits for a late file."""
         return set(self.table_states.values()) == {"loaded"} and set(self.month_states.values()) <= GOOD_STATES
+
+    @property
+    def without_a_month(self) -> list[str]:
+        """Monthly tables of which the source has no file, the newest of which may be late."""
+        states: dict[str, set[str]] = {}
+        for (table, _), state in self.month_states.items():
+            states.setdefault(table, set()).add(state)
+        return [table for table, of_table in states.items() if of_table <= {"not_in_source", "waiting"}]
 
 
 def months_due(settings: Mapping[str, str]) -> list[date]:
@@ -119,6 +127,8 @@ def print_months(table: str, months: Sequence[tuple[Any, ...]]) -> None:
     """Print the months of one table, and how many there are in each state."""
     print(f"\n{'month':<8} {'status':<16} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
     for month, state, rows, total, loaded_at, version, attempted_at, note in months:
+        if state == "not_in_source":
+            continue
         line = f"{month:%Y-%m}  {state:<16} {_number(rows):>13} {_number(total):>20}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if state == "loaded" and note:
@@ -126,6 +136,11 @@ def print_months(table: str, months: Sequence[tuple[Any, ...]]) -> None:
         elif state not in ("loaded", "missing"):
             why = _shortened(f"{state} since {_moment(attempted_at)}{f': {note}' if note else ''}")
             print(f"         {why}{'; the version above is still loaded' if version else ''}")
+
+    if lacking := [month for month, state, *_ in months if state == "not_in_source"]:
+        first = next((f"{month:%Y-%m}" for month, _, rows, *_ in months if rows is not None), None)
+        has = f"its files begin with {first}" if first else "it has no month yet. Is SOURCE_BASE_URL right?"
+        print(f"{lacking[0]:%Y-%m} to {lacking[-1]:%Y-%m} are not in the source: {has}")
 
     states = Counter(state for _, state, *_ in months)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

@@ -9,7 +9,7 @@ from airflow.sdk import Asset, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
-from company_data.notifier import LoadNotifier, overdue_alert
+from company_data.notifier import CALLBACKS, overdue_alert
 from company_data.schedule import MonthlyTimetable
 from company_data.settings import FILE_MONTH, SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month
 from company_data.staging import stage_csv
@@ -92,7 +92,7 @@ def monthly_dag(table: str, doc: str | None) -> dict[str, Any]:
         "max_active_runs": 4,
         "is_paused_upon_creation": False,
         "template_searchpath": str(SQL_FOLDER),
-        "default_args": TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
+        "default_args": TASK_DEFAULTS | CALLBACKS,
     }
 
 

@@ -5,6 +5,7 @@ Without a receiver in the settings nothing is sent.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -12,12 +13,15 @@ from html import escape
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+import psycopg
 import requests
 from airflow.providers.common.compat.sdk import redact
 from airflow.sdk import BaseNotifier, DeadlineAlert, DeadlineReference, SyncCallback, conf  # type: ignore[attr-defined]  # not in its stub
 
 from company_data.http_client import Session, one_line
 from company_data.settings import notify_email, notify_webhook_url, sales_deadline
+
+log = logging.getLogger(__name__)
 
 NO_REASON = "The process of the task ended without an exception: it was killed, or its machine failed."
 
@@ -91,6 +95,28 @@ class LoadNotifier(BaseNotifier):
         send(overdue_message(context) if "deadline" in context else failure_message(context))
 
 
+def log_reason(context: Mapping[str, Any]) -> None:
+    """End the log of a failed try with its reason, which Airflow logs above a traceback."""
+    log.info("::endgroup::")  # of Airflow's last lines, which its UI shows only to those who open them
+    log.error("%s", reason_of(context.get("exception")))
+
+
+# Of every task; the reason is logged after a notification that may fail itself.
+CALLBACKS: dict[str, Any] = {
+    "on_failure_callback": [LoadNotifier(), log_reason],
+    "on_retry_callback": log_reason,
+}
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What happened, why that stops the load, and what to do."""
+    if not error:
+        return NO_REASON
+    # The lines of CONTEXT name functions of ours.
+    text = str(error).partition("\nCONTEXT:")[0] if isinstance(error, psycopg.Error) else str(error)
+    return "\n".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", [])])
+
+
 def overdue_alert() -> DeadlineAlert | None:
     """The deadline of the load of a month; none if there is no receiver.
 
@@ -107,7 +133,6 @@ def overdue_alert() -> DeadlineAlert | None:
 
 def failure_message(context: Mapping[str, Any]) -> Message:
     """The message for a task that has failed and is not tried again."""
-    error = context.get("exception")
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     return Message(
         event="failed",
@@ -115,9 +140,7 @@ def failure_message(context: Mapping[str, Any]) -> Message:
         run=context["run_id"],
         month=f"{start:%Y-%m}" if start and start != end else None,
         task=context["ti"].task_id,
-        reason="\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
-        if error
-        else NO_REASON,
+        reason=reason_of(context.get("exception")),
         link=context["ti"].log_url,
     )
 
