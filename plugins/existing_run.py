@@ -37,7 +37,7 @@ class ExistingRun:
             nonlocal is_replaced
             if message["type"] == "http.response.start" and message["status"] == CONFLICT:
                 is_replaced = True
-                await send({**message, "headers": HEADERS})
+                await send({**message, "headers": [*HEADERS]})
                 await send({"type": "http.response.body", "body": BODY})
             elif not is_replaced:
                 await send(message)
