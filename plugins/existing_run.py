@@ -13,7 +13,7 @@ from airflow.plugins_manager import AirflowPlugin
 CONFLICT = 409
 DETAIL = (
     "A run with this logical date or run id exists already, so no run was created. Clear that run, or set another "
-    "moment of the same day as the logical date, for example a second later."
+    "moment of the same day as the logical date, for example a minute later."
 )
 BODY = json.dumps({"detail": DETAIL}).encode()
 HEADERS = [(b"content-type", b"application/json"), (b"content-length", str(len(BODY)).encode())]

@@ -975,6 +975,7 @@ begin
             case when source.is_cumulative then 'update' else 'delete' end, filled
         );
     end loop;
+    execute format('grant select on staging.%I to pipeline', name); -- to make one like it
     -- A publication of all tables would otherwise stop deletes from tables without a key.
     if source.is_monthly then
         -- No row is this old. While the table has a partition on which mle_user has no privileges, mle_user cannot

@@ -192,7 +192,7 @@ def test_a_date_that_a_run_has_is_rejected_with_what_to_do_and_a_backfill_loads_
     for fields in ({}, {"dag_run_id": "mine"}):
         answer = trigger(date, **fields)
         assert answer.status_code == 409
-        assert re.search("A run with this logical date .* exists .* a second later", answer.json()["detail"])
+        assert re.search("A run with this logical date .* exists .* a minute later", answer.json()["detail"])
     assert trigger("2024-02-15T00:00:01Z").status_code == 200
 
     # The month of the first two runs, three times; the run that the first backfill makes is queued, and so left alone.
