@@ -140,7 +140,8 @@ def print_months(table: str, months: Sequence[tuple[Any, ...]]) -> None:
     if lacking := [month for month, state, *_ in months if state == "not_in_source"]:
         first = next((f"{month:%Y-%m}" for month, _, rows, *_ in months if rows is not None), None)
         has = f"its files begin with {first}" if first else "it has no month yet. Is SOURCE_BASE_URL right?"
-        print(f"{lacking[0]:%Y-%m} to {lacking[-1]:%Y-%m} are not in the source: {has}")
+        until = f" to {lacking[-1]:%Y-%m} are" if lacking[1:] else " is"
+        print(f"{lacking[0]:%Y-%m}{until} not in the source: {has}")
 
     states = Counter(state for _, state, *_ in months)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
