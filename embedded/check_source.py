@@ -11,6 +11,7 @@ import services.check_source
 from embedded.postgres import Cluster
 from embedded.progress import run_to_the_end
 from embedded.state import RunError, State
+from embedded.up import keep_local_traffic_from_proxies
 from services.status import months_due
 
 
@@ -25,6 +26,7 @@ def check_source() -> bool:
     state = State.load()
     if not os.environ.get("SOURCE_BASE_URL"):
         os.environ |= state.settings
+    keep_local_traffic_from_proxies()
     with migrated_database(state) as address:
         try:
             return services.check_source.check_source(address, months_due(os.environ))
