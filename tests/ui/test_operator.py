@@ -157,7 +157,7 @@ def test_an_unusual_month_is_rejected_and_then_published_under_required_actions(
 
     open_sales(page)
     run = clear_by_clicks(page, system, newest)
-    decide(page, system, run, "Reject", shown="days missing at end")
+    decide(page, system, run, "Reject", shown="days without rows at the end")
     expect(row_of(page, run)).to_contain_text("Failed", timeout=RUN_SECONDS * 1000)
     assert in_tables(system, newest) == before
     page.get_by_role("link", name=run, exact=True).click()
@@ -166,7 +166,7 @@ def test_an_unusual_month_is_rejected_and_then_published_under_required_actions(
 
     open_sales(page)
     assert clear_by_clicks(page, system, newest) == run
-    decide(page, system, run, "Approve", shown="rows published")
+    decide(page, system, run, "Approve", shown="rows against what is published")
     expect(row_of(page, run)).to_contain_text("Success", timeout=RUN_SECONDS * 1000)
     assert in_tables(system, newest) == in_file(system, newest) != before
 
