@@ -1,10 +1,10 @@
 # Every command sets up what it needs; the first one makes .venv.
-.PHONY: help up status backup restore rotate down clean test test-fast test-ui test-celery test-citus examples report preview bench docs lint audit sbom lock images venv
+.PHONY: help up status check-source backup restore rotate down clean test test-fast test-ui test-celery test-citus examples report preview bench docs lint audit sbom lock images venv
 PYTHON := .venv/bin/python
 
 help: ## show this list
 	@awk -F ':.*## ' '/^##@ / { printf "\n%s\n", substr($$0, 5) } \
-		/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+		/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 ##@ The embedded run: the system on this machine, without containers. Settings: docs/configuration.md
 
@@ -33,6 +33,9 @@ clean: ## stop it and delete its data
 
 status: venv ## print per table and per month what is loaded; fails unless all of it is, or waits for a late file
 	@$(PYTHON) -m embedded status
+
+check-source: venv ## say which files the source has, and whether their first rows fit the tables; writes nothing
+	@$(PYTHON) -m embedded check-source
 
 report: .venv-examples/installed ## write report.html: months, sales, freshness and drift
 	@$(PYTHON) -m embedded report

@@ -59,7 +59,7 @@ from airflow.sdk import DAG, Asset, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
-from company_data.notifier import LoadNotifier
+from company_data.notifier import CALLBACKS
 from company_data.settings import MAX_ACTIVE_RUNS, RUN_PARAMETERS, SQL_FOLDER, TASK_DEFAULTS
 from company_data.staging import stage_csv
 from company_data.task_docs import explain_tasks
@@ -73,7 +73,7 @@ with DAG(
     is_paused_upon_creation=False,
     params=RUN_PARAMETERS,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
+    default_args=TASK_DEFAULTS | CALLBACKS,
     tags=["customer"],
 ) as dag:
     with TaskGroup("stage", prefix_group_id=False):

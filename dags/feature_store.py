@@ -37,7 +37,7 @@ from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowSkipException
 
-from company_data.notifier import LoadNotifier
+from company_data.notifier import CALLBACKS
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, feature_history_keep_for, feature_store_max_loss
 from company_data.task_docs import explain_tasks
 
@@ -64,7 +64,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier()},
+    default_args=TASK_DEFAULTS | CALLBACKS,
     tags=["customer", "features"],
 ) as dag:
     check_staleness = SQLExecuteQueryOperator(

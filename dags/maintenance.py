@@ -76,7 +76,7 @@ from airflow.sdk import DAG
 
 from company_data.approval import end_orphaned_questions
 from company_data.log_files import delete_old_logs, report
-from company_data.notifier import LoadNotifier, notify_overdue
+from company_data.notifier import CALLBACKS, notify_overdue
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month, sales_deadline
 from company_data.task_docs import explain_tasks
 
@@ -89,7 +89,7 @@ with DAG(
     max_active_runs=1,
     is_paused_upon_creation=False,
     template_searchpath=str(SQL_FOLDER),
-    default_args=TASK_DEFAULTS | {"on_failure_callback": LoadNotifier(), "do_xcom_push": True},
+    default_args=TASK_DEFAULTS | CALLBACKS | {"do_xcom_push": True},
     tags=["daily"],
 ) as dag:
     last = last_sales_month()

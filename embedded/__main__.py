@@ -11,6 +11,7 @@ import psycopg
 import requests
 
 from embedded.backup import backup
+from embedded.check_source import check_source
 from embedded.clean import clean
 from embedded.down import down
 from embedded.environment import drop_airflow_settings, read_env_file
@@ -28,7 +29,8 @@ from embedded.up import up
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m embedded", description=__doc__)
-    commands = ["up", "status", "preview", "examples", "report", "backup", "restore", "rotate", "down", "clean"]
+    commands = ["up", "status", "check-source", "preview", "examples", "report", "backup", "restore", "rotate"]
+    commands += ["down", "clean"]
     parser.add_argument("command", choices=commands)
     parser.add_argument("folder", nargs="?", type=Path, help="for backup and restore: the folder")
     parser.add_argument("--month", default="", help="for preview: the month (YYYY-MM)")
@@ -46,6 +48,8 @@ def main() -> int:
         # These only look, while another command is at work too.
         if command == "status":
             return 0 if status() else 1
+        if command == "check-source":
+            return 0 if check_source() else 1
         if command == "preview":
             preview(arguments.table, month)
             return 0

@@ -133,9 +133,10 @@ class Api:
         for line in (answer or {}).get("content", []):
             if not isinstance(line, dict) or line.get("level") not in ("error", "critical"):
                 continue
-            errors.append(str(line.get("event", "")))
-            errors += [f"{detail['exc_type']}: {detail['exc_value']}" for detail in line.get("error_detail") or []]
-        return "\n".join(errors[-10:]) or "its log holds no error; look at it in the UI"
+            details = [f"{detail['exc_type']}: {detail['exc_value']}" for detail in line.get("error_detail") or []]
+            errors.append("\n".join([str(line.get("event", "")), *details]))
+        # The reason comes last.
+        return errors[-1] if errors else "its log holds no error; look at it in the UI"
 
     def _get(self, path: str, **query: str | int) -> dict[str, Any] | None:
         answer = self.session.get(f"{self.url}/api/v2{path}", params=query, timeout=TIMEOUT_SECONDS)

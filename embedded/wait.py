@@ -214,6 +214,11 @@ def problems_of(work: Work, api: Api) -> Iterator[str]:
         begins_later = months[0] == work.status.due[0] and "404" in reason
         hint = " If the source begins later, set SALES_FIRST_MONTH to its first month." if begins_later else ""
         yield f"{table}, {months_from(months)}: {reason}{hint}"
+    for table in work.status.without_a_month:
+        yield (
+            f"the source has no month of {table}: {months_from(work.status.due)}. Correct SOURCE_BASE_URL, or upload a "
+            "file; make check-source says what the source has"
+        )
     for dag in dict.fromkeys(work.dags[table] for table in work.missing_tables if work.failed(table)):
         yield from logs_of(api, dag, work.runs[dag][-1])
 

@@ -31,6 +31,7 @@ STATUSES = {
     "rejected": "tab:red",
     "failed": "tab:brown",
     "retired": "tab:grey",
+    "not_in_source": "tab:purple",
     "missing": "lightgrey",
 }
 PAGE = """<!doctype html>

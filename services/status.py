@@ -48,7 +48,7 @@ MONTHS = """
 """
 
 # A late file is waited for within its week; see pipeline.loads.wait_until. A retired month was taken out on purpose.
-GOOD_STATES = {"loaded", "retired", "waiting"}
+GOOD_STATES = {"loaded", "retired", "waiting", "not_in_source"}
 
 # Nothing is at work on such a month, unless Airflow tries again.
 ENDED_STATES = {"failed", "rejected"}
@@ -95,6 +95,14 @@ class Status:
         loaded = {"loaded"} if self.due or tables["feature_store"] != "loaded" else {"loaded", "missing"}
         due = {state for (_, month), state in self.month_states.items() if month in self.due}
         return set(tables.values()) <= loaded and due <= GOOD_STATES
+
+    @property
+    def without_a_month(self) -> list[str]:
+        """Monthly tables of which the source has no file, the newest of which may be late."""
+        states: dict[str, set[str]] = {}
+        for (table, _), state in self.month_states.items():
+            states.setdefault(table, set()).add(state)
+        return [table for table, of_table in states.items() if of_table <= {"not_in_source", "waiting"}]
 
 
 def months_due(settings: Mapping[str, str]) -> list[date]:
@@ -148,7 +156,7 @@ def print_months(table: str, months: Sequence[tuple[Any, ...]], due: Sequence[da
     past = [row for row in months if row[0] not in due and row[1] in ENDED_STATES and row[5] is None]
     months = [row for row in months if row not in past]
     print(f"\n{'month':<8} {'status':<16} {'rows':>13} {'total':>20}  {'loaded at, UTC':<16}  file version")
-    for _, alike in groupby(months, _look):
+    for _, alike in groupby([row for row in months if row[1] != "not_in_source"], _look):
         rows_alike = list(alike)
         _, state, rows, total, loaded_at, version, attempted_at, note = rows_alike[0]
         shown = months_from([month for month, *_ in rows_alike])
@@ -161,6 +169,10 @@ def print_months(table: str, months: Sequence[tuple[Any, ...]], due: Sequence[da
             print(f"         {why}{'; the version above is still loaded' if version else ''}")
     if past:
         print(f"left out, because not due any more and never loaded: {months_from([month for month, *_ in past])}")
+    if lacking := [month for month, state, *_ in months if state == "not_in_source"]:
+        first = next((f"{month:%Y-%m}" for month, _, rows, *_ in months if rows is not None), None)
+        has = f"its files begin with {first}" if first else "it has no month yet. Is SOURCE_BASE_URL right?"
+        print(f"{months_from(lacking)} {'are' if lacking[1:] else 'is'} not in the source: {has}")
 
     states = Counter(state for _, state, *_ in months)
     counts = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))

@@ -5,6 +5,7 @@
 --     loading           staged             stage_load         all rows of the file are in its staged table
 --     loading           superseded         stage_load         a file that was requested later is published already
 --     loading           waiting            stop_load          the file of a month that has just ended is not there yet
+--     loading           not_in_source      stop_load          the source has no file of this month and of none before
 --     loading           rejected           stop_load          the file, its server or a setting is wrong
 --     loading           failed             stop_load          the network or a server failed; Airflow tries again
 --     loading           failed             clean_up           the process was killed
@@ -141,8 +142,8 @@ create table pipeline.loads (
     source_url text not null,
     status text not null default 'loading' check (
         status in (
-            'loading', 'waiting', 'staged', 'checked', 'pending_approval', 'published', 'superseded', 'rejected',
-            'failed', 'retired'
+            'loading', 'waiting', 'not_in_source', 'staged', 'checked', 'pending_approval', 'published', 'superseded',
+            'rejected', 'failed', 'retired'
         )
     ),
     error text,
@@ -195,7 +196,7 @@ comment on column pipeline.loads.dag_id is 'DAG that loads the file.';
 comment on column pipeline.loads.run_id is 'Its run.';
 comment on column pipeline.loads.source_url is 'Where the file was read, without credentials.';
 comment on column pipeline.loads.status is 'State of the load; see the life of a load in 0104_ledger.sql.';
-comment on column pipeline.loads.error is 'Why the load is waiting, rejected or failed.';
+comment on column pipeline.loads.error is 'Why the load is waiting, not in the source, rejected or failed.';
 comment on column pipeline.loads.anomalies is
 'What is unusual about the file, compared with those that were loaded before; null if nothing is.';
 comment on column pipeline.loads.decided_by is
@@ -616,7 +617,7 @@ begin atomic
 end;
 
 comment on function pipeline.stop_load(bigint, text, text, timestamptz) is
-'Records why an attempt staged nothing: waiting, rejected or failed.';
+'Records why an attempt staged nothing: waiting, not_in_source, rejected or failed.';
 
 create function pipeline.check_load(load bigint, error text, decided_by_load bigint default null)
 returns void
@@ -976,6 +977,7 @@ begin
             case when source.is_cumulative then 'update' else 'delete' end, filled
         );
     end loop;
+    execute format('grant select on staging.%I to pipeline', name); -- to make one like it
     -- A publication of all tables would otherwise stop deletes from tables without a key.
     if source.is_monthly then
         -- No row is this old. While the table has a partition on which mle_user has no privileges, mle_user cannot

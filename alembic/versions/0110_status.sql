@@ -110,6 +110,18 @@ with newest_attempt as (
     order by loads.file_id asc, loads.load_id desc
 ),
 
+-- The first month that the source had a file of: a month without one is a gap only after it.
+first_file as (
+    select
+        files.table_name,
+        min(files.file_month) as file_month
+    from pipeline.files
+    inner join pipeline.loads
+        on files.file_id = loads.file_id
+    where loads.requested_at is not null
+    group by files.table_name
+),
+
 -- Another file that the same run loaded after it, such as the list of stores.
 newest_other as (
     select distinct on (newest_attempt.file_id)
@@ -139,7 +151,9 @@ attempt as (
             when 'rejected' in (newest_attempt.status, newest_other.status) then 'rejected'
             when 'failed' in (newest_attempt.status, newest_other.status) then 'failed'
             when newest_attempt.decide_until < now() and newest_attempt.status = 'pending_approval' then 'failed'
-            when newest_attempt.status in ('pending_approval', 'retired') then newest_attempt.status
+            when newest_attempt.status = 'not_in_source' and first_file.file_month < newest_attempt.file_month
+                then 'rejected'
+            when newest_attempt.status in ('pending_approval', 'retired', 'not_in_source') then newest_attempt.status
             when newest_attempt.wait_until > now() then 'waiting'
             when newest_attempt.status = 'waiting' then 'failed'
             when newest_attempt.difference is not null then 'changed'
@@ -151,6 +165,8 @@ attempt as (
     from newest_attempt
     left join newest_other
         on newest_attempt.file_id = newest_other.month_file_id
+    left join first_file
+        on newest_attempt.table_name = first_file.table_name
 )
 
 select
@@ -164,7 +180,7 @@ select
     attempt.updated_at as newest_attempt_at,
     case
         when attempt.status = 'changed' then attempt.difference || ' To repair it, load the month again.'
-        when attempt.status in ('waiting', 'rejected') then attempt.error
+        when attempt.status in ('waiting', 'not_in_source', 'rejected') then attempt.error
         when attempt.status = 'pending_approval' then attempt.anomalies
         when attempt.status = 'failed' and attempt.error is not null then attempt.error
         when attempt.status = 'failed' and attempt.decide_until is not null
@@ -189,15 +205,16 @@ comment on column public.month_status.table_name is 'Table in public.';
 comment on column public.month_status.file_month is 'First day of the month.';
 comment on column public.month_status.status is
 'How the newest attempt stands: loaded; loading; waiting for a late file; pending_approval while a person decides on an
-unusual file; rejected; failed. Of a loaded month: changed if the maintenance found other rows than were published, and
-retired if its rows were taken out. Otherwise the rows of the last good load stay.';
+unusual file; rejected; failed; not_in_source if it lies before the first month that the source has. Of a loaded month:
+changed if the maintenance found other rows than were published, and retired if its rows were taken out. Otherwise the
+rows of the last good load stay.';
 comment on column public.month_status.row_count is 'Rows that are loaded; null if there are none.';
 comment on column public.month_status.total is 'Sum of their amounts.';
 comment on column public.month_status.loaded_at is 'When they were published.';
 comment on column public.month_status.file_version is 'SHA-256 of their file.';
 comment on column public.month_status.newest_attempt_at is 'When the newest attempt came to its status.';
 comment on column public.month_status.error is
-'Why the newest attempt is waiting, pending, rejected or failed, or what was changed.';
+'Why the newest attempt is waiting, pending, rejected, failed or not in the source, or what was changed.';
 comment on column public.month_status.anomalies is
 'What is unusual about the file, and who published it all the same; null if nothing is.';
 

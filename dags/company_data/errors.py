@@ -3,7 +3,7 @@
 import re
 from datetime import datetime
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 # Letters, marks and symbols that have no ink: str.isprintable() accepts them.
 _BLANK = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]")
@@ -28,6 +28,14 @@ def _is_visible(character: str) -> bool:
 
 class FileRejected(AirflowFailException):
     """The file, its address or its server breaks the contract: a retry would find the same."""
+
+
+class FileMissing(FileRejected):
+    """The server has no such file, or does not show it: 404 or 403."""
+
+
+class NotInSource(AirflowSkipException):
+    """The month lies before the first one of which the source has a file, so there is nothing to load."""
 
 
 class SourceUnavailable(AirflowException):

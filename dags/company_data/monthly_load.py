@@ -9,7 +9,7 @@ from airflow.sdk import Asset, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator
-from company_data.notifier import LoadNotifier
+from company_data.notifier import CALLBACKS
 from company_data.schedule import MonthlyTimetable
 from company_data.settings import (
     FILE_MONTH,
@@ -103,8 +103,7 @@ def monthly_dag(table: str, doc: str | None) -> dict[str, Any]:
         "is_paused_upon_creation": False,
         "params": RUN_PARAMETERS,
         "template_searchpath": str(SQL_FOLDER),
-        "default_args": TASK_DEFAULTS
-        | {"on_failure_callback": LoadNotifier(), "max_active_tis_per_dag": MONTHS_AT_ONCE},
+        "default_args": TASK_DEFAULTS | CALLBACKS | {"max_active_tis_per_dag": MONTHS_AT_ONCE},
     }
 
 

@@ -13,6 +13,7 @@ from html import escape
 from typing import Any
 from urllib.parse import urlsplit
 
+import psycopg
 import requests
 from airflow.providers.common.compat.sdk import redact
 from airflow.sdk import BaseNotifier, get_current_context, task
@@ -103,6 +104,28 @@ class LoadNotifier(BaseNotifier):
         send(failure_message(context))
 
 
+def log_reason(context: Mapping[str, Any]) -> None:
+    """End the log of a failed try with its reason, which Airflow logs above a traceback."""
+    log.info("::endgroup::")  # of Airflow's last lines, which its UI shows only to those who open them
+    log.error("%s", reason_of(context.get("exception")))
+
+
+# Of every task; the reason is logged after a notification that may fail itself.
+CALLBACKS: dict[str, Any] = {
+    "on_failure_callback": [LoadNotifier(), log_reason],
+    "on_retry_callback": log_reason,
+}
+
+
+def reason_of(error: BaseException | None) -> str:
+    """What happened, why that stops the load, and what to do."""
+    if not error:
+        return NO_REASON
+    # The lines of CONTEXT name functions of ours.
+    text = str(error).partition("\nCONTEXT:")[0] if isinstance(error, psycopg.Error) else str(error)
+    return "\n".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", [])])
+
+
 @task
 def notify_overdue(found: Any) -> None:
     """Send one message about the months that sql/maintenance/find_overdue_months.sql has found, if there are any.
@@ -117,7 +140,6 @@ def notify_overdue(found: Any) -> None:
 
 def failure_message(context: Mapping[str, Any]) -> Message:
     """The message for a task that has failed and is not tried again."""
-    error = context.get("exception")
     start, end = context.get("data_interval_start"), context.get("data_interval_end")
     return Message(
         event="failed",
@@ -125,9 +147,7 @@ def failure_message(context: Mapping[str, Any]) -> Message:
         run=context["run_id"],
         month=f"{start:%Y-%m}" if start and start != end else None,
         task=context["ti"].task_id,
-        reason="\n".join([f"{type(error).__name__}: {error}", *getattr(error, "__notes__", [])])
-        if error
-        else NO_REASON,
+        reason=reason_of(context.get("exception")),
         link=context["ti"].log_url,
     )
 

@@ -102,20 +102,24 @@ class LoadRetryPolicy(RetryPolicy):
         max_tries: int,
         context: Any = None,
     ) -> RetryDecision:
-        """Decide on one failure; see RetryPolicy. The exception gets a note if a trigger failed, for the notification."""
+        """Decide on one failure; see RetryPolicy. The exception gets the decision as a note, for log and notification."""
+        decision = self._decide(exception, try_number, max_tries, context)
+        exception.add_note(f"{decision.reason}.".replace("..", "."))
+        return decision
+
+    def _decide(self, exception: BaseException, try_number: int, max_tries: int, context: Any) -> RetryDecision:
         advice = next((text for kind, text in ADVICE.items() if isinstance(exception, kind)), None)
         if trigger := _failed_trigger(exception, context):
-            exception.add_note(trigger)
             advice = trigger
         if isinstance(exception, PERMANENT):
-            return RetryDecision.fail(advice or "a retry would find the same; fix the cause, then clear the task")
+            return RetryDecision.fail(advice or "a retry would find the same; fix the cause, then clear the run")
         # Clearing a task raises max_tries and goes on counting, so only the difference counts.
         tries = try_number - max(max_tries - self.retries, 0)
         patient = isinstance(exception, FileNotYetAvailable) or (
             tries >= TRANSIENT_TRIES and self._may_be_late(context)
         )
         if tries >= TRANSIENT_TRIES and not patient:
-            return RetryDecision.fail(f"it failed {tries} times; fix the cause, then clear the task")
+            return RetryDecision.fail(f"it failed {tries} times; fix the cause, then clear the run")
         first, longest = PAUSES[FileNotYetAvailable if patient else Exception]
         pause = min(first * 2 ** min(tries - 1, MAX_DOUBLINGS), longest)
         if isinstance(exception, SourceUnavailable) and exception.retry_after is not None:

@@ -18,7 +18,7 @@ import requests
 import urllib3
 
 from company_data import s3_errors
-from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
+from company_data.errors import FileMissing, FileNotYetAvailable, FileRejected, SourceUnavailable, shown
 from company_data.http_client import (
     GZIP_CODINGS,
     INVALID_ADDRESS,
@@ -199,7 +199,8 @@ def open_file(url: str, late_until: datetime | None = None) -> Iterator[Download
 
     Raises:
         FileRejected: the address, its certificate or the answer is such that a retry would find the same.
-        FileNotYetAvailable: 404 or 403, and the file may be late.
+        FileMissing: 404 or 403.
+        FileNotYetAvailable: the same, and the file may be late.
         SourceUnavailable: the network or the server failed.
         ValueError: SOURCE_MAX_BYTES is not a number of bytes.
     """
@@ -268,12 +269,12 @@ def _require_success(address: str, response: requests.Response, late_until: date
                 f"the task requests it again until {late_until:%Y-%m-%d %H:%M} UTC.",
                 late_until,
             )
-        if is_forbidden:
-            advice = f"{reading}Upload the file, or make it public."
-        elif is_missing:
-            advice = "Upload the file, or correct SOURCE_BASE_URL or the months that are scheduled."
-        else:
-            advice = "Correct the server or SOURCE_BASE_URL."
+        if is_forbidden or is_missing:
+            advice = "Upload the file, or make it public."
+            if is_missing:
+                advice = "Upload the file, or correct SOURCE_BASE_URL or the months that are scheduled."
+            raise FileMissing(f"{address}: {problem}. {KEPT} {reading}{advice} Then clear this run.")
+        advice = "Correct the server or SOURCE_BASE_URL."
     raise FileRejected(f"{address}: {problem}. {KEPT} {advice} Then clear this run.")
 
 

@@ -16,15 +16,42 @@ from airflow.sdk.exceptions import AirflowTaskTimeout
 from psycopg import sql
 
 from company_data.csv_files import check_rows, match_columns, rejected, split_header
-from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable, shown
+from company_data.errors import FileMissing, FileNotYetAvailable, FileRejected, NotInSource, SourceUnavailable, shown
 from company_data.http_client import one_line, without_secrets
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
-from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_url
+from company_data.settings import (
+    CONNECTION_ID,
+    CONNECTION_OPTIONS,
+    first_sales_month,
+    last_sales_month,
+    source_url,
+)
 from company_data.source import KEPT, RETRIED, Download, open_file
 
 log = logging.getLogger(__name__)
 
 MAX_PROBLEM, MAX_RECORDED = 200, 4_000
+
+# The months before one of which the ledger does not know that the source lacks them, newest first, and whether the
+# source had a file: requested_at stays when the server has begun to send it.
+EARLIER_MONTHS = """
+    with requested as (
+        select file_month, bool_or(requested_at is not null) as is_known, bool_or(status = 'not_in_source') as is_lacking
+        from pipeline.files
+        inner join pipeline.loads using (file_id)
+        where table_name = %(table)s and file_month < %(month)s
+        group by file_month
+    )
+
+    select file_month::text, coalesce(is_known, false)
+    from requested
+    full join (
+        select month::date as file_month
+        from generate_series(%(first)s::date, %(month)s::date - 1, interval '1 month') as month
+    ) as scheduled using (file_month)
+    where is_known or is_lacking is not true
+    order by is_known desc nulls last, file_month desc
+"""
 
 
 @task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES, late_for=LATE_FOR))
@@ -41,6 +68,7 @@ def stage_csv(table: str, file_month: str | None = None) -> int:
     Raises:
         FileRejected: the file breaks the contract, or the run is not one of a month; a retry would find the same.
         SourceUnavailable: the network or the source failed, or the file may be late.
+        NotInSource: the month lies before the first one of the source; the task is skipped.
         psycopg.Error: the database failed.
         ValueError: the connection operational_db is not one to PostgreSQL.
     """
@@ -79,7 +107,7 @@ def stage(
         The load's number.
 
     Raises:
-        FileRejected, SourceUnavailable, psycopg.Error: as of stage_csv.
+        FileRejected, SourceUnavailable, NotInSource, psycopg.Error: as of stage_csv.
     """
     path = file_path(connection, table, file_month)
     url = source_url(path)
@@ -91,9 +119,12 @@ def stage(
         with ExitStack() as stack:
             # Only files that are named by their month can be late.
             late_until = end_of_month(file_month) + LATE_FOR if file_month else None
-            with connection.transaction():
-                connection.execute("select pipeline.request_file(%s)", [load])
-                download = stack.enter_context(open_file(url, late_until))
+            try:
+                with connection.transaction():
+                    connection.execute("select pipeline.request_file(%s)", [load])
+                    download = stack.enter_context(open_file(url, late_until))
+            except FileMissing as missing:
+                raise judged(connection, table, file_month, missing) from None
             with connection.transaction():
                 optional = optional_columns(connection, table, file_month)
                 rows = copy_load(connection, load, download, download.chunks(), path, optional)
@@ -121,12 +152,54 @@ def stop_load(hook: PostgresHook, load: int, error: Exception) -> None:
         status = "rejected"
     elif isinstance(error, FileNotYetAvailable):
         status, wait_until = "waiting", error.waits_until
+    elif isinstance(error, NotInSource):
+        status = "not_in_source"
+        log.info("%s", error)  # Airflow's own line of it is in a group that its UI does not open
     reason = one_line(str(error), MAX_RECORDED)
     try:
         with hook.get_conn() as connection:
             connection.execute("select pipeline.stop_load(%s, %s, %s, %s)", [load, status, reason, wait_until])
     except psycopg.Error as unrecorded:
         log.warning("The reason is not in pipeline.loads: %s", unrecorded)
+
+
+def judged(
+    connection: psycopg.Connection[Any], table: str, file_month: str | None, missing: FileMissing
+) -> FileMissing | NotInSource:
+    """What a missing file means: a gap, a source without any month, or a month before the first one of the source.
+
+    Args:
+        connection: to the operational database, in autocommit mode.
+        table: as of stage_csv; so is file_month.
+        missing: the answer of the server.
+
+    Raises:
+        SourceUnavailable: the network or the source failed while earlier months were asked for.
+    """
+    if not file_month:
+        return missing
+    first = min(f"{first_sales_month():%Y-%m-%d}", file_month)
+    # Months run side by side, so the ledger may not know the months just before this one yet.
+    earlier = connection.execute(EARLIER_MONTHS, {"table": table, "first": first, "month": file_month}).fetchall()
+    if any(is_known or has_file(connection, table, month) for month, is_known in earlier):
+        return missing
+    last, end = last_sales_month(), end_of_month(file_month)
+    if end_of_month(f"{end:%Y-%m-%d}") > datetime.now(UTC) or (last and end > last):
+        # It fails, or a source without any month would be one without an error.
+        return FileMissing(f"{missing} The source has no file of {table} from {first[:7]} (SALES_FIRST_MONTH) on.")
+    return NotInSource(
+        f"{str(missing).partition(KEPT)[0]}The source has no earlier file of {table} either, so the month is skipped. If it "
+        f"should be there, upload the file, then clear this run."
+    )
+
+
+def has_file(connection: psycopg.Connection[Any], table: str, file_month: str) -> bool:
+    """Whether the source has a file of this month, whatever is in it."""
+    try:
+        with open_file(source_url(file_path(connection, table, file_month))):
+            return True
+    except FileRejected as error:
+        return not isinstance(error, FileMissing)
 
 
 def copy_load(

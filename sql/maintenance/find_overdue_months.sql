@@ -25,7 +25,7 @@ left join public.month_status
 where
     sources.is_monthly
     and month_status.loaded_at is null
-    and month_status.status is distinct from 'retired'
+    and coalesce(month_status.status, 'missing') not in ('retired', 'not_in_source')
     -- From the end of the month, or from the first load of all, so that catching up is not overdue.
     and now() - %(deadline)s::interval > greatest(
         (months.first_day + interval '1 month') at time zone 'UTC',

@@ -75,7 +75,7 @@ def test_every_listed_change_of_a_status_happens_and_no_other(database: Database
     call = loads.call
 
     # An attempt that stages nothing.
-    for status in ("waiting", "rejected", "failed"):
+    for status in ("waiting", "not_in_source", "rejected", "failed"):
         call("stop_load", loads.begun(), f"'{status}'", "'a reason'")
     loads.begun()
     loads.connection.execute("set application_name = ''")  # the session of the load is gone

@@ -109,8 +109,15 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
         clear(system, run)
         wait_for(lambda: not system.answers[path] and task_states(system, run)["stage_sales"] == end)
 
+    def last_line() -> str:
+        task = f"dags/{SALES_DAG}/dagRuns/{run}/taskInstances/stage_sales"
+        log = get(system, f"{task}/logs/{get(system, task)['try_number']}?full_content=true")["content"]
+        return str([line["event"] for line in log if not line["event"].startswith("::")][-1])
+
     fail("https://127.0.0.1:1", "up_for_retry")
+    assert re.match(r"SourceUnavailable: https://.*\nthe fault may be transient; the next try is in ", last_line())
     fail("http://127.0.0.1:1", "failed")  # it is cleared in the pause before the next try
+    assert re.match("FileRejected: https://.* Then clear this run.", last_line())
 
     state = system.state
     hidden = [*system.passwords.values(), SIGNATURE, *(state[name] for name in KEYS)]
@@ -517,7 +524,7 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
     connection = {"connection_id": "of_a_person", "conn_type": "http", "password": "of a person"}
     assert api.session.post(f"{api.url}/api/v2/connections", json=connection).ok
     before = system.state
-    first, second, *_ = months(4)
+    empty, first, second, *_ = months(5)
     files = {month: system.bucket_folder / f"sales/{month}/sales.csv" for month in (first, second)}
     for month, file in files.items():
         file.parent.mkdir()
@@ -530,10 +537,10 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
         "DS_USER_PASSWORD": "ds_user",
     }
     assert "rotated the keys" in system.make("rotate")
-    system.environment["SALES_FIRST_MONTH"] = f"{first:%Y-%m}"
+    system.environment["SALES_FIRST_MONTH"] = f"{empty:%Y-%m}"
     failed = system.command("/usr/bin/env", "make", "up")
     assert failed.returncode != 0
-    assert f"started a backfill from {first:%Y-%m} to {second:%Y-%m}" in failed.stdout
+    assert f"started a backfill from {empty:%Y-%m} to {second:%Y-%m}" in failed.stdout
     assert f"Airflow     {system.url}" in failed.stdout
     [reason] = re.findall("^error: (.*)", failed.stderr, re.M)
     assert reason.startswith(f"sales, {first:%Y-%m} to {second:%Y-%m}: rejected: ")
@@ -550,12 +557,15 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
         if run["state"] == "failed":
             clear(system, run["dag_run_id"])
     printed = system.make("up")
-    assert "sales 4 of 4 months" in printed
+    assert "sales 5 of 5 months" in printed
+    assert f"{empty:%Y-%m} is not in the source: its files begin with {first:%Y-%m}" in printed
     warning = "Every account on this machine can log in with the documented passwords"
     assert f"\n{warning}. Change them: DS_USER_PASSWORD=… make up\n" in printed
     assert warning not in system.output
     exit_status, shown = status(system)
-    assert (exit_status, "4 months of sales: 4 loaded" in shown) == (0, True)
+    assert (exit_status, "5 months of sales: 4 loaded, 1 not_in_source" in shown) == (0, True)
+    checked = system.make("check-source")
+    assert f"the first month is {first:%Y-%m}, the newest {months(1)[0]:%Y-%m}" in checked
 
     assert "Airflow's database: deleted " in (system.run / "logs/airflow-db-clean.log").read_text()
     after = system.state

@@ -80,7 +80,7 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test-fast|bench|examples|test-ui|test-celery|audit|sbom|lock)\b": dry,
     r"make (restore$|rotate$|preview )": by_its_test,
     r"(PGOPTIONS='[^']+' )?psql [\s\S]*retire_load": by_its_test,
-    r"(\w+=\S+ )*make (up|status|backup)$": on_the_system,
+    r"(\w+=\S+ )*make (up|status|check-source|backup)$": on_the_system,
     r"psql [\s\S]*deploy/": on_a_cluster,
     r"(PGOPTIONS='[^']+' )?psql ": on_the_system,
     r"\.venv/bin/": on_the_system,

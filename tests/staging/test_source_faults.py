@@ -36,7 +36,7 @@ from support.faulty_bucket import (
 from support.steps import SALES, load_month, stage_file
 
 from company_data import source, staging
-from company_data.errors import FileNotYetAvailable, FileRejected, SourceUnavailable
+from company_data.errors import FileMissing, FileNotYetAvailable, FileRejected, SourceUnavailable
 from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
 
 pytestmark = pytest.mark.slow
@@ -310,18 +310,18 @@ def test_ten_gigabytes_are_allowed_by_default(faulty: FaultyFiles) -> None:
         faulty.fetch(without_length(Content_Length=10_000_000_001))
 
 
-WAITS, FAILS, RETRIES = FileNotYetAvailable, FileRejected, SourceUnavailable
+WAITS, MISSES, FAILS, RETRIES = FileNotYetAvailable, FileMissing, FileRejected, SourceUnavailable
 ENDPOINT = "<Endpoint>bucket.s3.eu-west-1.amazonaws.com</Endpoint>"
 
 
 @pytest.mark.parametrize(
     ("answer", "in_its_week", "later", "message"),
     [
-        (status(404), WAITS, FAILS, "404 Not Found"),
-        (s3_error(404, "NoSuchKey", "The key &amp; more"), WAITS, FAILS, r"404 Not Found \(NoSuchKey: The key & more"),
+        (status(404), WAITS, MISSES, "404 Not Found"),
+        (s3_error(404, "NoSuchKey", "The key &amp; more"), WAITS, MISSES, r"404 Not Found \(NoSuchKey: The key & more"),
         (s3_error(404, "NoSuchBucket"), FAILS, FAILS, "Correct the name of the bucket"),
-        (status(403), WAITS, FAILS, "Either the file may not be read, or it is missing"),
-        (s3_error(403, "AccessDenied"), WAITS, FAILS, "Either the file may not be read, or it is missing"),
+        (status(403), WAITS, MISSES, "Either the file may not be read, or it is missing"),
+        (s3_error(403, "AccessDenied"), WAITS, MISSES, "Either the file may not be read, or it is missing"),
         (s3_error(403, "InvalidAccessKeyId"), FAILS, FAILS, "Replace the credentials"),
         (s3_error(403, "SignatureDoesNotMatch"), FAILS, FAILS, "Replace the credentials"),
         (s3_error(400, "ExpiredToken"), FAILS, FAILS, "Replace the credentials"),

@@ -77,6 +77,16 @@ def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(database: Datab
     assert post["link"] in body.get_content()
 
 
+def test_the_reason_ends_the_log_although_the_webhook_is_not_reached(
+    database: Database, files: Files, sent: Sent, caplog: pytest.LogCaptureFixture
+) -> None:
+    sent.statuses[:] = [404] * 3
+    assert run_month(files, GOOD, BAD) == "failed"
+    assert len(sent.mails) == 1
+    *_, reason = [record.getMessage() for record in caplog.records if record.name.endswith("notifier")]
+    assert reason.startswith("FileRejected: sales/2024-02-01/sales.csv, line 3")
+
+
 def test_a_load_that_succeeds_at_its_second_try_is_not_notified(
     database: Database, files: Files, sent: Sent, no_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,25 @@ def test_a_trigger_without_a_month_to_load_is_rejected_with_what_to_do(ended: An
     assert runs() == {}
 
 
+def test_a_date_that_a_run_has_is_rejected_with_what_to_do_and_a_backfill_loads_its_month(sales_dag: Any) -> None:
+    date = "2024-02-15T00:00:00Z"
+    assert trigger(date).status_code == 200
+    for fields in ({}, {"dag_run_id": "mine"}):
+        answer = trigger(date, **fields)
+        assert answer.status_code == 409
+        assert re.search("A run with this logical date .* exists .* a minute later", answer.json()["detail"])
+    assert trigger("2024-02-15T00:00:01Z").status_code == 200
+
+    # The month of the first two runs, three times; the run that the first backfill makes is queued, and so left alone.
+    fields = {"dag_id": SALES, "from_date": "2024-01-01T00:00:00Z", "to_date": "2024-01-01T00:00:00Z"}
+    for behavior in ("none", "failed", "completed"):
+        answer = client().post("/api/v2/backfills", json={**fields, "reprocess_behavior": behavior})
+        assert answer.status_code == 200, answer.json()
+        cancelled = client().put(f"/api/v2/backfills/{answer.json()['id']}/cancel")
+        assert cancelled.status_code == 200
+    assert sorted(kind for _, kind, _ in runs().values()) == ["backfill", "manual", "manual"]
+
+
 def test_without_the_plugin_the_dag_says_what_is_missing() -> None:
     command = [sys.executable, "-c", "import company_data.schedule"]
     environment = {"PYTHONPATH": str(ROOT / "dags")}
