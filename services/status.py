@@ -20,7 +20,8 @@ import psycopg
 from services import SAFE_PATH
 
 TABLES = """
-    select table_name, status, row_count, up_to, loaded_at, file_version, error, is_monthly
+    select
+        table_name, status, row_count, up_to, loaded_at, file_version, is_loaded_with_months, error, is_monthly
     from public.data_freshness
 """
 
@@ -90,11 +91,13 @@ class Status:
     @property
     def complete(self) -> bool:
         """Whether every table is loaded and not stale, and every month due is loaded or waits for a late file."""
-        tables = self.table_states
-        # Without a month due, the tables of months stay empty. The features need all others.
-        loaded = {"loaded"} if self.due or tables["feature_store"] != "loaded" else {"loaded", "missing"}
+        tables = {
+            state
+            for _, state, *_, is_loaded_with_months, _, _ in self.tables
+            if self.due or state != "missing" or not is_loaded_with_months
+        }
         due = {state for (_, month), state in self.month_states.items() if month in self.due}
-        return set(tables.values()) <= loaded and due <= GOOD_STATES
+        return tables <= {"loaded"} and due <= GOOD_STATES
 
     @property
     def without_a_month(self) -> list[str]:
@@ -139,7 +142,7 @@ def read_status(address: str, expected: Sequence[date]) -> Status:
 def print_status(status: Status) -> None:
     """Print the tables and then the months."""
     print(f"{'table':<18} {'status':<8} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
-    for table, state, rows, up_to, loaded_at, version, error, _ in status.tables:
+    for table, state, rows, up_to, loaded_at, version, _, error, _ in status.tables:
         line = f"{table:<18} {state:<8} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if error:

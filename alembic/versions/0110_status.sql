@@ -36,6 +36,7 @@ every_table as (
         table_name as source_name,
         is_monthly,
         is_monthly as is_of_month,
+        is_monthly or is_cumulative as is_loaded_with_months,
         place
     from pipeline.sources
 
@@ -46,6 +47,7 @@ every_table as (
         sources.table_name as source_name,
         false as is_monthly,
         sources.is_monthly as is_of_month,
+        sources.is_monthly as is_loaded_with_months,
         case when sources.is_monthly then sources.place else 1000 end + derived.number * 0.1 as place
     from pipeline.sources
     cross join lateral unnest(sources.derived_tables) with ordinality as derived (table_name, number)
@@ -54,6 +56,7 @@ every_table as (
 select
     every_table.table_name,
     every_table.is_monthly,
+    every_table.is_loaded_with_months,
     case
         when features.status is not null then features.status
         when published.table_name is null then 'missing'
@@ -95,6 +98,8 @@ comment on column public.data_freshness.row_count is
 'Rows of the published files, or rows that were built; null before the first load.';
 comment on column public.data_freshness.error is 'What was changed; null if nothing was.';
 comment on column public.data_freshness.is_monthly is 'Whether it has a file per month; month_status shows each.';
+comment on column public.data_freshness.is_loaded_with_months is
+'Whether it changes when a month is loaded, and so is missing before the first one.';
 
 create view public.month_status as
 with newest_attempt as (

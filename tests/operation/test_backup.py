@@ -112,7 +112,7 @@ def test_a_standby_shows_what_the_primary_loads_and_repeats_training_sets(
 
     with connect(database) as loading:
         loading.execute("select pipeline.begin_load('sales', '2024-02-01', 'https://here', 'a dag', 'a run')")
-        [(position,)] = database.run("select pg_current_wal_lsn()")
+        [(position,)] = database.run("select pg_current_wal_insert_lsn()")
         for _ in range(600):
             if standby.run(f"select pg_last_wal_replay_lsn() >= '{position}'") == [(True,)]:
                 break

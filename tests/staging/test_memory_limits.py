@@ -215,7 +215,7 @@ SERVERS: dict[str, tuple[Iterable[bytes], str | None]] = {
     "endless fields of the head": (chain([b"HTTP/1.1 200 OK\r\n"], endless(b"a: b\r\n")), "more than 100 head"),
     "a hundred thousand answers to wait": (
         chain(repeat(b"HTTP/1.1 100 Continue\r\n\r\n", 100_000), http(OK, in_chunks([GOOD]))),
-        None,
+        "there is no answer after the informational ones",
     ),
 }
 

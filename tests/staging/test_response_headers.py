@@ -185,7 +185,7 @@ def test_informational_answers_are_skipped_and_a_success_of_a_proxy_is_read(faul
 
 
 def test_the_sentence_is_in_the_ledger(database: Database, faulty: FaultyFiles) -> None:
-    faulty.answers[FAULTY_PATH] = [head(f"HTTP/1.1 404 {ESCAPES}\nContent-Length: 0")]
+    faulty.answers[FAULTY_PATH] = [head(f"HTTP/1.1 401 {ESCAPES}\nContent-Length: 0")]
     with pytest.raises(FileRejected) as failure:
         stage_month(database)
     assert database.run("select error from pipeline.loads") == [(str(failure.value),)]
