@@ -434,10 +434,11 @@ begin
         select from pipeline.sources
         where sources.table_name = begin_load.table_name and sources.is_monthly = (file_month is not null)
     ) then
-        perform pipeline.reject(format(
+        -- Not as a rule that is broken: the task tries again, because the migration may follow the workflow.
+        raise exception using errcode = 'PL003', message = format(
             'pipeline.sources has no source "%s" %s, so no file of it is loaded. A migration adds it.',
             begin_load.table_name, case when file_month is null then 'with one file' else 'with a file per month' end
-        ));
+        );
     end if;
 
     insert into pipeline.files (table_name, file_month)
