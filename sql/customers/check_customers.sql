@@ -97,32 +97,38 @@ order by place;
 
 -- Clients that come and go: 5 %% may be gone, and half may be new. Fewer than 100 are not compared.
 insert into pipeline.anomaly_checks (load_id, measure, value, low, high)
-with gone as (
-    select count(*) as row_count
-    from public.customer_profiles as published
-    where
-        not exists (
-            select
-            from staged_profiles
-            where staged_profiles.idx = published.idx
-        )
+with published as (
+    select distinct idx
+    from public.customer_profiles
+),
+
+staged as (
+    select distinct idx
+    from staged_profiles
+),
+
+gone as (
+    select idx
+    from published
+    except
+    select idx
+    from staged
 ),
 
 came as (
-    select count(*) as row_count
-    from staged_profiles
-    where
-        not exists (
-            select
-            from public.customer_profiles as published
-            where published.idx = staged_profiles.idx
-        )
+    select idx
+    from staged
+    except
+    select idx
+    from published
 ),
 
 compared as (
     select
-        (select count(*) from public.customer_profiles) as published_rows,
-        (select count(*) from staged_profiles) as staged_rows
+        (select count(*) from published) as published_clients,
+        (select count(*) from staged) as staged_clients,
+        (select count(*) from gone) as gone_clients,
+        (select count(*) from came) as new_clients
 )
 
 select
@@ -132,15 +138,13 @@ select
     0 as low,
     measures.high
 from compared
-cross join gone
-cross join came
 cross join
     lateral (
         values
-        ('clients that are gone, in %%', 100.0 * gone.row_count / compared.published_rows, 5),
-        ('clients that are new, in %%', 100.0 * came.row_count / greatest(compared.staged_rows, 1), 50)
+        ('clients that are gone, in %%', 100.0 * compared.gone_clients / compared.published_clients, 5),
+        ('clients that are new, in %%', 100.0 * compared.new_clients / greatest(compared.staged_clients, 1), 50)
     ) as measures (measure, value, high)
-where compared.published_rows >= 100
+where compared.published_clients >= 100
 on conflict (load_id, measure) do update
     set value = excluded.value, anomaly = null;
 
