@@ -20,7 +20,7 @@ SETTING = "CITUS_NODES"
 FOLDER = Path(__file__).parent
 # Of tests and benchmark: those that an interrupted run has left are dropped, so no other may be called so.
 DATABASES = (
-    *("test_companydata", "test_migrated", "test_moved", "test_interleaved"),
+    *("test_companydata", "test_migrated", "test_moved", "test_interleaved", "test_opened"),
     *("bench_others", "bench_plain", "bench_cluster"),
 )
 ROLES = ("ds_user", "ds_user_role", "mle_user", "mle_user_role", "pipeline", "pipeline_owner")

@@ -233,7 +233,7 @@ def test_an_old_month_is_taken_out(database: Database, bucket: Files) -> None:
         database.run("select pipeline.retire_load(1)", "pipeline")
     database.run("alter table public.sales detach partition partitions.sales_2024_01")
     database.run("select pipeline.retire_load(1)", "pipeline")
-    assert database.run("select sale_month::text, status from month_status order by 1", "ds_user") == [
+    assert database.run("select file_month::text, status from month_status order by 1", "ds_user") == [
         (MONTHS[0], "retired"),
         (MONTHS[1], "loaded"),
     ]
@@ -248,11 +248,13 @@ def test_a_table_is_altered_on_all_servers_and_the_script_runs_after_each_upgrad
     distribute(database)
     assert schema(database) == before
     # As a revision does; it makes the functions again, in the words of one server.
-    text = (ROOT / "alembic/versions/0108_feature_functions.sql").read_text()
+    file = ROOT / "alembic/versions/0108_feature_functions.sql"
+    make, _, drop = file.read_text().partition("\n-- Undo\n")
     with database.connect() as admin, admin.transaction():
         admin.execute("set local role pipeline_owner")
         admin.execute("alter table public.labels add column note text default 'none'")
-        admin.execute(text.encode())
+        admin.execute(drop.encode())
+        admin.execute(make.encode())
     distribute(database)
     assert database.run("select note, count(*) from labels group by note", "ds_user") == [("none", CLIENTS)]
     assert len(database.run("select * from feature_store_as_of('2020-02-05')", "ds_user")) == CLIENTS
