@@ -209,6 +209,11 @@ security definer
 set search_path = pg_catalog, pg_temp
 as $$
 begin
+    if exists (select opened_at from pipeline.features_opened) then
+        return;
+    end if;
+    -- One after the other, or two that have read feature_store would wait for each other below.
+    lock table pipeline.features_opened in share row exclusive mode;
     if exists (select opened_at from pipeline.features_opened) or not exists (select idx from public.feature_store) then
         return;
     end if;
