@@ -11,7 +11,6 @@ import psycopg
 
 from embedded.environment import use_company_data
 from embedded.state import ROOT, RunError, State
-from services import SAFE_PATH
 
 CHUNK = 1 << 20
 
@@ -51,8 +50,10 @@ def preview(table: str, month: str) -> None:
         raise RunError(f'MONTH is "{month}", which is not a month. Write it as YYYY-MM, for example 2024-02.') from None
     os.environ |= state.settings
     use_company_data()
+    from company_data.settings import CONNECTION_OPTIONS
+
     address = state.cluster.url("companydata", driver="postgresql")
-    with psycopg.connect(address, options=f"{SAFE_PATH} -c DateStyle=ISO,YMD", autocommit=True) as connection:
+    with psycopg.connect(address, options=CONNECTION_OPTIONS, autocommit=True) as connection:
         # Downloaded before the transaction begins, so that a slow download holds no lock.
         files = [download(connection, name, of) for name, of in ((table, first), ("stores", None))]
         with connection.transaction(force_rollback=True):

@@ -49,27 +49,30 @@ where
 on conflict (load_id, measure) do update
     set value = excluded.value, anomaly = null;
 
--- The thresholds: 5 %% fewer rows or twice as many are unusual, and so is a share that moves by 5 of 100, or by more
--- than chance where there are few rows. Fewer than 100 rows are not compared. What one of the two files lacks has the
--- share 0 there.
-with mine as (
-    select
-        loads.load_id,
-        loads.row_count,
-        published.load_id as published_load,
-        greatest(least(loads.row_count, published.row_count, 50000), 1) as sample_rows
-    from pipeline.loads
-    inner join pipeline.loads as published
-        on
-            loads.file_id = published.file_id
-            and loads.load_id <> published.load_id
-            and published.status = 'published'
-    where
-        loads.load_id = any(%(loads)s::bigint[])
-        and published.row_count >= 100
-),
+-- The files beside the published ones. Fewer than 100 rows are not compared.
+create temporary table mine on commit drop as
+select
+    loads.load_id,
+    loads.row_count,
+    file_rows.key_column,
+    published.load_id as published_load,
+    greatest(least(loads.row_count, published.row_count, 50000), 1) as sample_rows,
+    (loads.requested_at at time zone 'UTC')::date - (published.requested_at at time zone 'UTC')::date as days_since
+from pipeline.loads
+inner join pipeline.file_rows
+    on loads.file_id = file_rows.file_id
+inner join pipeline.loads as published
+    on
+        loads.file_id = published.file_id
+        and loads.load_id <> published.load_id
+        and published.status = 'published'
+where
+    loads.load_id = any(%(loads)s::bigint[])
+    and published.row_count >= 100;
 
-pairs as (
+-- The thresholds: 5 %% fewer rows or twice as many are unusual, and so is a share that moves by 5 of 100, or by more
+-- than chance where there are few rows. What one of the two files lacks has the share 0 there.
+with pairs as (
     select
         mine.load_id,
         mine.sample_rows,
@@ -110,24 +113,7 @@ on conflict (load_id, measure) do update
 -- The quartiles of columns with many values. Those of numbers may move by a fifth of the range between the published
 -- ones, and those of days by a month, and later by the time since the published file was requested; or by chance. In a
 -- sample the 140 rows of a page count as one, because they may be alike.
-with mine as (
-    select
-        loads.load_id,
-        loads.row_count,
-        published.load_id as published_load,
-        (loads.requested_at at time zone 'UTC')::date - (published.requested_at at time zone 'UTC')::date as days_since
-    from pipeline.loads
-    inner join pipeline.loads as published
-        on
-            loads.file_id = published.file_id
-            and loads.load_id <> published.load_id
-            and published.status = 'published'
-    where
-        loads.load_id = any(%(loads)s::bigint[])
-        and least(loads.row_count, published.row_count) >= 100
-),
-
-shifts as (
+with shifts as (
     select
         mine.load_id,
         concat(
@@ -142,14 +128,10 @@ shifts as (
         ) as tolerance,
         case when this.first_day is not null then greatest(mine.days_since, 0) else 0 end as later
     from mine
-    inner join pipeline.loads
-        on mine.load_id = loads.load_id
-    inner join pipeline.file_rows
-        on loads.file_id = file_rows.file_id
     inner join pipeline.column_profiles as this
         on
             mine.load_id = this.load_id
-            and this.column_name is distinct from file_rows.key_column
+            and this.column_name is distinct from mine.key_column
     inner join pipeline.column_profiles as published
         on
             mine.published_load = published.load_id
@@ -163,7 +145,8 @@ shifts as (
             ('upper quartile', this.upper_quartile, published.upper_quartile)
         ) as quartiles (name, value, published)
     where
-        this.counts is null
+        mine.row_count >= 100
+        and this.counts is null
         and published.counts is null
 )
 
