@@ -214,16 +214,26 @@ comment on column public.data_statistics.counts is 'Rows of each value, where th
 comment on column public.data_statistics.anomalies is 'What was unusual about the file; null if nothing was.';
 comment on column public.data_statistics.decided_by is 'Who published it all the same.';
 
-create function pipeline.readable(value numeric)
+create function pipeline.readable(value numeric, measure text default '')
 returns text
 language sql
 immutable
 set search_path = pg_catalog, pg_temp
-return rtrim(
-    to_char(round(value, case when abs(value) < 1 then 4 else 2 end), 'FM999,999,999,999,999,999,999,990.9999'), '.'
+return (
+    select
+        rtrim(
+            to_char(round(shown, case when abs(shown) < 1 then 4 else 2 end), 'FM999,999,999,999,999,999,999,990.9999'),
+            '.'
+        ) || unit
+    from (
+        select
+            value * case when measure like 'share of %' then 100 else 1 end as shown,
+            case when measure like 'share of %' then ' %' else '' end as unit
+    ) as scaled
 );
 
-comment on function pipeline.readable(numeric) is 'A number for messages and pages: rounded, with separators.';
+comment on function pipeline.readable(numeric, text) is
+'A number for messages and pages: rounded, with separators; a share in percent.';
 
 create function pipeline.record_anomalies(variadic load_ids bigint[])
 returns void
@@ -235,8 +245,8 @@ begin atomic
         anomaly = coalesce(
             anomaly,
             concat(
-                measure, ': ', pipeline.readable(value), ' (expected: ', pipeline.readable(low), ' to ',
-                pipeline.readable(high), ')'
+                measure, ': ', pipeline.readable(value, measure), ' (expected: ', pipeline.readable(low, measure),
+                ' to ', pipeline.readable(high, measure), ')'
             )
         )
     where load_id = any(load_ids) and not value between low and high;
@@ -294,11 +304,12 @@ create view pipeline.approval_requests as
 with measures as (
     select
         load_id,
+        count(anomaly) as anomaly_count,
         string_agg(
-            concat_ws(
-                ' | ', case when anomaly is null then '' else '**unusual**' end, measure, pipeline.readable(value),
-                coalesce(pipeline.readable(median), ''),
-                coalesce(pipeline.readable(low) || ' to ' || pipeline.readable(high), '')
+            format(
+                '| %s | %s | %s | %s | %s |', case when anomaly is not null then '**unusual**' end, measure,
+                pipeline.readable(value, measure), pipeline.readable(median, measure),
+                pipeline.readable(low, measure) || ' to ' || pipeline.readable(high, measure)
             ), E'\n'
             order by anomaly is null, measure
         ) as listing
@@ -309,29 +320,33 @@ with measures as (
 by_group as (
     select
         loads.load_id,
-        sums.group_key,
-        coalesce(sum(sums.row_count) filter (where sums.load_id = published.load_id), 0) as published_rows,
-        coalesce(sum(sums.row_count) filter (where sums.load_id = loads.load_id), 0) as staged_rows,
-        coalesce(sum(sums.total) filter (where sums.load_id = published.load_id), 0) as published_total,
-        coalesce(sum(sums.total) filter (where sums.load_id = loads.load_id), 0) as staged_total
+        group_totals.group_key,
+        coalesce(min(group_totals.row_count) filter (where group_totals.load_id <> loads.load_id), 0) as published_rows,
+        coalesce(min(group_totals.row_count) filter (where group_totals.load_id = loads.load_id), 0) as staged_rows,
+        coalesce(min(group_totals.total) filter (where group_totals.load_id <> loads.load_id), 0) as published_total,
+        coalesce(min(group_totals.total) filter (where group_totals.load_id = loads.load_id), 0) as staged_total
     from pipeline.loads
     inner join pipeline.loads as published
         on
             loads.file_id = published.file_id
             and loads.load_id <> published.load_id
             and published.status = 'published'
-    inner join pipeline.group_totals as sums
-        on sums.load_id in (loads.load_id, published.load_id)
-    group by loads.load_id, sums.group_key
+    inner join pipeline.group_totals
+        on group_totals.load_id in (loads.load_id, published.load_id)
+    group by loads.load_id, group_totals.group_key
 ),
 
 changes as (
     select
         *,
+        (
+            select stores.location
+            from public.stores
+            where stores.idx = by_group.group_key
+        ) as location,
         row_number() over (
             partition by load_id
-            order by
-                abs(staged_rows - published_rows) desc, abs(staged_total - published_total) desc, group_key
+            order by abs(staged_rows - published_rows) desc, abs(staged_total - published_total) desc, group_key
         ) as place
     from by_group
     where (published_rows, published_total) is distinct from (staged_rows, staged_total)
@@ -341,9 +356,14 @@ group_changes as (
     select
         load_id,
         string_agg(
-            concat_ws(
-                ' | ', group_key, pipeline.readable(published_rows), pipeline.readable(staged_rows),
-                pipeline.readable(published_total), pipeline.readable(staged_total)
+            format(
+                '| %s | %s | %s | %s | %s | %s | %s | %s |', group_key,
+                -- Without what would be markup or a link.
+                regexp_replace(left(location, 40), '[^0-9A-Za-z\u00C0-\u024F\u0370-\u04FF ,''-]', '_', 'g'),
+                pipeline.readable(published_rows), pipeline.readable(staged_rows),
+                pipeline.readable(100 * (staged_rows - published_rows) / nullif(published_rows, 0.0)) || ' %',
+                pipeline.readable(published_total), pipeline.readable(staged_total),
+                pipeline.readable(100 * (staged_total - published_total) / nullif(abs(published_total), 0)) || ' %'
             ), E'\n'
             order by place
         ) as listing
@@ -354,9 +374,12 @@ group_changes as (
 
 select
     loads.load_id,
+    file_rows.table_name,
+    file_rows.file_month,
     loads.status,
     loads.error,
     loads.anomalies,
+    measures.anomaly_count,
     loads.decided_by,
     file_rows.on_anomaly,
     loads.file_id in (
@@ -370,13 +393,12 @@ select
             '**', loads.source_url, '** (load ', loads.load_id, '): ',
             coalesce(loads.anomalies, 'nothing is unusual'), '.'
         ),
-        E'| | measure | this file | median | expected |\n| --- | --- | --- | --- | --- |\n'
-        || regexp_replace(measures.listing, '^(.*)$', '| \1 |', 'gn'),
+        E'| | measure | this file | median | expected |\n| --- | --- | ---: | ---: | ---: |\n' || measures.listing,
         concat(
-            'Against what is published, where it changes most:', E'\n\n', '| ', file_rows.group_column,
-            E' | rows published | rows in this file | total published | total in this file |\n',
-            E'| --- | --- | --- | --- | --- |\n'
-        ) || regexp_replace(group_changes.listing, '^(.*)$', '| \1 |', 'gn')
+            E'What changes most:\n\n| ', file_rows.group_column, ' | location | rows published | rows in this file',
+            E' | change | total published | total in this file | change |\n',
+            E'| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n'
+        ) || group_changes.listing
     ) as question
 from pipeline.loads
 inner join pipeline.file_rows

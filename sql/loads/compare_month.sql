@@ -50,14 +50,28 @@ select
     measures.measure,
     measures.value
 from months
+inner join pipeline.column_profiles as dates
+    on
+        months.load_id = dates.load_id
+        and months.date_column = dates.column_name
 left join pipeline.column_profiles as amounts
     on
         months.load_id = amounts.load_id
         and months.amount_column = amounts.column_name
-inner join pipeline.column_profiles as sale_days
+left join pipeline.column_profiles as numbers
     on
-        months.load_id = sale_days.load_id
-        and months.date_column = sale_days.column_name
+        months.load_id = numbers.load_id
+        and months.key_column = numbers.column_name
+cross join
+    lateral (
+        select avg((theirs.smallest <= numbers.largest and theirs.largest >= numbers.smallest)::integer) as overlapping
+        from months as other_months
+        inner join pipeline.column_profiles as theirs
+            on
+                other_months.load_id = theirs.load_id
+                and other_months.key_column = theirs.column_name
+        where not other_months.is_this_month
+    ) as of_others
 cross join
     lateral (
         values
@@ -65,9 +79,15 @@ cross join
         ('total', months.total),
         ('mean amount', months.total / nullif(months.row_count, 0)),
         ('share of negative amounts', amounts.negative_values::numeric / nullif(amounts.sample_rows, 0)),
-        ('days with rows', sale_days.distinct_values),
+        ('days with rows', dates.distinct_values),
         ('days without rows at the end', (months.file_month + interval '1 month')::date - 1 - months.max_date),
-        ('days without rows in a row before that', sale_days.longest_gap)
+        ('longest gap before that, in days', dates.longest_gap),
+        -- Where rows are numbered once and for all, no number comes twice, and none in two months.
+        (
+            concat('share of repeated ', months.key_column),
+            1 - numbers.distinct_values::numeric / nullif(numbers.sample_rows, 0)
+        ),
+        (concat('share of months with the same range of ', months.key_column), of_others.overlapping)
     ) as measures (measure, value)
 where
     months.is_this
@@ -89,47 +109,7 @@ inner join pg_catalog.pg_attribute
 where
     months.is_this
     and not pg_attribute.attnotnull
-    and column_profiles.sample_rows > 0
-
-union all
-
--- Where rows are numbered once and for all, no number comes twice, and none in two months.
-select
-    months.load_id,
-    measures.measure,
-    measures.value
-from months
-inner join pipeline.column_profiles as numbers
-    on
-        months.load_id = numbers.load_id
-        and months.key_column = numbers.column_name
-cross join
-    lateral (
-        select
-            count(*) as month_count,
-            count(*) filter (
-                where theirs.smallest <= numbers.largest and theirs.largest >= numbers.smallest
-            ) as overlapping
-        from months as other_months
-        inner join pipeline.column_profiles as theirs
-            on
-                other_months.load_id = theirs.load_id
-                and other_months.key_column = theirs.column_name
-        where not other_months.is_this_month
-    ) as of_others
-cross join
-    lateral (
-        values
-        (concat('share of repeated ', months.key_column), 1 - numbers.distinct_values::numeric / numbers.sample_rows),
-        (
-            concat('share of months with the same range of ', months.key_column),
-            of_others.overlapping::numeric / nullif(of_others.month_count, 0)
-        )
-    ) as measures (measure, value)
-where
-    months.is_this
-    and numbers.sample_rows > 0
-    and measures.value is not null;
+    and column_profiles.sample_rows > 0;
 
 -- The thresholds. Deviations between below and above are never unusual: a quarter less or a third more is sold now and
 -- then, and shops close for three days. Where no other year is loaded, the season is not known: a December may sell
@@ -145,7 +125,7 @@ with limits (measure, kind, least, chance, below, above, below_unknown, above_un
     ('share of repeated %%', 'share', 0, 5, -1, 0.02, -1, 0.02),
     ('share of months with the same range of %%', 'share', 0, 0, -1, 0.001, -1, 0.001),
     ('days without rows at the end', 'days', 0, null, -31, 3, -31, 3),
-    ('days without rows in a row before that', 'days', 0, null, -31, 3, -31, 3)
+    ('longest gap before that, in days', 'days', 0, null, -31, 3, -31, 3)
 ),
 
 -- Logarithms of ratios, so that twice and half are as far away.
@@ -406,125 +386,113 @@ usual_groups as (
     having of_groups.is_season or count(*) >= 6
 ),
 
-changed as (
-    select
-        of_groups.group_key,
-        bool_and(
-            usual_groups.portion * this.row_count >= 20
-            and not of_groups.portion / usual_groups.portion between 0.25 and 4
-        ) as has_other_rows,
-        bool_and(
-            of_groups.row_count >= 20
-            and not of_groups.mean_amount / nullif(usual_groups.mean_amount, 0) between 0.33 and 3
-        ) as has_other_amounts,
-        min(of_groups.portion) as portion,
-        min(of_groups.mean_amount) as mean_amount,
-        min(usual_groups.portion) filter (where not usual_groups.is_season) as usual_portion,
-        min(usual_groups.mean_amount) filter (where not usual_groups.is_season) as usual_amount
-    from of_groups
-    cross join this
-    inner join usual_groups
-        on of_groups.group_key = usual_groups.group_key
-    where of_groups.is_this
-    group by of_groups.group_key
-    having bool_or(not usual_groups.is_season)
-),
-
-new as (
-    select group_key
-    from of_groups
-    group by group_key
-    having bool_and(is_this_month) and bool_or(is_this)
-),
-
-measures (measure, value, high, anomaly) as (
+-- Each group that is unusual by a measure. One that has changed differs from the year before and from its season.
+unusual (measure, group_key, detail) as (
     select
         'groups missing' as measure,
-        count(missing.group_key) as value,
-        0 as high,
-        concat(
-            'no rows with ',
-            case when count(*) > 1 then count(*) || ' values of ' end, min(this.group_column),
-            case when count(*) > 1 then ', the first of them' end, ' ', min(missing.group_key),
-            ', with rows in each of the last three months'
-        ) as anomaly
-    from this
-    left join missing
-        on true
-    where this.group_column is not null
-    group by this.load_id
+        group_key,
+        null as detail
+    from missing
 
     union all
 
     select
         'new groups' as measure,
-        count(new.group_key) as value,
+        group_key,
+        null as detail
+    from of_groups
+    group by group_key
+    having bool_and(is_this_month) and bool_or(is_this)
+
+    union all
+
+    select
+        compared.measure,
+        of_groups.group_key,
+        min(
+            format(
+                ' (%%s%%s instead of %%s%%s)', pipeline.readable(compared.value), compared.unit,
+                pipeline.readable(compared.usual_value), compared.unit
+            )
+        ) filter (where not usual_groups.is_season) as detail
+    from of_groups
+    cross join this
+    inner join usual_groups
+        on of_groups.group_key = usual_groups.group_key
+    cross join
+        lateral (
+            values
+            (
+                'groups with another share of rows',
+                usual_groups.portion * this.row_count >= 20
+                and not of_groups.portion / usual_groups.portion between 0.25 and 4,
+                100 * of_groups.portion, 100 * usual_groups.portion, ' %%'
+            ),
+            (
+                'groups with another mean amount',
+                of_groups.row_count >= 20
+                and not of_groups.mean_amount / nullif(usual_groups.mean_amount, 0) between 0.33 and 3,
+                of_groups.mean_amount, usual_groups.mean_amount, ''
+            )
+        ) as compared (measure, is_unusual, value, usual_value, unit)
+    where of_groups.is_this
+    group by compared.measure, of_groups.group_key
+    having bool_or(not usual_groups.is_season) and bool_and(compared.is_unusual)
+),
+
+numbered as (
+    select
+        *,
+        row_number() over (
+            partition by measure
+            order by group_key
+        ) as place
+    from unusual
+),
+
+limits (measure, high, words) as (
+    values
+    ('groups missing', 0, 'no rows, with rows in each of the last three months'),
+    (
+        'new groups',
         3 + 0.2 * (
             select count(distinct of_groups.group_key)
             from of_groups
             where not of_groups.is_this
-        ) as high,
-        concat(
-            count(*), ' values of ', min(this.group_column), ' never had rows before, the first of them: ',
-            min(new.group_key)
-        ) as anomaly
-    from this
-    left join new
-        on true
-    where this.group_column is not null
-    group by this.load_id
-
-    union all
-
-    select
-        'groups with another share of rows' as measure,
-        count(changed.group_key) as value,
-        0 as high,
-        concat(
-            count(*), ' values of ', min(this.group_column), ' have another share of the rows, the first of them: ',
-            min(changed.group_key), ' with ',
-            pipeline.readable(100 * (array_agg(changed.portion order by changed.group_key))[1]), ' %% instead of ',
-            pipeline.readable(100 * (array_agg(changed.usual_portion order by changed.group_key))[1]), ' %%'
-        ) as anomaly
-    from this
-    left join changed
-        on changed.has_other_rows
-    where this.group_column is not null
-    group by this.load_id
-
-    union all
-
-    select
-        'groups with another mean amount' as measure,
-        count(changed.group_key) as value,
-        0 as high,
-        concat(
-            count(*), ' values of ', min(this.group_column), ' have another mean amount, the first of them: ',
-            min(changed.group_key), ' with ',
-            pipeline.readable((array_agg(changed.mean_amount order by changed.group_key))[1]), ' instead of ',
-            pipeline.readable((array_agg(changed.usual_amount order by changed.group_key))[1])
-        ) as anomaly
-    from this
-    left join changed
-        on changed.has_other_amounts
-    where this.group_column is not null
-    group by this.load_id
+        ),
+        'rows for the first time'
+    ),
+    ('groups with another share of rows', 0, 'another share of the rows'),
+    ('groups with another mean amount', 0, 'another mean amount')
 )
 
 insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly)
 select
     %(load)s::bigint as load_id,
-    measure,
-    value,
+    limits.measure,
+    count(numbered.group_key) as value,
     0 as low,
-    high,
-    case when value > high then anomaly end as anomaly
-from measures
+    limits.high,
+    case
+        when count(numbered.group_key) > limits.high
+            then concat(
+                min(this.group_column), ' ',
+                string_agg(concat(numbered.group_key, numbered.detail), ', ' order by numbered.place)
+                filter (where numbered.place <= 20), ' and ' || nullif(greatest(count(*) - 20, 0), 0) || ' more', ': ',
+                limits.words
+            )
+    end as anomaly
+from limits
+inner join this
+    on this.group_column is not null
+left join numbered
+    on limits.measure = numbered.measure
 where (
     select count(*)
     from months
     where not months.is_this
-) >= 6;
+) >= 6
+group by limits.measure, limits.high, limits.words;
 
 -- The month against other files. Small changes are corrections: up to 5 %%, or 20 rows.
 with this as (

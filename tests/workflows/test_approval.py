@@ -133,7 +133,7 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
     assert row_count(database) == FEW
     many = changed(FEW, MANY)
     assert month_status(database) == ("pending_approval", many, many)
-    assert "| 1 | 10 | 100 | 10 | 100 |" in run.question()  # store 1, rows and total
+    assert "| 1 | Porto | 10 | 100 | 900 % | 10 | 100 | 900 % |" in run.question()  # store 1, rows and total
     [post] = posted
     assert post["event"] == "pending_approval"
     assert post["text"].startswith(f"{SALES}, {MONTH}: pending approval\n")
@@ -197,22 +197,22 @@ def test_a_question_is_about_the_load_that_would_be_published_and_an_answer_to_a
     loaded: Database, files: Files, no_pauses: None
 ) -> None:
     run = waiting(loaded)
-    by_store = "| 1 | 100 | {0} | 100 | {0} |"  # store 1: rows and totals, published and in the file
-    assert by_store.format(FEW) in run.question()
+    by_store = "| 1 | Porto | 100 | {0} | -{1} % | 100 | {0} | -{1} % |"  # store 1: rows and totals
+    assert by_store.format(FEW, 90) in run.question()
     sell(files, MONTH, 2 * FEW)
     assert run.clear() == "running"
-    assert by_store.format(2 * FEW) in run.question()
-    assert by_store.format(FEW) not in run.question()
+    assert by_store.format(2 * FEW, 80) in run.question()
+    assert by_store.format(FEW, 90) not in run.question()
 
     # The file is replaced again, and all but the task that waits are cleared.
     sell(files, MONTH, 3 * FEW)
     before = ("stage_sales", "stage_stores", "check_month", "compare_month")
     assert run.clear(*before, downstream=False) == "running"
-    assert by_store.format(2 * FEW) in run.question()
+    assert by_store.format(2 * FEW, 80) in run.question()
     assert run.answer("Approve") == "running"
     assert load_of(loaded, run) == ("pending_approval", None)
     assert row_count(loaded) == MANY
-    assert by_store.format(3 * FEW) in run.question()
+    assert by_store.format(3 * FEW, 70) in run.question()
     assert run.answer("Approve") == "success"
     assert row_count(loaded) == 3 * FEW
 
