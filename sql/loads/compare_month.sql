@@ -6,11 +6,10 @@
 -- Idempotent  Yes. The figures of the load are written again, in one transaction.
 --
 -- A measure is compared with its median over the 12 neighbours: the published months that are nearest, the month itself
--- never among them. Its deviation from the median (for ratios: of logarithms) is unusual outside of
+-- never among them, as if all were of its size. Its deviation (for ratios: of logarithms) is unusual outside of
 --     season +- greatest(4 * 1.4826 * MAD, tolerance, chance)
 -- where season is the median deviation of the same month in other years, MAD the median absolute deviation of the
--- neighbours, and chance what few rows vary by. 4 and not 5: the seasons of the neighbours are part of their MAD, and
--- with 5 one of 20 halved months was not unusual.
+-- neighbours, without their seasons where these are known, and chance what few rows vary by.
 
 select pipeline.profile_load(%(load)s::bigint);
 
@@ -112,14 +111,14 @@ where
     and column_profiles.sample_rows > 0;
 
 -- The thresholds. Deviations between below and above are never unusual: a quarter less or a third more is sold now and
--- then, and shops close for three days. Where no other year is loaded, the season is not known: a December may sell
--- twice as much, while a month that sells half as much is unusual in any season. chance is in standard deviations of a
--- count of rows; amounts vary more than their number.
-with limits (measure, kind, least, chance, below, above, below_unknown, above_unknown) as (
+-- then, and shops close for three days. In the first two years, below_first and above_first: season or growth are not
+-- known yet, and a December may sell twice as much, while a month that sells half as much is unusual in any season.
+-- chance is in standard deviations of a count of rows; amounts vary more than their number.
+with limits (measure, kind, least, chance, below, above, below_first, above_first) as (
     values
-    ('rows', 'ratio', 0, 5, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
-    ('total', 'ratio', null, 8, ln(0.75), ln(1.35), ln(0.6), ln(2.5)),
-    ('mean amount', 'ratio', null, 8, ln(0.75), ln(1.35), ln(0.6), ln(1.7)),
+    ('rows', 'ratio', 0, 7, ln(0.75), ln(1.35), ln(0.6), ln(3)),
+    ('total', 'ratio', null, 10, ln(0.75), ln(1.35), ln(0.6), ln(3)),
+    ('mean amount', 'ratio', null, 10, ln(0.75), ln(1.35), ln(0.6), ln(1.7)),
     ('share of negative amounts', 'share', 0, 5, -0.02, 0.02, -0.02, 0.02),
     ('share of rows without %%', 'share', 0, 5, -1, 0.02, -1, 0.02),
     ('share of repeated %%', 'share', 0, 5, -1, 0.02, -1, 0.02),
@@ -129,18 +128,22 @@ with limits (measure, kind, least, chance, below, above, below_unknown, above_un
 ),
 
 -- Logarithms of ratios, so that twice and half are as far away.
-measures as (
+heights as (
     select
         months.load_id,
         months.file_month,
         months.is_this,
         anomaly_checks.measure,
+        limits.kind,
+        months.file_month - this.file_month as days_later,
         case
             when limits.kind = 'ratio' then ln(greatest(anomaly_checks.value, 0.01)) else anomaly_checks.value
         end as height
     from pipeline.anomaly_checks
     inner join months
         on anomaly_checks.load_id = months.load_id
+    inner join months as this
+        on this.is_this
     inner join limits
         on anomaly_checks.measure like limits.measure
     where
@@ -148,76 +151,126 @@ measures as (
         or not months.is_this_month
 ),
 
--- Each month beside the 12 others that are nearest to it. This one counts for none of them.
+-- Growth per day, by months that are a year apart, and so of the same season.
+trends as (
+    select
+        later.measure,
+        percentile_cont(0.5) within group (order by later.height - earlier.height)::numeric / 365 as growth
+    from heights as later
+    inner join heights as earlier
+        on
+            later.measure = earlier.measure
+            and later.file_month = earlier.file_month + interval '1 year'
+    where
+        later.kind = 'ratio'
+        and not later.is_this
+        and not earlier.is_this
+        and abs(later.days_later) < 550
+    group by later.measure
+),
+
+-- As if all months were at the time of this one, which is the neighbour of none. place counts the others up to a month.
+measures as (
+    select
+        heights.load_id,
+        heights.is_this,
+        heights.measure,
+        extract(month from heights.file_month) as season_month,
+        heights.height - coalesce(trends.growth, 0) * heights.days_later as height,
+        count(*) filter (where not heights.is_this) over by_month as place,
+        count(*) filter (where not heights.is_this) over (partition by heights.measure) as months
+    from heights
+    left join trends
+        on heights.measure = trends.measure
+    window by_month as (
+        partition by heights.measure
+        order by heights.file_month
+    )
+),
+
+-- Each month beside the 12 others that are nearest to it.
 neighbours as (
     select
         measures.load_id,
+        measures.is_this,
         measures.measure,
+        measures.season_month,
         measures.height,
+        near.season_month as near_month,
         near.height as near_height
     from measures
     cross join
         lateral (
-            select other.height
-            from measures as other
-            where
-                other.measure = measures.measure
-                and other.file_month <> measures.file_month
-                and not other.is_this
-            order by abs(other.file_month - measures.file_month), other.file_month
-            limit 12
-        ) as near
-    where
-        extract(month from measures.file_month) = (
-            select extract(month from months.file_month)
-            from months
-            where months.is_this
-        )
+            values (greatest(least(measures.place - 5, measures.months - 11 - (not measures.is_this)::integer), 1))
+        ) as nearest (first_place)
+    inner join measures as near
+        on
+            measures.measure = near.measure
+            and measures.load_id <> near.load_id
+            and near.place between nearest.first_place and nearest.first_place + 11 + (not measures.is_this)::integer
+    where not near.is_this
 ),
 
 medians as (
     select
         load_id,
+        is_this,
         measure,
+        season_month,
         height,
         count(*) as months,
         percentile_cont(0.5) within group (order by near_height)::numeric as median
     from neighbours
-    group by load_id, measure, height
+    group by load_id, is_this, measure, season_month, height
 ),
 
+seasons as (
+    select
+        measure,
+        season_month,
+        count(*) as years,
+        percentile_cont(0.5) within group (order by height - median)::numeric as season
+    from medians
+    where not is_this
+    group by measure, season_month
+),
+
+-- What a month with the same season varies by. The season of a month itself is no variation.
 deviations as (
     select
         neighbours.measure,
         1.4826 * percentile_cont(0.5) within group (
-            order by abs(neighbours.near_height - medians.median)
+            order by
+                abs(
+                    neighbours.near_height - medians.median
+                    - case when seasons.years > 1 then seasons.season else 0 end
+                )
         )::numeric as mad
     from neighbours
     inner join medians
         on
             neighbours.load_id = medians.load_id
             and neighbours.measure = medians.measure
-    where neighbours.load_id = %(load)s::bigint
+    inner join seasons
+        on
+            neighbours.measure = seasons.measure
+            and neighbours.near_month = seasons.season_month
+    where neighbours.is_this
     group by neighbours.measure
 ),
 
-seasons as (
-    select
-        measure,
-        percentile_cont(0.5) within group (order by height - median)::numeric as season
-    from medians
-    where load_id <> %(load)s::bigint
-    group by measure
-),
-
--- What a month like the neighbours has.
+-- What a month like this one has.
 usual as (
     select
         (
-            select exp(medians.median)
+            select greatest(exp(medians.median + coalesce(seasons.season, 0)), 1)
             from medians
+            left join seasons
+                on
+                    medians.measure = seasons.measure
+                    and medians.season_month = seasons.season_month
             where
-                medians.load_id = %(load)s::bigint
+                medians.is_this
                 and medians.measure = 'rows'
         ) as row_count,
         (
@@ -238,23 +291,26 @@ expected as (
         limits.kind,
         limits.least,
         medians.median,
-        medians.median + coalesce(seasons.season, 0) + least(
-            -4 * deviations.mad,
-            -chances.chance,
-            case when seasons.season is null then limits.below_unknown else limits.below end
-        ) as low,
-        medians.median + coalesce(seasons.season, 0) + greatest(
-            4 * deviations.mad,
-            chances.chance,
-            case when seasons.season is null then limits.above_unknown else limits.above end
-        ) as high
+        medians.median + case
+            -- Of few rows, the share of one season is by chance.
+            when limits.kind = 'share' then least(seasons.season, 0)
+            else coalesce(seasons.season, 0)
+        end - greatest(4 * deviations.mad, chances.chance, -tolerances.below) as low,
+        medians.median + case
+            when limits.kind = 'share' then greatest(seasons.season, 0)
+            else coalesce(seasons.season, 0)
+        end + greatest(4 * deviations.mad, chances.chance, tolerances.above) as high
     from medians
     inner join limits
         on medians.measure like limits.measure
     inner join deviations
         on medians.measure = deviations.measure
     left join seasons
-        on medians.measure = seasons.measure
+        on
+            medians.measure = seasons.measure
+            and medians.season_month = seasons.season_month
+    left join trends
+        on medians.measure = trends.measure
     cross join usual
     cross join
         lateral (
@@ -268,8 +324,16 @@ expected as (
                 end
             )
         ) as chances (chance)
+    cross join lateral (values ((seasons.season + trends.growth) is null)) as of_years (are_few)
+    cross join
+        lateral (
+            values (
+                case when of_years.are_few then limits.below_first else limits.below end,
+                case when of_years.are_few then limits.above_first else limits.above end
+            )
+        ) as tolerances (below, above)
     where
-        medians.load_id = %(load)s::bigint
+        medians.is_this
         and medians.months >= 6
 )
 
@@ -279,7 +343,7 @@ set
     low = greatest(
         case
             when expected.kind <> 'ratio' then expected.low
-            when expected.low < ln(0.01) then 0 -- In logarithms, none counts as 0.01.
+            when expected.low < ln(0.1) then 0 -- In logarithms, none counts as 0.01.
             when expected.measure = 'rows' then ceil(exp(expected.low))
             else exp(expected.low)
         end,

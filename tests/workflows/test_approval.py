@@ -106,7 +106,7 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
     for number in range(1, 7):
         sell(files, f"2024-{number:02}", MANY + number)
         load_month(database, f"2024-{number:02}-01")
-    few = "rows: 10 (expected: 63 to 258); total: 10 (expected: 47.14 to 258.75)"
+    few = "rows: 10 (expected: 53 to 310); total: 10 (expected: 38.73 to 310.5)"
 
     def begin(rows: int, state: str, **conf: Any) -> AirflowRun:
         posted.clear()
