@@ -20,6 +20,8 @@ STALL_SECONDS = 900
 HEARTBEAT_SECONDS = 15
 # Within it, Airflow starts what follows from the end of a run.
 SETTLE_SECONDS = 5
+# Within it, Airflow reads a new file of dags/.
+READ_SECONDS = 60
 
 Run = Mapping[str, Any]
 
@@ -109,7 +111,8 @@ def wait_for_workflows(state: State) -> Outcome:
     """Wait until everything is loaded and the runs have ended, showing how far they are.
 
     Raises:
-        RunError: a DAG file cannot be read, a service died, or nothing moved for a quarter of an hour.
+        RunError: a DAG file cannot be read, a table has no workflow, a service died, or nothing moved for a quarter of
+            an hour.
     """
     api = wait_for_api(state)
     shown, moved, changed, spoken = "", (0, ""), time.monotonic(), 0.0
@@ -141,6 +144,12 @@ def wait_for_workflows(state: State) -> Outcome:
         for table in work.status.monthly_tables:
             if table in dags and (months := passed_over(runs[dags[table]], status, table)):
                 start_backfill(api, dags[table], months)
+        unknown = [table for table in status.table_states if table not in dags]
+        if dags and unknown and now - changed > READ_SECONDS:
+            raise RunError(
+                f"no workflow publishes {', '.join(unknown)}, so nothing loads it. Add its file to dags/, or downgrade "
+                "the migration that added the table."
+            )
         if now - changed > STALL_SECONDS:
             minutes = STALL_SECONDS // 60
             raise RunError(

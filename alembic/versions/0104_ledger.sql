@@ -435,7 +435,7 @@ begin
         where sources.table_name = begin_load.table_name and sources.is_monthly = (file_month is not null)
     ) then
         -- Not as a rule that is broken: the task tries again, because the migration may follow the workflow.
-        raise exception using errcode = 'PL003', message = format(
+        raise exception using errcode = '55PL3', message = format(
             'pipeline.sources has no source "%s" %s, so no file of it is loaded. A migration adds it.',
             begin_load.table_name, case when file_month is null then 'with one file' else 'with a file per month' end
         );
@@ -1008,7 +1008,9 @@ begin
     for staged in
         select staged_table from pipeline.loads inner join pipeline.file_rows using (file_id) where table_name = name
     loop
-        execute format('drop table if exists %s cascade', staged);
+        if to_regclass(staged) is not null then
+            execute 'drop table ' || staged || ' cascade';
+        end if;
     end loop;
     delete from pipeline.loads using pipeline.files where loads.file_id = files.file_id and files.table_name = name;
     delete from pipeline.files where table_name = name;

@@ -107,7 +107,8 @@ with newest_attempt as (
         loads.*,
         files.table_name,
         files.file_month,
-        files.difference
+        files.difference,
+        files.compared_at
     from pipeline.files
     inner join pipeline.loads
         on files.file_id = loads.file_id
@@ -148,6 +149,7 @@ attempt as (
         newest_attempt.table_name,
         newest_attempt.file_month,
         newest_attempt.difference,
+        newest_attempt.compared_at,
         newest_attempt.anomalies,
         newest_attempt.decide_until,
         coalesce(newest_other.updated_at, newest_attempt.updated_at) as updated_at,
@@ -182,7 +184,7 @@ select
     published.total,
     published.published_at as loaded_at,
     published.sha256 as file_version,
-    attempt.updated_at as newest_attempt_at,
+    case when attempt.status = 'changed' then attempt.compared_at else attempt.updated_at end as newest_attempt_at,
     case
         when attempt.status = 'changed' then attempt.difference || ' To repair it, load the month again.'
         when attempt.status in ('waiting', 'not_in_source', 'rejected') then attempt.error
@@ -217,7 +219,7 @@ comment on column public.month_status.row_count is 'Rows that are loaded; null i
 comment on column public.month_status.total is 'Sum of their amounts.';
 comment on column public.month_status.loaded_at is 'When they were published.';
 comment on column public.month_status.file_version is 'SHA-256 of their file.';
-comment on column public.month_status.newest_attempt_at is 'When the newest attempt came to its status.';
+comment on column public.month_status.newest_attempt_at is 'When it came to this status; for a changed month, when that was found.';
 comment on column public.month_status.error is
 'Why the newest attempt is waiting, pending, rejected, failed or not in the source, or what was changed.';
 comment on column public.month_status.anomalies is

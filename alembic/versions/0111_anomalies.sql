@@ -210,7 +210,8 @@ comment on column public.data_statistics.first_day is 'First day.';
 comment on column public.data_statistics.last_day is 'Last day.';
 comment on column public.data_statistics.longest_gap is
 'Most days in a row without rows, from the first day of the month on; null except for the days of a monthly file.';
-comment on column public.data_statistics.counts is 'Rows of each value, where there are few.';
+comment on column public.data_statistics.counts is
+'Rows of each value, where there are few; texts of more than 8 characters are counted together.';
 comment on column public.data_statistics.anomalies is 'What was unusual about the file; null if nothing was.';
 comment on column public.data_statistics.decided_by is 'Who published it all the same.';
 

@@ -453,7 +453,7 @@ usual_groups as (
 -- Each group that is unusual by a measure. One that has changed differs from the year before and from its season.
 unusual (measure, group_key, detail) as (
     select
-        'groups missing' as measure,
+        'stores missing' as measure,
         group_key,
         null as detail
     from missing
@@ -461,7 +461,7 @@ unusual (measure, group_key, detail) as (
     union all
 
     select
-        'new groups' as measure,
+        'new stores' as measure,
         group_key,
         null as detail
     from of_groups
@@ -487,13 +487,13 @@ unusual (measure, group_key, detail) as (
         lateral (
             values
             (
-                'groups with another share of rows',
+                'stores with another share of rows',
                 usual_groups.portion * this.row_count >= 20
                 and not of_groups.portion / usual_groups.portion between 0.25 and 4,
                 100 * of_groups.portion, 100 * usual_groups.portion, ' %%'
             ),
             (
-                'groups with another mean amount',
+                'stores with another mean amount',
                 of_groups.row_count >= 20
                 and not of_groups.mean_amount / nullif(usual_groups.mean_amount, 0) between 0.33 and 3,
                 of_groups.mean_amount, usual_groups.mean_amount, ''
@@ -516,9 +516,9 @@ numbered as (
 
 limits (measure, high, words) as (
     values
-    ('groups missing', 0, 'no rows, with rows in each of the last three months'),
+    ('stores missing', 0, 'no rows, with rows in each of the last three months'),
     (
-        'new groups',
+        'new stores',
         3 + 0.2 * (
             select count(distinct of_groups.group_key)
             from of_groups
@@ -526,8 +526,8 @@ limits (measure, high, words) as (
         ),
         'rows for the first time'
     ),
-    ('groups with another share of rows', 0, 'another share of the rows'),
-    ('groups with another mean amount', 0, 'another mean amount')
+    ('stores with another share of rows', 0, 'another share of the rows'),
+    ('stores with another mean amount', 0, 'another mean amount')
 )
 
 insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly)

@@ -229,6 +229,6 @@ def test_a_store_is_unusual_from_the_documented_limits_on(
         compare(connection, "compare_month", {"load": load})
         [(anomaly,)] = connection.execute(
             "select anomaly from pipeline.anomaly_checks where load_id = %s and measure like %s",
-            [load, f"groups with another {what}"],
+            [load, f"stores with another {what}"],
         ).fetchall()
     assert (anomaly is not None and anomaly.startswith("store_idx 3 (")) == is_unusual

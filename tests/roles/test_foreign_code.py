@@ -227,8 +227,8 @@ def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(database: Databa
     load_month(database, MONTH)
     found = database.run("select who, what from public.statuses")
     assert len(found) == len(AS_PIPELINE)
-    # 428C9: load_id is generated. PL003: there is no such source.
-    rejected = {CheckViolation.sqlstate, InsufficientPrivilege.sqlstate, "428C9", "PL003"}
+    # 428C9: load_id is generated. 55PL3: there is no such source.
+    rejected = {CheckViolation.sqlstate, InsufficientPrivilege.sqlstate, "428C9", "55PL3"}
     assert {what for _, what in found} <= rejected, found
     assert {who for who, _ in found} == {"pipeline"}
     assert database.run("select is_called from public.calls_as_owner") == [(False,)]

@@ -33,7 +33,7 @@ import yaml
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
 from conftest import ROOT, Database
 from psycopg import sql
-from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, SQL, connect, dag, run_sql
+from support.steps import SQL, connect, dag, dags, run_sql
 
 from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator
 
@@ -56,17 +56,13 @@ CHECK = """
     )
 """
 # As the publish files do.
-PUBLISH = {
-    "sales": """
-        with deleted as (delete from public.sales where date >= {month} and date < {month}::date + interval '1 month')
-        insert into public.sales select * from {staged}
-    """,
-    "stores": """
-        insert into public.stores select distinct idx, location from {staged}
-        on conflict (idx) do update set location = excluded.location
-    """,
-}
-PUBLISH_OTHERS = "with deleted as (delete from public.{file}) insert into public.{file} select * from {staged}"
+PUBLISH = (
+    "with deleted as (delete from public.{file} where {condition}) insert into public.{file} select * from {staged}"
+)
+PUBLISH_STORES = """
+    insert into public.stores select distinct idx, location from {staged}
+    on conflict (idx) do update set location = excluded.location
+"""
 
 # Of every table, with the ledger and what is staged.
 SCHEMAS = ("public", "pipeline", "staging", "partitions")
@@ -84,8 +80,8 @@ def sql_tasks() -> dict[str, SQLExecuteQueryOperator]:
     """The tasks that run SQL, by the text of each of their files."""
     return {
         text: task
-        for dag_id in (SALES, CUSTOMERS, FEATURES, MAINTENANCE)
-        for task in dag(dag_id).tasks
+        for each in dags().values()
+        for task in each.tasks
         if isinstance(task, SQLExecuteQueryOperator)
         for text in ([task.sql] if isinstance(task.sql, str) else task.sql)
         if text.startswith("-- ")
@@ -241,14 +237,18 @@ def create_load(
     if status == "published":
         with pipeline.transaction():
             pipeline.execute("select pipeline.publish_load(%s::bigint)", [load])
-            publish = sql.SQL(PUBLISH.get(file, PUBLISH_OTHERS))
-            pipeline.execute(publish.format(file=sql.Identifier(file), staged=source, month=sql.Literal(str(month))))
+            [(condition,)] = pipeline.execute(
+                "select condition from pipeline.file_rows join pipeline.loads using (file_id) where load_id = %s",
+                [load],
+            ).fetchall()
+            publish = sql.SQL(PUBLISH_STORES if file == "stores" else PUBLISH)
+            pipeline.execute(publish.format(file=sql.Identifier(file), condition=sql.SQL(condition), staged=source))
             if file != "stores":
                 pipeline.execute("select pipeline.drop_staged(%s::bigint)", [load])
 
 
 def address_of(file: str, month: object = None) -> str:
-    return f"https://bucket/{f'sales/{month}/' if month else ''}{file}.csv"
+    return f"https://bucket/{f'{file}/{month}/' if month else ''}{file}.csv"
 
 
 def contents(database: Database, *schemas: str) -> dict[str, str]:

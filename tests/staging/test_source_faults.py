@@ -280,6 +280,13 @@ def test_a_retry_is_for_what_it_may_not_find_again() -> None:
         assert action(getattr(psycopg.errors, name, psycopg.OperationalError)()) is RetryAction.RETRY, name
 
 
+def test_a_workflow_that_is_there_before_its_migration_tries_again(database: Database) -> None:
+    with pytest.raises(psycopg.Error, match='has no source "returns" with a file per month') as failure:
+        stage_file(database, "returns", "2024-02-01")
+    decision = LoadRetryPolicy(STAGING_RETRIES).evaluate(failure.value, try_number=1, max_tries=STAGING_RETRIES)
+    assert decision.action is RetryAction.RETRY
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "1.5", "10GB", "1_000", "\u0661\u0660", " 5", "9" * 19])
 def test_a_size_that_is_no_number_of_bytes_fails_at_once_with_its_form(
     value: str, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch

@@ -29,15 +29,16 @@ _run_numbers = itertools.count(1)
 
 
 @cache
-def _dags() -> Any:
+def dags() -> dict[str, Any]:
+    """All DAGs. The first call must be in the main thread, where alone Airflow reads DAG files."""
     bag = DagBag(str(ROOT / "dags"))
     assert bag.import_errors == {}
-    return bag.dags
+    return dict(bag.dags)
 
 
 def dag(dag_id: str) -> Any:
-    """A DAG. The first call must be in the main thread, where alone Airflow reads DAG files."""
-    return _dags()[dag_id]
+    """A DAG, see dags."""
+    return dags()[dag_id]
 
 
 def connect(database: Database) -> psycopg.Connection[Any]:
