@@ -219,7 +219,8 @@ comment on column public.month_status.row_count is 'Rows that are loaded; null i
 comment on column public.month_status.total is 'Sum of their amounts.';
 comment on column public.month_status.loaded_at is 'When they were published.';
 comment on column public.month_status.file_version is 'SHA-256 of their file.';
-comment on column public.month_status.newest_attempt_at is 'When it came to this status; for a changed month, when that was found.';
+comment on column public.month_status.newest_attempt_at is
+'When it came to this status; for a changed month, when that was found.';
 comment on column public.month_status.error is
 'Why the newest attempt is waiting, pending, rejected, failed or not in the source, or what was changed.';
 comment on column public.month_status.anomalies is
