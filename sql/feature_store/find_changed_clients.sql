@@ -27,6 +27,9 @@ set local enable_hashagg = off;
 
 set local max_parallel_workers_per_gather = 0;
 
+-- A million clients are sorted and hashed in memory, so rows stay in the order in which indexes are filled fastest.
+set local work_mem = '64MB';
+
 -- A history that was emptied by hand is built again.
 delete from pipeline.client_hashes
 where not exists (
