@@ -6,10 +6,10 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -320,35 +320,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.nodeid.startswith(SYSTEM_FILES))
 
 
-RunDag = Callable[..., str]
-
-
-@pytest.fixture
-def run_dag(airflow: None) -> RunDag:
-    """Runs a DAG from dags/ to its end, as it fires at a moment, and returns the run's state."""
-    from airflow.dag_processing.dagbag import DagBag
-
-    def run(dag_id: str, fires: datetime | None = None, retries: int = 0) -> str:
-        bag = DagBag(str(ROOT / "dags"))
-        assert bag.import_errors == {}
-        dag = bag.dags[dag_id]
-        for task in dag.tasks:
-            task.retries = retries  # DAG.test sleeps through the pauses between them, see no_pauses
-        # A second later: the moment itself is that of the scheduled run.
-        return str(dag.test(logical_date=fires and fires + timedelta(seconds=1)).state)
-
-    return run
-
-
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retries at once: the pauses themselves are tested apart."""
     from company_data import retries
 
     monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, (timedelta(), timedelta())))
-
-
-def month_after(month: str) -> datetime:
-    """The moment at which the run of a month (YYYY-MM) fires: the first of the next one."""
-    year, number = map(int, month.split("-"))
-    return datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)

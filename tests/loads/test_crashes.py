@@ -16,8 +16,9 @@ from datetime import timedelta
 
 import psycopg
 import pytest
-from conftest import ROOT, Database, FaultyFiles, Files, RunDag, drop_database, month_after, new_database
+from conftest import ROOT, Database, FaultyFiles, Files, drop_database, new_database
 from support import faulty_bucket, steps
+from support.airflow_runs import run_dag
 from support.breakpoints import (
     WAIT_SECONDS,
     locks_on_tables,
@@ -269,10 +270,10 @@ def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works_and_outl
 
 
 def test_airflow_brings_a_month_to_its_end_through_dropped_connections_and_a_crash_of_the_server(
-    own_database: Database, files: Files, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+    own_database: Database, files: Files, airflow: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # All retries together take longer than a start of the server may.
-    pauses = (timedelta(seconds=1), timedelta(seconds=15))
+    pauses = (timedelta(seconds=0.2), timedelta(seconds=15))
     monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, pauses))
     points = ["sales requested", "stores staged", "sales checked", "insert public.sales"]
     with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
@@ -287,7 +288,7 @@ def test_airflow_brings_a_month_to_its_end_through_dropped_connections_and_a_cra
 
         write_sales(files, 1)
         struck = pool.submit(strike)
-        assert run_dag(SALES, month_after("2024-02"), retries=9) == "success"
+        assert run_dag(SALES, "2024-02", retries=9) == "success"
         struck.result(WAIT_SECONDS)
     assert_all_is_as_if_nothing_had_been_cut_off(own_database, 1)
 

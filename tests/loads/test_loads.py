@@ -6,8 +6,9 @@ from decimal import Decimal
 
 import psycopg
 import pytest
-from conftest import Database, FaultyFiles, Files, Rows, RunDag, month_after
+from conftest import Database, FaultyFiles, Files, Rows
 from support import csv_text, steps
+from support.airflow_runs import run_dag
 from support.faulty_bucket import before, during
 from support.steps import CUSTOMERS, FEATURES, Run, build_feature_store, load_customers, load_month, staged_tables
 from support.steps import SALES as SALES_DAG
@@ -15,7 +16,7 @@ from support.steps import SALES as SALES_DAG
 from company_data.errors import FileRejected
 from company_data.settings import CONNECTION_OPTIONS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 
 MONTH = "2024-02-01"
 SALES = f"sales/{MONTH}/sales.csv"
@@ -56,9 +57,9 @@ def staged(database: Database) -> set[str]:
     return {name for (name,) in database.run(tables)}
 
 
-def test_a_load_leaves_one_row_that_says_what_was_loaded(database: Database, february: Files, run_dag: RunDag) -> None:
+def test_a_load_leaves_one_row_that_says_what_was_loaded(database: Database, february: Files) -> None:
     before = datetime.now(UTC)
-    assert run_dag(SALES_DAG, month_after("2024-02")) == "success"
+    assert run_dag(SALES_DAG, "2024-02") == "success"
     with database.connect() as connection:
         cursor = connection.execute("""
             select loads.*, table_name, file_month
@@ -127,12 +128,12 @@ def test_a_rejected_file_stays_staged_until_the_file_is_loaded_again(database: D
 
 
 def test_the_run_of_a_superseded_load_skips_its_task_and_says_why(
-    database: Database, faulty: FaultyFiles, run_dag: RunDag, capsys: pytest.CaptureFixture[str]
+    database: Database, faulty: FaultyFiles, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_month(faulty)
     # A whole run requests and publishes the month while the download goes on.
     faulty.answers[SALES] = [during(lambda: load_month(database, MONTH))]
-    assert run_dag(SALES_DAG, month_after("2024-02")) == "success"
+    assert run_dag(SALES_DAG, "2024-02") == "success"
     log = capsys.readouterr().out
     assert f"{SALES}: load 1 is superseded, so there is nothing to do." in log
     assert "Skipping task" in log
@@ -222,14 +223,13 @@ def test_each_file_has_at_most_one_published_load(database: Database, february: 
 def test_an_empty_month_loads_and_the_log_says_so_and_how_it_differs(
     database: Database,
     february: Files,
-    run_dag: RunDag,
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     for _ in range(2):
         assert not any("has changed" in report for report in load_month(database, MONTH))
     february.write(SALES, csv_text.sales())
-    assert run_dag(SALES_DAG, month_after("2024-02")) == "success"
+    assert run_dag(SALES_DAG, "2024-02") == "success"
     assert "has a header and no rows: it is loaded as empty" in caplog.text
     log = capsys.readouterr().out
     assert "monthly_sales of 2024-02-01: 0 stores, total 0, of 0 sales" in log
@@ -264,9 +264,7 @@ def test_data_freshness_shows_version_last_day_and_rows_of_each_table(database: 
     assert datetime.now(UTC) - oldest < timedelta(minutes=1)
 
 
-def test_every_session_of_a_task_has_its_limits_and_its_name(
-    database: Database, february: Files, run_dag: RunDag
-) -> None:
+def test_every_session_of_a_task_has_its_limits_and_its_name(database: Database, february: Files) -> None:
     write_customer_files(february)
     # A trigger notes what holds in each session that writes.
     database.run("create table partitions.seen (task text, name text, setting text)")
@@ -282,7 +280,7 @@ def test_every_session_of_a_task_has_its_limits_and_its_name(
     for table in ("pipeline.loads", "public.feature_store"):
         database.run(f"create trigger note after insert or update on {table} execute function public.note()")
     for dag in (SALES_DAG, CUSTOMERS, FEATURES):
-        assert run_dag(dag, month_after("2024-02") if dag == SALES_DAG else None) == "success"
+        assert run_dag(dag, "2024-02" if dag == SALES_DAG else None) == "success"
 
     assert {task for (task,) in database.run("select distinct task from partitions.seen")} == {
         # The tasks for approval write nothing if nobody is asked.

@@ -1,14 +1,16 @@
 """Functions, operators, triggers and tables of mle_user: no connection and no function of the pipeline runs them."""
 
 import subprocess
+from datetime import date
 from itertools import product
 from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import DEFAULT_PASSWORDS, Database, Files, RunDag, month_after
+from conftest import DEFAULT_PASSWORDS, Database, Files
 from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege
 from support import csv_text
+from support.airflow_runs import run_dag
 from support.foreign_code import plant_shadows, safe, shadows_ran, watched_logins
 from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, Run, build_feature_store, load_customers, load_month
 
@@ -16,16 +18,16 @@ from embedded.sample_data import months_before, write_bucket
 from services.passwords import set_passwords
 from services.status import read_status
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 
 # The month that is loaded, and the one after it.
-MONTH, FIRES = "2024-02-01", month_after("2024-02")
+MONTH, NEXT_MONTH = "2024-02-01", date(2024, 3, 1)
 
 
 @pytest.fixture
 def attacked(database: Database, files: Files) -> Database:
     """A database with shadows, before anything was loaded, and a bucket with files for all workflows."""
-    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    write_bucket(files.folder, months_before(NEXT_MONTH, 1))
     plant_shadows(database.url)
     return database
 
@@ -36,15 +38,15 @@ def test_a_shadow_runs_where_public_is_on_the_search_path(attacked: Database) ->
     assert shadows_ran(attacked.url)
 
 
-def test_no_task_and_no_command_runs_a_shadow(attacked: Database, run_dag: RunDag, tmp_path: Path) -> None:
+def test_no_task_and_no_command_runs_a_shadow(attacked: Database, tmp_path: Path) -> None:
     attacked.migrate("upgrade head", "downgrade base", "upgrade head")
     with watched_logins(attacked.url) as logins:
         load_month(attacked, MONTH)
-        for dag, fires in ((SALES, FIRES), (CUSTOMERS, None), (FEATURES, None)):
-            assert run_dag(dag, fires) == "success"
+        for dag, month in ((SALES, MONTH[:7]), (CUSTOMERS, None), (FEATURES, None)):
+            assert run_dag(dag, month) == "success"
         Run(attacked, MAINTENANCE).run("discard_orphans", "analyze_months")
         attacked.migrate("upgrade head")
-        read_status(attacked.url(), [FIRES.date()])
+        read_status(attacked.url(), [NEXT_MONTH])
         write_passwords(tmp_path)
         set_passwords("operational-db", attacked.url(), tmp_path)
         paths = logins.paths()
@@ -254,7 +256,7 @@ CALLS_AS_PIPELINE = """
 
 def test_a_trigger_of_mle_user_does_not_open_the_features(database: Database, files: Files) -> None:
     """Neither before the first build nor what a person closed after it."""
-    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    write_bucket(files.folder, months_before(NEXT_MONTH, 1))
     load_month(database, MONTH)
     features = ["public.feature_history", "public.feature_store"]
     with database.connect("mle_user") as connection:
@@ -272,7 +274,7 @@ def test_a_trigger_of_mle_user_does_not_open_the_features(database: Database, fi
 
 
 def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Database, files: Files) -> None:
-    write_bucket(files.folder, months_before(FIRES.date(), 1))
+    write_bucket(files.folder, months_before(NEXT_MONTH, 1))
     load_month(database, MONTH)
     # All but those of the two loads, and the stores that are published.
     tables = """

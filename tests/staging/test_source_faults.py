@@ -13,8 +13,9 @@ from typing import Any
 import psycopg
 import pytest
 from airflow.sdk import RetryAction
-from conftest import CONTENT, FAULTY_MONTH, FAULTY_PATH, Database, FaultyFiles, RunDag, month_after
+from conftest import CONTENT, FAULTY_MONTH, FAULTY_PATH, Database, FaultyFiles
 from support import csv_text
+from support.airflow_runs import dag_bag, run_dag
 from support.breakpoints import wait_until_nothing_is_left
 from support.faulty_bucket import (
     Answer,
@@ -39,7 +40,7 @@ from company_data import source, staging
 from company_data.errors import FileMissing, FileNotYetAvailable, FileRejected, SourceUnavailable
 from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 
 TOTAL = sum(range(1, 29)) + 28 * 0.25
 
@@ -62,22 +63,22 @@ def late(faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str
 
 
 def test_transient_faults_are_retried_by_airflow_until_the_month_is_complete(
-    database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
+    database: Database, faulty: FaultyFiles, no_pauses: None
 ) -> None:
     faulty.answers[FAULTY_PATH] = [status(503, Retry_After=0), reset(300), cut(len(CONTENT) - 1)]
-    assert run_dag(SALES, month_after("2024-02"), retries=3) == "success"
+    assert run_dag(SALES, "2024-02", retries=3) == "success"
     assert total(database) == TOTAL
     statuses = database.run("select status from pipeline.loads where source_url like '%/sales.csv' order by load_id")
     assert statuses == [*[("failed",)] * 3, ("published",)]
 
 
 def test_a_permanent_fault_fails_at_once_with_the_address_and_the_reason(
-    database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None, capsys: pytest.CaptureFixture[str]
+    database: Database, faulty: FaultyFiles, no_pauses: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load_month(database, FAULTY_MONTH)
     faulty.requests.clear()
     faulty.answers[FAULTY_PATH] = [redirect("http://127.0.0.1:1/x?X-Amz-Signature=hidden")]
-    assert run_dag(SALES, month_after("2024-02"), retries=3) == "failed"
+    assert run_dag(SALES, "2024-02", retries=3) == "failed"
     assert faulty.requests.count(f"/{FAULTY_PATH}") == 1
     log = capsys.readouterr().out
     assert f"{FAULTY_PATH}: the server redirects to what is not https" in log
@@ -221,15 +222,15 @@ def test_a_checksum_is_that_of_the_bytes_as_they_are_sent_or_of_the_text(faulty:
 
 
 def test_a_late_file_is_waited_for_through_other_faults_and_a_missing_list_of_stores_is_not(
-    late: tuple[str, str], database: Database, faulty: FaultyFiles, run_dag: RunDag, no_pauses: None
+    late: tuple[str, str], database: Database, faulty: FaultyFiles, no_pauses: None
 ) -> None:
     month, path = late
     # More tries than a transient fault gets.
     faulty.answers[path] = [*[status(404)] * 9, status(503), hang_up, cut(5)]
-    assert run_dag(SALES, month_after(month), retries=15) == "success"
+    assert run_dag(SALES, month, retries=15) == "success"
     assert database.run("select value from sales") == [(5,)]
     faulty.answers["stores.csv"] = [status(404)]
-    assert run_dag(SALES, month_after(month), retries=15) == "failed"
+    assert run_dag(SALES, month, retries=15) == "failed"
 
 
 def test_a_month_whose_missing_file_is_forbidden_is_waited_for_within_its_week(
@@ -246,13 +247,12 @@ def test_a_month_whose_missing_file_is_forbidden_is_waited_for_within_its_week(
 
 
 def test_a_source_that_trickles_is_given_up_at_the_task_s_time_limit_and_recorded(
-    database: Database, faulty: FaultyFiles, run_dag: RunDag, monkeypatch: pytest.MonkeyPatch
+    database: Database, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from company_data import settings
-
-    monkeypatch.setitem(settings.TASK_DEFAULTS, "execution_timeout", timedelta(seconds=3))
+    task = dag_bag().dags[SALES].get_task("stage_sales")
+    monkeypatch.setattr(task, "execution_timeout", timedelta(seconds=1))
     faulty.answers[FAULTY_PATH] = [trickle]
-    assert run_dag(SALES, month_after("2024-02")) == "failed"
+    assert run_dag(SALES, "2024-02") == "failed"
     [(outcome, error)] = database.run("select status, error from pipeline.loads")
     assert outcome == "failed"
     assert f"{FAULTY_PATH}: the file was not complete when the task's time limit was reached" in error

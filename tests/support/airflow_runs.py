@@ -1,6 +1,7 @@
 """Runs of Airflow that a test takes on step by step: what its scheduler, and a person in its UI, do to a run."""
 
 import itertools
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import cache
@@ -9,7 +10,7 @@ from typing import Any
 import pendulum
 from airflow.sdk.definitions.dag import _run_task
 from airflow.utils.session import create_session
-from conftest import ROOT, month_after
+from conftest import ROOT
 
 _numbers = itertools.count(1)
 
@@ -58,13 +59,14 @@ class AirflowRun:
         self.run_id = f"manual__{month or dag_id}__{next(_numbers)}"
         self.states: dict[str, str | None] = {}  # by task
         self.before: dict[str, Callable[[], object]] = {}  # what happens before the next try of a task
-        end = pendulum.instance(month_after(month or "2024-01"))
+        begin = pendulum.instance(datetime.strptime(month or "2024-01", "%Y-%m").replace(tzinfo=UTC))
+        end = begin.add(months=1)
         self._scheduled_dag = scheduled_dag(dag_id)
         with create_session() as session:
             run = self._scheduled_dag.create_dagrun(
                 run_id=self.run_id,
                 logical_date=end.add(seconds=next(_numbers)),
-                data_interval=(end.subtract(months=1 if month else 0), end),
+                data_interval=(begin if month else end, end),
                 run_after=end,
                 run_type=DagRunType.MANUAL,
                 triggered_by=DagRunTriggeredByType.TEST,
@@ -90,6 +92,8 @@ class AirflowRun:
                 self.states = {instance.task_id: instance.state for instance in instances}
                 if run.state != "running" or set(self.states.values()) <= {None, "success", "awaiting_input"}:
                     return str(run.state)
+                if not ready:
+                    time.sleep(0.05)  # in the pause before a retry
                 for instance in instances:
                     if instance.state == "scheduled":
                         self.before.pop(instance.task_id, lambda: None)()
