@@ -46,42 +46,6 @@ def clients(database: Database) -> Database:
     return database
 
 
-DAYS = {
-    "2020-01-09": None,  # before the first row
-    "2020-01-10": 1,  # valid_from itself
-    "2020-02-09": 1,
-    "2020-02-10": 1,  # valid_to itself: no other row has begun
-    "2020-02-11": 2,  # the next row begins the day after
-    "2020-03-01": 3,  # valid_to of one row, valid_from of the next
-    "2020-04-01": 5,  # a row that ends on the day on which it begins: the next one counts
-    "2020-05-02": 6,  # a row of one day
-    "2020-05-03": 7,
-    "2020-06-01": 7,  # valid_to, and no next row
-    "2020-07-01": 7,  # between two rows: the earlier one
-    "2020-08-01": 8,
-    "infinity": 8,
-    "-infinity": None,
-}
-
-
-def test_a_client_has_the_row_that_was_valid_on_the_day(clients: Database) -> None:
-    clients.run("""
-        insert into customer_activity values
-            (1, '2020-01-10', '2020-02-10', 0.5, 1),
-            (1, '2020-02-11', '2020-03-01', 0.5, 2),
-            (1, '2020-03-01', '2020-04-01', 0.5, 3),
-            (1, '2020-04-01', '2020-04-01', 9.5, 4),
-            (1, '2020-04-01', '2020-05-01', 0.5, 5),
-            (1, '2020-05-02', '2020-05-02', 0.5, 6),
-            (1, '2020-05-03', '2020-06-01', 0.5, 7),
-            (1, '2020-08-01', null, 0.5, 8)
-    """)
-    build_feature_store(clients)
-    for day, shown in DAYS.items():
-        assert as_of(clients, f"'{day}'") == ([] if shown is None else [(1, 10, "A", 0.5, shown, 1)]), day
-    assert as_of(clients, "null") == []
-
-
 # Dates of nasty files lie in these days, so that they often meet.
 FIRST_DAY, NASTY_DAYS = date(2024, 1, 1), 12
 NASTY_CLIENTS = 1_000
@@ -208,7 +172,8 @@ def test_on_nasty_files_each_client_and_day_equals_an_independent_reading_of_the
         assert [str(row) for row in as_of(database, f"'{day}'")] == [
             str((client, *features)) for client, features in sorted(on_day(files, day).items())
         ]
-    assert as_of(database, "'infinity'") != []
+    assert as_of(database, "'infinity'") == as_of(database, f"'{each_day()[-1]}'")
+    assert as_of(database, "'-infinity'") == as_of(database, "null") == []
     assert database.run(f"select count(*) from ({BROKEN_CLIENTS}) as broken") == [(0,)]
 
 

@@ -124,12 +124,6 @@ def test_only_a_person_approves_a_loss_and_once(built: Database) -> None:
         build_feature_store(built, max_loss="20")
 
 
-def test_features_that_were_emptied_by_hand_lose_nothing(built: Database) -> None:
-    built.run("truncate feature_history, feature_store", "mle_user")
-    build_feature_store(built, max_loss="0")
-    assert built.run("select count(*) from feature_store") == [(7,)]
-
-
 def test_without_its_settings_a_rebuild_fails_also_in_a_session_that_had_them(built: Database) -> None:
     before = features(built)
     *given, find, resolve, write, _, _ = dag(FEATURES).get_task("refresh_feature_store").sql

@@ -9,6 +9,7 @@ from conftest import Database, Files
 from psycopg.errors import CheckViolation, InsufficientPrivilege
 from support import csv_text, steps
 from support.breakpoints import wait_until_blocked
+from support.bucket_files import write_customers, write_month
 from support.steps import CUSTOMERS, FEATURES, Run, build_feature_store, connect, load_customers, load_month, run_sql
 
 pytestmark = pytest.mark.slow
@@ -23,11 +24,8 @@ MONTH = "2024-01-01"
 
 @pytest.fixture
 def bucket(files: Files) -> Files:
-    files.write("customer_profiles.csv", csv_text.profiles("1,1,A,x"))
-    files.write("customer_activity.csv", csv_text.activity("1,2020-01-01,,1,1"))
-    files.write("labels.csv", csv_text.labels("1,0"))
-    files.write("stores.csv", csv_text.stores("1,Porto"))
-    files.write(f"sales/{MONTH}/sales.csv", csv_text.sales(f"1,5,{MONTH},1"))
+    write_customers(files)
+    write_month(files, MONTH[:7])
     return files
 
 
@@ -175,9 +173,7 @@ def features_are_built_again(database: Database, bucket: Files) -> None:
 
 
 def migrates(database: Database, _: Files) -> None:
-    for steps_of_alembic in (["downgrade", "-1"], ["upgrade", "head"]):
-        done = database.alembic(*steps_of_alembic)
-        assert done.returncode == 0, done.stderr
+    database.migrate("downgrade -1", "upgrade head")
 
 
 def test_what_a_person_revokes_later_stays_revoked_and_what_is_open_stays_open(
@@ -195,15 +191,7 @@ def test_what_a_person_revokes_later_stays_revoked_and_what_is_open_stays_open(
 
 def test_features_that_are_made_again_are_closed_until_they_are_built(database: Database, bucket: Files) -> None:
     loads_again(database, bucket)
-    for steps_of_alembic in (["downgrade", "0106"], ["upgrade", "head"]):
-        done = database.alembic(*steps_of_alembic)
-        assert done.returncode == 0, done.stderr
+    database.migrate("downgrade 0106", "upgrade head")
     assert open_tables(database) == OTHER_TABLES
     build_feature_store(database)
     assert open_tables(database) == TABLES
-
-
-@pytest.mark.parametrize("user", ["ds_user", "mle_user"])
-def test_only_the_pipeline_opens_the_features(database: Database, user: str) -> None:
-    with pytest.raises(InsufficientPrivilege):
-        database.run("select pipeline.open_feature_store()", user)

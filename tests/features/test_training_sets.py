@@ -126,24 +126,18 @@ def test_the_hash_does_not_depend_on_the_session_or_the_order_and_counts_repetit
     assert len({hashes[name] for name in ("one", "twice", "none", "two")}) == 4
 
 
-def test_a_wrong_name_is_rejected(built: Database) -> None:
-    make(built, "a")
-    with pytest.raises(CheckViolation, match='There is a training set "a" already'):
-        make(built, "a")
-    with pytest.raises(CheckViolation, match='There is no training set "b"'):
-        is_same(built, "b")
-
-
-def test_without_features_no_set_is_made(database: Database) -> None:
+def test_a_wrong_name_and_a_moment_without_its_rows_are_rejected(database: Database, files: Files) -> None:
     with pytest.raises(CheckViolation, match="There are no features yet"):
         make(database, "a")
-
-
-def test_a_moment_whose_rows_are_deleted_is_rejected(built: Database) -> None:
-    make(built, "old")
-    built.run("update pipeline.feature_store_builds set kept_from = now()")
+    load_and_build(database, files, 1)
+    make(database, "a")
+    with pytest.raises(CheckViolation, match='There is a training set "a" already'):
+        make(database, "a")
+    with pytest.raises(CheckViolation, match='There is no training set "b"'):
+        is_same(database, "b")
+    database.run("update pipeline.feature_store_builds set kept_from = now()")
     with pytest.raises(CheckViolation, match="is not complete any more"):
-        is_same(built, "old")
+        is_same(database, "a")
 
 
 BEYOND_ITS_CALLER = [

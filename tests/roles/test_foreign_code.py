@@ -241,39 +241,23 @@ def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(database: Databa
 
 # What must be left of what a trigger's function does as the login pipeline, by functions with their owner's rights.
 CALLS_AS_PIPELINE = """
-    create function public.attack() returns trigger language plpgsql as $attack$
+    create function public.{name}() returns trigger language plpgsql as $attack$
     begin
-        {statement};
+        perform {call};
         return null;
     exception
         when others then
             return null;
     end
     $attack$;
-    create trigger attack after insert on public.monthly_sales execute function public.attack();
+    create trigger {name} after insert on public.monthly_sales execute function public.{name}();
 """
 
 
-def test_a_trigger_of_mle_user_does_not_open_the_features(database: Database, files: Files) -> None:
-    """Neither before the first build nor what a person closed after it."""
-    write_bucket(files.folder, months_before(NEXT_MONTH, 1))
-    load_month(database, MONTH)
-    features = ["public.feature_history", "public.feature_store"]
-    with database.connect("mle_user") as connection:
-        connection.execute(CALLS_AS_PIPELINE.format(statement="perform pipeline.open_feature_store()"))
-    for is_built in (False, True):
-        if is_built:
-            load_customers(database)
-            build_feature_store(database)
-            for table in features:
-                database.run(f"revoke all on {table} from ds_user_role, mle_user_role")
-        load_month(database, MONTH)
-        for user, table in product(("ds_user", "mle_user"), features):
-            with pytest.raises(InsufficientPrivilege):
-                database.run(f"select * from {table}", user)
-
-
-def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Database, files: Files) -> None:
+def test_triggers_of_mle_user_open_no_features_and_discard_no_table_but_those_of_loads(
+    database: Database, files: Files
+) -> None:
+    """The features: neither before the first build nor what a person closed after it."""
     write_bucket(files.folder, months_before(NEXT_MONTH, 1))
     load_month(database, MONTH)
     # All but those of the two loads, and the stores that are published.
@@ -282,13 +266,23 @@ def test_a_trigger_of_mle_user_discards_no_table_but_those_of_loads(database: Da
         from pg_class
         where relkind in ('r', 'p') and not (relnamespace::regnamespace::text = 'staging' and relname ~ '_[0-9]+$')
     """
+    features = ["public.feature_history", "public.feature_store"]
     with database.connect("mle_user") as connection:
-        connection.execute(
-            CALLS_AS_PIPELINE.format(
-                statement="perform pipeline.drop_staged(number) from generate_series(-1, 100) as number"
-            )
-        )
+        for name, call in {
+            "opens": "pipeline.open_feature_store()",
+            "discards": "pipeline.drop_staged(number) from generate_series(-1, 100) as number",
+        }.items():
+            connection.execute(CALLS_AS_PIPELINE.format(name=name, call=call).encode())
     before = database.run(tables)
-    load_month(database, MONTH)
-    assert database.run(tables) == before
-    assert database.run("select count(*) > 0 from sales") == [(True,)]
+    for is_built in (False, True):
+        if is_built:
+            load_customers(database)
+            build_feature_store(database)
+            for table in features:
+                database.run(f"revoke all on {table} from ds_user_role, mle_user_role")
+        load_month(database, MONTH)
+        assert database.run(tables) == before
+        assert database.run("select count(*) > 0 from sales") == [(True,)]
+        for user, table in product(("ds_user", "mle_user"), features):
+            with pytest.raises(InsufficientPrivilege):
+                database.run(f"select * from {table}", user)

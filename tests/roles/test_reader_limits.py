@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import product
 
 import psycopg
 import pytest
@@ -16,17 +17,17 @@ pytestmark = pytest.mark.slow
 LIMIT = 20  # connections of one login
 
 
-@pytest.fixture(scope="module", params=[["upgrade head"], ["upgrade head", "downgrade base", "upgrade head"]], ids=len)
-def migrated(request: pytest.FixtureRequest, cluster: Cluster) -> Iterator[Database]:
-    """A database that was upgraded, or also downgraded and upgraded again."""
+@pytest.fixture(scope="module")
+def migrated(cluster: Cluster) -> Iterator[Database]:
+    """A database that was upgraded, downgraded and upgraded again."""
     database = new_database(cluster, "test_moved")
-    database.migrate(*request.param)
+    database.migrate("upgrade head", "downgrade base", "upgrade head")
     yield database
     drop_database(database)
 
 
-def test_a_reader_is_denied_what_fills_the_server_or_stops_others(migrated: Database) -> None:
-    for statement in (
+def test_a_reader_is_denied_what_fills_the_server_or_stops_others(template: Database, migrated: Database) -> None:
+    denied = (
         "select lo_create(0)",
         "select lo_creat(-1)",
         "select lo_from_bytea(0, 'x')",
@@ -46,9 +47,10 @@ def test_a_reader_is_denied_what_fills_the_server_or_stops_others(migrated: Data
         "comment on table public.sales is 'x'",
         "begin; lock table public.sales in row share mode",
         "select * from public.data_freshness for update",
-    ):
+    )
+    for database, statement in product((template, migrated), denied):
         with pytest.raises(InsufficientPrivilege):
-            assert migrated.run(statement, "ds_user") is None, statement
+            assert database.run(statement, "ds_user") is None, statement
 
 
 @pytest.mark.parametrize("login", ["ds_user", "mle_user"])
