@@ -9,7 +9,7 @@ from itertools import product
 import psycopg
 import pytest
 from conftest import CONTENT, FAULTY_MONTH, FAULTY_PATH, Database, FaultyFiles
-from support.faulty_bucket import Answer, MisbehavingHandler, redirect, status, with_headers
+from support.faulty_bucket import Answer, raw, redirect, status, with_headers
 from support.steps import stage_file
 
 from company_data import settings, source
@@ -26,14 +26,7 @@ INVALID = (f"https://{ESCAPES}/", f"https://{'x' * 64}/", "https://127.0.0.1:999
 
 def head(text: str) -> Answer:
     """The file under a head of this text, whose lines are separated by line ends."""
-
-    def answer(handler: MisbehavingHandler) -> None:
-        lines = [*text.split("\n"), "Connection: close", "", ""]
-        handler.wfile.write("\r\n".join(lines).encode("latin-1"))
-        with suppress(OSError):
-            handler.wfile.write(CONTENT.encode())
-
-    return answer
+    return raw(text, [CONTENT.encode()])
 
 
 def has_control_characters(text: str) -> bool:
@@ -80,14 +73,6 @@ def test_a_date_that_cannot_be_read_is_ignored(faulty: FaultyFiles) -> None:
         faulty.answers[FAULTY_PATH] = [with_headers(Last_Modified=header)]
         with source.open_file(settings.source_url(FAULTY_PATH)) as download:
             assert download.last_modified == moment, header
-
-
-def test_the_latest_date_that_can_be_read_is_kept(database: Database, faulty: FaultyFiles) -> None:
-    faulty.answers[FAULTY_PATH] = [with_headers(Last_Modified="Fri, 31 Dec 9999 23:59:59 GMT")]
-    stage_month(database)
-    assert database.run("select last_modified at time zone 'utc' = '9999-12-31 23:59:59' from pipeline.loads") == [
-        (True,)
-    ]
 
 
 def test_a_pause_that_cannot_be_read_is_ignored(faulty: FaultyFiles) -> None:
@@ -182,13 +167,6 @@ def test_informational_answers_are_skipped_and_a_success_of_a_proxy_is_read(faul
     assert faulty.fetch(head(answer.replace("200 OK", "203 Non-Authoritative Information"))) == CONTENT.encode()
     with pytest.raises(SourceUnavailable, match="no answer after the informational ones"):
         faulty.fetch(head(hints * 11 + answer))
-
-
-def test_the_sentence_is_in_the_ledger(database: Database, faulty: FaultyFiles) -> None:
-    faulty.answers[FAULTY_PATH] = [head(f"HTTP/1.1 401 {ESCAPES}\nContent-Length: 0")]
-    with pytest.raises(FileRejected) as failure:
-        stage_month(database)
-    assert database.run("select error from pipeline.loads") == [(str(failure.value),)]
 
 
 def test_the_error_of_the_database_is_kept_without_control_characters(database: Database, faulty: FaultyFiles) -> None:

@@ -147,13 +147,6 @@ def test_gzip_and_chunks_load_as_the_plain_file_does(good: Answer, database: Dat
     assert loads == (1, len(CONTENT), len(CONTENT), 28)
 
 
-def test_the_authority_of_the_source_is_independent_of_the_authorities_of_other_requests(
-    faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/nowhere.pem")
-    assert faulty.fetch() == CONTENT.encode()
-
-
 def test_a_coding_is_ignored_undone_or_named(faulty: FaultyFiles) -> None:
     for header in ("identity", "none", "aws-chunked", "AWS-Chunked, identity", "utf-8", ""):
         assert faulty.fetch(with_headers(Content_Encoding=header)) == CONTENT.encode()

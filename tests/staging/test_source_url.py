@@ -12,13 +12,13 @@ import trustme
 from conftest import CONTENT, FAULTY_MONTH, FAULTY_PATH, Database, FaultyFiles
 from support.faulty_bucket import cut, page, redirect, s3_error, seen_by, status, stored
 from support.proxies import forward_proxy
-from support.receivers import running
+from support.receivers import running, webhook
 from support.steps import stage_file
 
 from company_data import notifier, settings, source
 from company_data.errors import FileRejected, NotInSource, SourceUnavailable
 from company_data.http_client import without_secrets
-from embedded.bucket import BucketHandler, make_server, serve
+from embedded.bucket import make_server, serve
 
 SECRET = "sv=1&sig=s3cr3t%2Fvalue"
 PROXY_SETTINGS = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -153,24 +153,12 @@ def test_a_signature_in_the_address_need_not_cover_a_header_for_checksums(
 
 
 def test_the_webhook_gets_no_login_of_netrc(netrc: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[str | None] = []
-
-    class Receiver(BucketHandler):
-        def do_POST(self) -> None:
-            seen.append(self.headers["Authorization"])
-            self.send_response(200)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """Keep the test's output free of access logs."""
-
-    with serve(tmp_path, Receiver) as receiver:
+    with webhook(tmp_path) as (receiver, posted):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(receiver.ca_file))
         message = notifier.Message("failed", "dag", "run", None, None, "reason", "link")
         notifier.post_to_webhook(receiver.url, message)
         notifier.post_to_webhook(receiver.url.replace("https://", "https://a:b@"), message)
-    assert seen == [None, "Basic YTpi"]
+    assert [post["authorization"] for post in posted] == [None, "Basic YTpi"]
 
 
 def test_a_redirect_to_another_server_is_followed(

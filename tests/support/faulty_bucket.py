@@ -6,7 +6,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from embedded.bucket import Bucket, BucketHandler, serve
@@ -154,18 +154,39 @@ def trickle(handler: MisbehavingHandler) -> None:
             time.sleep(0.1)
 
 
-def in_chunks(body: bytes) -> bytes:
-    """Chunks of seven bytes, without the last, which is empty."""
-    parts = [body[start : start + 7] for start in range(0, len(body), 7)]
-    return b"".join(b"%x\r\n%s\r\n" % (len(part), part) for part in parts)
+def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Chunked transfer coding, with the empty chunk that ends it."""
+    for piece in filter(None, pieces):
+        yield b"%x\r\n%b\r\n" % (len(piece), piece)
+    yield b"0\r\n\r\n"
+
+
+def in_sevens(body: bytes) -> list[bytes]:
+    """Chunks of seven bytes, and their end."""
+    return list(in_chunks(body[start : start + 7] for start in range(0, len(body), 7)))
 
 
 def broken_chunks(at: int) -> Answer:
     """A chunked body without its last chunk."""
-    return sent(lambda file: ({"Transfer_Encoding": "chunked"}, in_chunks(file[:at])))
+    return sent(lambda file: ({"Transfer_Encoding": "chunked"}, b"".join(in_sevens(file[:at])[:-1])))
 
 
-chunked = sent(lambda file: ({"Transfer_Encoding": "chunked"}, in_chunks(file) + b"0\r\n\r\n"))
+chunked = sent(lambda file: ({"Transfer_Encoding": "chunked"}, b"".join(in_sevens(file))))
+
+
+def raw(head: str, pieces: Iterable[bytes], count: list[int] | None = None) -> Answer:
+    """A body under a head of this text, until it ends or the client hangs up; the bytes of the body are counted."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        lines = [*head.split("\n"), "Connection: close", "", ""]
+        with contextlib.suppress(OSError):
+            handler.wfile.write("\r\n".join(lines).encode("latin-1"))
+            for piece in pieces:
+                handler.wfile.write(piece)
+                if count is not None:
+                    count.append(len(piece))
+
+    return answer
 
 
 def packed(cut_at: int | None = None) -> Answer:

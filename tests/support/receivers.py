@@ -82,7 +82,8 @@ def webhook(folder: Path, statuses: list[int] | None = None) -> Iterator[tuple[B
     class Receiver(BucketHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            posted.append({"path": self.path, **cast("dict[str, Any]", json.loads(body))})
+            seen = {"path": self.path, "authorization": self.headers["Authorization"]}
+            posted.append({**seen, **cast("dict[str, Any]", json.loads(body))})
             self.send_response(waiting.pop(0) if waiting else 200)
             self.send_header("Content-Length", "0")
             self.end_headers()
