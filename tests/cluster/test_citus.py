@@ -15,9 +15,10 @@ import psycopg
 import pytest
 from conftest import ROOT, Database, Files, drop_database
 from psycopg import sql
-from support import steps
+from support import csv_text, steps
 from support.breakpoints import pausing
-from support.steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, csv_text, load_customers, load_month
+from support.bucket_files import write_customers
+from support.steps import CUSTOMERS, FEATURES, SALES, Run, build_feature_store, load_customers, load_month
 
 from deploy.citus.cluster import CitusCluster
 
@@ -48,18 +49,16 @@ def owner(cluster: CitusCluster) -> Iterator[None]:
 
 @pytest.fixture
 def bucket(files: Files) -> Files:
-    files.write("stores.csv", csv_text("idx,location", [(n, f"city {n}") for n in range(STORES)]))
+    files.write("stores.csv", csv_text.stores(*(f"{n},city {n}" for n in range(STORES))))
     for month in MONTHS:
         write_month(files, month, 1)
-    profiles = [(n, n % 7, "ABC"[n % 3], "x") for n in range(CLIENTS)]
-    files.write("customer_profiles.csv", csv_text("idx,attr_a,attr_b,attr_c", profiles))
-    activity = [
-        (n, f"2020-0{1 + k}-01", f"2020-0{2 + k}-01" if k < 2 else "", n / 7, k)
-        for n in range(CLIENTS)
-        for k in range(3)
-    ]
-    files.write("customer_activity.csv", csv_text("idx,valid_from,valid_to,scd_a,scd_b", activity))
-    files.write("labels.csv", csv_text("idx,label", [(n, n % 2) for n in range(CLIENTS)]))
+    clients = range(CLIENTS)
+    write_customers(
+        files,
+        (f"{n},{n % 7},{'ABC'[n % 3]},x" for n in clients),
+        (f"{n},2020-0{1 + k}-01,{f'2020-0{2 + k}-01' if k < 2 else ''},{n / 7},{k}" for n in clients for k in range(3)),
+        (f"{n},{n % 2}" for n in clients),
+    )
     return files
 
 
@@ -79,8 +78,8 @@ def plain(cluster: CitusCluster, template: Database) -> Iterator[Database]:
 
 def write_month(files: Files, month: str, value: int) -> None:
     """A month in which every sale has the same value."""
-    rows = [(n, value, f"{month[:8]}{1 + n % 28:02}", n % STORES) for n in range(ROWS)]
-    files.write(f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", rows))
+    rows = (f"{n},{value},{month[:8]}{1 + n % 28:02},{n % STORES}" for n in range(ROWS))
+    files.write(f"sales/{month}/sales.csv", csv_text.sales(*rows))
 
 
 def content(database: Database) -> Content:
@@ -363,7 +362,7 @@ def crash(database: Database, server: int) -> None:
 
 def test_a_database_with_rows_moves_to_the_cluster_and_back(plain: Database, bucket: Files) -> None:
     load_everything(plain)
-    bucket.write("labels.csv", csv_text("idx,label", [(n, 1) for n in range(CLIENTS)]))
+    bucket.write("labels.csv", csv_text.labels(*(f"{n},1" for n in range(CLIENTS))))
     load_everything(plain)
     plain.run("create view public.my_sales as select sum(value) as total from public.sales", "mle_user")
     plain.run("comment on view public.my_sales is 'of mle_user'", "mle_user")
@@ -407,7 +406,7 @@ def a_year(
         run_step: runs the publication of a month; on a cluster, a server crashes before it succeeds.
     """
     numbers = Random(20240205)  # noqa: S311 - sample values
-    files.write("stores.csv", csv_text("idx,location", [(n, f"city {n}") for n in range(STORES)]))
+    files.write("stores.csv", csv_text.stores(*(f"{n},city {n}" for n in range(STORES))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
         for month in YEAR:
@@ -418,7 +417,7 @@ def a_year(
         build_feature_store(database)
         yield content(database)
 
-        files.write("stores.csv", csv_text("idx,location", [(n, f"street {n // 2}") for n in range(STORES + 1)]))
+        files.write("stores.csv", csv_text.stores(*(f"{n},street {n // 2}" for n in range(STORES + 1))))
         for server, month in enumerate((YEAR[2], YEAR[6], YEAR[11])):
             write_sales(files, month, numbers)
             run = Run(database, SALES, month)
@@ -432,33 +431,23 @@ def a_year(
 
 def write_sales(files: Files, month: str, numbers: Random) -> None:
     """A month of random sales."""
-    rows = [
-        (
-            n,
-            f"{numbers.randint(-500, 99_999) / 100:.2f}",
-            f"{month[:8]}{numbers.randint(1, 28):02}",
-            numbers.randrange(STORES),
-        )
+    rows = (
+        f"{n},{numbers.randint(-500, 99_999) / 100:.2f},{month[:8]}{numbers.randint(1, 28):02},{n * n % STORES}"
         for n in range(YEAR_SALES)
-    ]
-    files.write(f"sales/{month}/sales.csv", csv_text("idx,value,date,store_idx", rows))
+    )
+    files.write(f"sales/{month}/sales.csv", csv_text.sales(*rows))
 
 
 def write_clients(files: Files, numbers: Random, clients: range) -> None:
     """Clients with one to three activities, which overlap and have gaps, and of whom some lack a label."""
-    files.write(
-        "customer_profiles.csv",
-        csv_text("idx,attr_a,attr_b,attr_c", [(n, n % 101, "ABCDE"[n % 5], "x") for n in clients]),
-    )
-    activity = [
-        (n, f"2020-0{1 + 2 * k}-{numbers.randint(1, 28):02}", end, numbers.randint(0, 9) / 7, k)
+    activity = (
+        f"{n},2020-0{1 + 2 * k}-{numbers.randint(1, 28):02},{end},{numbers.randint(0, 9) / 7},{k}"
         for n in clients
         for k in range(1 + n % 3)
         for end in (numbers.choice(["", f"2020-{3 + 3 * k:02}-01", f"2020-{3 + 3 * k:02}-15"]),)
-    ]
-    files.write("customer_activity.csv", csv_text("idx,valid_from,valid_to,scd_a,scd_b", activity))
-    labels = [(n, numbers.randint(0, 1)) for n in clients if n % 300]
-    files.write("labels.csv", csv_text("idx,label", labels))
+    )
+    labels = (f"{n},{numbers.randint(0, 1)}" for n in clients if n % 300)
+    write_customers(files, (f"{n},{n % 101},{'ABCDE'[n % 5]},x" for n in clients), activity, labels)
 
 
 def test_a_year_with_corrections_and_crashes_equals_that_of_one_server(

@@ -10,6 +10,7 @@ import os
 import random
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import date
@@ -22,7 +23,7 @@ from hypothesis import HealthCheck, seed, settings, stateful
 from hypothesis import strategies as st
 from hypothesis.stateful import consumes, initialize, invariant, multiple, precondition, rule
 from psycopg import sql
-from support import csv_text, transitions
+from support import csv_text, steps, transitions
 from support.steps import CUSTOMERS, MAINTENANCE, SALES, Run, connect
 
 from company_data import staging
@@ -31,7 +32,7 @@ from embedded.postgres import Cluster
 pytestmark = pytest.mark.slow
 
 SEED = int(os.environ.get("RANDOM_SEED", "20240205"))
-EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "9"))
+EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "5"))
 ORDERS = int(os.environ.get("RANDOM_ORDERS", "12"))  # of the tasks of two loads of customers, of 252
 STEPS = 50
 DATABASE = "test_interleaved"
@@ -437,16 +438,33 @@ def test_orders_are_all_there_are() -> None:
     assert ["".join(order) for order in orders(2)] == ["AABB", "ABAB", "ABBA", "BAAB", "BABA", "BBAA"]
 
 
+@pytest.fixture
+def one_session(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """All tasks use one connection, which loads/test_poolers.py allows: a new one takes longer than a task."""
+    with connect(database) as connection:
+
+        @contextmanager
+        def borrowed(_: Database) -> Iterator[psycopg.Connection[Any]]:
+            try:
+                yield connection
+            finally:
+                connection.rollback()  # a file that fails leaves its transaction
+
+        monkeypatch.setattr(steps, "connect", borrowed)
+        yield
+
+
 def stage_text(run: Run, task: str, text: str) -> None:
     """Run a staging task without a download."""
     table, *month = run.rendered(run.dag.get_task(task).op_args)
-    with connect(run.database) as connection:
+    with steps.connect(run.database) as connection:
         load = begin(connection, run, table, *month)
         connection.execute("select pipeline.request_file(%s)", [load])
         copy(connection, load, text)
     run.loads[task] = load
 
 
+@pytest.mark.usefixtures("one_session")
 @pytest.mark.parametrize("same_month", [True, False])
 def test_two_runs_lose_no_sales_whatever_the_order_of_their_tasks(database: Database, same_month: bool) -> None:
     """A list of stores that lacks a store is requested and published at any point of the run that sells in it.
@@ -500,6 +518,7 @@ def test_two_runs_lose_no_sales_whatever_the_order_of_their_tasks(database: Data
         assert dict(database.run("select idx, location from stores")) == expected_stores, shown
 
 
+@pytest.mark.usefixtures("one_session")
 @pytest.mark.parametrize("profiles_first", [True, False])
 def test_of_two_loads_of_customers_one_set_stands_whatever_the_order_of_their_tasks(
     database: Database, profiles_first: bool

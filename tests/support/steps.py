@@ -1,7 +1,6 @@
 """The workflows without Airflow's scheduler: the tasks of the DAG objects in order, by the same Python and SQL."""
 
 import itertools
-from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import cache
 from typing import Any
@@ -24,7 +23,6 @@ SQL = ROOT / "sql"
 SALES, CUSTOMERS, FEATURES = "sales_load_and_aggregation", "customer_data_load", "feature_store"
 MAINTENANCE = "maintenance"
 
-Step = Callable[[], list[str]]
 _run_numbers = itertools.count(1)
 
 
@@ -190,8 +188,3 @@ def staged_tables(database: Database) -> list[str]:
             and (table_name, status) is distinct from ('stores', 'published')
     """)
     return [name for (name,) in rows]
-
-
-def csv_text(header: str, rows: Sequence[Sequence[object]]) -> str:
-    """A CSV file of plain values."""
-    return "\n".join([header, *(",".join(map(str, row)) for row in rows)]) + "\n"
