@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import sys
+import time
 from collections.abc import Mapping
 from importlib.util import find_spec
 from urllib.request import getproxies
@@ -32,6 +33,9 @@ SERVICES = {
     "dag-processor": ["dag-processor"],
     "triggerer": ["triggerer", "--skip-serve-logs"],
 }
+
+
+SECONDS_BETWEEN_CLEANINGS = 24 * 60 * 60
 
 
 def up() -> None:
@@ -118,7 +122,10 @@ def start_airflow(state: State) -> None:
 
 
 def clean_airflow_database(state: State) -> None:
-    """Delete Airflow's records of old runs. One that cannot be deleted does not stop the start."""
+    """Delete Airflow's records of old runs, once a day. One that cannot be deleted does not stop the start."""
+    log = LOGS / "airflow-db-clean.log"
+    if log.exists() and time.time() - log.stat().st_mtime < SECONDS_BETWEEN_CLEANINGS:
+        return
     try:
         run_to_the_end(
             [sys.executable, "-m", "services.airflow_db_clean"], airflow_environment(state), "airflow-db-clean"

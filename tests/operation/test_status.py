@@ -63,7 +63,11 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Data
     stores.write("stores.csv", csv_text.stores("1,Porto", "1,Lisboa"))
     with pytest.raises(CheckViolation):
         load_month(database, "2024-05-01")
-    # June is staged, and its run goes no further. July is being loaded. The process that loaded August was killed.
+    # June was rejected; it is staged again, and its run goes no further: the old error does not count. July is being
+    # loaded. The process that loaded August was killed.
+    write_month(stores, "2024-06", "1,1,2024-06-01,7")
+    with pytest.raises(CheckViolation):
+        load_month(database, "2024-06-01")
     write_month(stores, "2024-06")
     Run(database, SALES, "2024-06-01").run("stage_sales")
     begin = "select pipeline.begin_load('sales', '{}', 'https://bucket', 'test', 'test')"
@@ -148,17 +152,6 @@ def test_before_a_month_is_due_the_tables_of_months_may_be_empty(database: Datab
     exit_status, line, printed = status(database, f"{next_year}-01", f"{next_year}-12")
     assert (exit_status, line["sales"], line["labels"][0]) == (0, ["missing"], "loaded")
     assert "no month is due yet" in printed
-
-
-def test_while_a_month_is_tried_again_the_problem_of_its_old_attempt_does_not_count(
-    database: Database, stores: Files
-) -> None:
-    write_month(stores, "2024-01")
-    stores.write("stores.csv", csv_text.stores("2,Porto"))
-    with pytest.raises(CheckViolation):
-        load_month(database, "2024-01-01")
-    Run(database, SALES, "2024-01-01").run("stage_sales")
-    assert status(database, "2024-01", "2024-01")[1]["2024-01"] == ["loading"]
 
 
 def test_the_address_may_be_any_of_postgresql_and_no_other(
