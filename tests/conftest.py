@@ -285,18 +285,32 @@ SYSTEM_FILES = (
     "tests/repository/test_recipes.py",
     "tests/repository/test_documents.py",
 )
+# Files with runs of Airflow, which one worker begins: the server that Airflow makes for them takes seconds in each.
+AIRFLOW_FILES = (
+    "tests/loads/test_loads.py",
+    "tests/operation/test_maintenance.py",
+    "tests/roles/test_foreign_",
+    "tests/staging/test_first_month.py",
+    "tests/staging/test_source_faults.py",
+    "tests/workflows/test_approval.py",
+    "tests/workflows/test_notifier.py",
+    "tests/workflows/test_schedule.py",
+    "tests/workflows/test_workflows.py",
+)
 # Files whose tests share what takes long to make.
 SHARING_FILES = ("tests/repository/test_examples.py",)
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the workers test by test, and to one of them all tests on the whole system, so that one is started."""
+    """Gives the workers test by test, and to one of them each all tests on the whole system and all runs of Airflow."""
 
     # Not by --dist loadgroup: pytest-xdist 3.8 adds the group to an attribute that pytest 9.2 no longer reads.
 
     def _split_scope(self, nodeid: str) -> str:
         if nodeid.startswith(SYSTEM_FILES):
             return "system"
+        if nodeid.startswith(AIRFLOW_FILES):
+            return "airflow"
         return nodeid.partition("::")[0] if nodeid.startswith(SHARING_FILES) else nodeid
 
 

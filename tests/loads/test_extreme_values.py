@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 # Seeded, so that a failure can be repeated: RANDOM_SEED and RANDOM_EXAMPLES make another or a longer search.
 SEED = int(os.environ.get("RANDOM_SEED", "20240206"))
-EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "4"))
+EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "2"))
 
 INTEGERS = ("-2147483648", "2147483647", "0", "-0", "+7", "00000000000000000012")
 FLOATS = ("-1.7976931348623157e308", "1.7976931348623157e308", "5e-324", "-0", "1e-307", ".5", "9" * 100, "-1e308")
@@ -63,15 +63,8 @@ def test_extreme_values_of_clients_reach_the_features(database: Database, files:
     assert database.run("select from pipeline.files where difference is not null") == []
 
 
-@pytest.mark.parametrize(
-    "row",
-    [
-        *("1,A,x,y", "2147483648,1,x,y", "1,-2147483649,x,y", "1,1e0,x,y", "1,1,x", "1,1,x\x00,y"),
-    ],
-)
-def test_what_a_later_step_could_not_carry_is_rejected_when_it_is_staged(
-    database: Database, files: Files, row: str
-) -> None:
-    files.write("customer_profiles.csv", csv_text.profiles(row))
-    with pytest.raises(FileRejected, match=r"customer_profiles\.csv, line 2"):
-        Run(database, "customer_data_load").run("stage_customer_profiles")
+def test_what_a_later_step_could_not_carry_is_rejected_when_it_is_staged(database: Database, files: Files) -> None:
+    for row in ("1,A,x,y", "2147483648,1,x,y", "1,-2147483649,x,y", "1,1e0,x,y", "1,1,x", "1,1,x\x00,y"):
+        files.write("customer_profiles.csv", csv_text.profiles(row))
+        with pytest.raises(FileRejected, match=r"customer_profiles\.csv, line 2"):
+            Run(database, "customer_data_load").run("stage_customer_profiles")

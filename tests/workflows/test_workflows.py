@@ -1,10 +1,7 @@
 """Each DAG from an HTTPS bucket to the rows that people read."""
 
-import csv
-import io
 import re
 import warnings
-from collections.abc import Callable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -13,22 +10,13 @@ import pytest
 from conftest import ROOT, Database, Files, Rows
 from support import csv_text
 from support.airflow_runs import AirflowRun, run_dag
+from support.bucket_files import write_customers
 from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag
 
 from company_data import settings, source
 from company_data.errors import FileRejected
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
-
-PROFILES = csv_text.profiles("1,10,A,xyz", '2,20,B,"a,b"', "3,30,C,", "4,40,D,ç")
-ACTIVITY = csv_text.activity(
-    "1,2020-01-01,2020-06-30,0.12345678901234567,1",
-    "1,2020-07-01,,0.98765432109876543,2",
-    "2,2020-01-01,2020-03-31,1.5,3",
-    "2,2020-04-01,2020-12-31,2.5,4",
-    "3,2020-01-01,,3.5,5",
-)
-LABELS = csv_text.labels("1,0", "2,1", "4,1", "5,0")
 
 STORES = csv_text.stores("1,Porto", '2,"Faro, Sul"', "3,Łódź")
 FEBRUARY = csv_text.sales("1,10.10,2024-02-01,1", "2,0.20,2024-02-29,1", "3,-5,2024-02-15,2")
@@ -37,9 +25,15 @@ FEBRUARY_SUMS = [(1, "Porto", date(2024, 2, 1), Decimal("10.30")), (2, "Faro, Su
 
 @pytest.fixture
 def customers(files: Files) -> Files:
-    files.write("customer_profiles.csv", PROFILES)
-    files.write("customer_activity.csv", ACTIVITY)
-    files.write("labels.csv", LABELS)
+    write_customers(
+        files,
+        ["1,10,A,xyz", '2,20,B,"a,b"', "3,30,C,", "4,40,D,ç"],
+        [
+            *("1,2020-01-01,2020-06-30,0.12345678901234567,1", "1,2020-07-01,,0.98765432109876543,2"),
+            *("2,2020-01-01,2020-03-31,1.5,3", "2,2020-04-01,2020-12-31,2.5,4", "3,2020-01-01,,3.5,5"),
+        ],
+        ["1,0", "2,1", "4,1", "5,0"],
+    )
     return files
 
 
@@ -62,32 +56,6 @@ def test_the_dags_are_these_four_and_none_of_our_files_warns() -> None:
     assert bag.import_errors == {}
     assert set(bag.dags) == {CUSTOMERS, SALES, FEATURES, MAINTENANCE}
     assert [str(warning) for warning in caught if str(ROOT / "dags") in warning.filename] == []
-
-
-def test_customer_data_is_loaded_exactly_as_it_is_in_the_files_and_a_second_run_changes_nothing(
-    database: Database, customers: Files
-) -> None:
-    cases: list[tuple[str, str, list[Callable[[str], object]]]] = [
-        ("customer_profiles", PROFILES, [int, int, str, str]),
-        ("customer_activity", ACTIVITY, [int, date.fromisoformat, date.fromisoformat, float, int]),
-        ("labels", LABELS, [int, int]),
-    ]
-    for _ in range(2):
-        assert run_dag(CUSTOMERS) == "success"
-        for table, content, types in cases:
-            header, *lines = csv.reader(io.StringIO(content))
-            expected = [
-                tuple(read(text) if text else None for read, text in zip(types, line, strict=True)) for line in lines
-            ]
-            found = database.run(f"select {', '.join(header)} from {table}")
-            assert sorted(found, key=repr) == sorted(expected, key=repr)
-
-    # With a broken file all three tables stay as they were.
-    customers.write("customer_profiles.csv", csv_text.profiles("9,9,Z,z"))
-    customers.write("labels.csv", csv_text.labels("1,2"))
-    assert run_dag(CUSTOMERS) == "failed"
-    assert database.run("select count(*), max(idx) from customer_profiles") == [(4, 4)]
-    assert database.run("select idx, label from labels order by idx") == [(1, 0), (2, 1), (4, 1), (5, 0)]
 
 
 def test_a_scheduled_run_builds_one_row_for_each_complete_client_and_is_skipped_if_nothing_is_stale(
@@ -137,23 +105,6 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
         database.run("delete from sales where date >= '2024-02-01'")
         database.run("delete from monthly_sales where sale_month = '2024-02-01'")
     assert database.run("select location from stores order by idx") == [("Porto",), ("Faro, Sul",), ("Łódź",)]
-
-
-def test_a_bad_month_fails_with_its_reason_and_leaves_the_old_one(
-    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
-) -> None:
-    write_sales(files, "2024-02", FEBRUARY)
-    assert run_dag(SALES, "2024-02") == "success"
-    for row, reason in {
-        "1,1,2024-03-01,1": 'the row breaks the rule "the date is in the month of the file" (found "1,1,2024-03-01,1")',
-        "1,1,2024-02-01,77": "1 rows are of 1 stores that stores.csv lacks, the first of them: idx 1 of store 77",
-    }.items():
-        files.write("sales/2024-02-01/sales.csv", csv_text.sales(row))
-        capsys.readouterr()
-        assert run_dag(SALES, "2024-02") == "failed"
-        assert reason in capsys.readouterr().out
-        assert database.run("select count(*) from sales") == [(3,)]
-        assert monthly_sales(database) == FEBRUARY_SUMS
 
 
 def test_a_run_whose_timetable_was_not_asked_fails_at_once_with_what_to_do(
