@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -90,6 +91,15 @@ class Database:
         with self.connect(user) as connection:
             cursor = connection.execute(statement)
             return cursor.fetchall() if cursor.description else []
+
+    def client(self, *command: str, text: str = "") -> str:
+        """Run a program of PostgreSQL, or a shell that finds them, with this input; returns what it printed."""
+        environment = {**os.environ, "PATH": f"{self.cluster.programs}:{os.environ['PATH']}", "PGPASSWORD": "admin"}
+        command = ("/usr/bin/env", *command)
+        done = subprocess.run(command, input=text, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        # The keys of a dump are random.
+        return re.sub(r"^\\(un)?restrict .*$", "", done.stdout, flags=re.M)
 
     def open_to_readers(self) -> None:
         """Grant the privileges on the features, as the first build that has a row does."""

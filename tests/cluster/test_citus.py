@@ -109,16 +109,8 @@ def load_everything(database: Database) -> None:
 
 def schema(database: Database) -> str:
     """The database as SQL, without rows and without what a load has staged."""
-    program = str(database.cluster.programs / "pg_dump")
     left_out = ["--exclude-schema=citus*", "--exclude-table=staging.stores_*"]
-    done = subprocess.run(
-        [program, "--schema-only", *left_out, database.url()],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return re.sub(r"^\\(un)?restrict .*", "", done.stdout, flags=re.MULTILINE)
+    return database.client("pg_dump", "--schema-only", *left_out, database.url())
 
 
 def distribute(database: Database) -> None:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from conftest import Database, Files, Rows
 from psycopg.errors import CheckViolation
-from support import csv_text
+from support.bucket_files import write_customers
 from support.steps import build_feature_store, load_customers
 
 from company_data.settings import feature_history_keep_for, feature_store_max_loss
@@ -191,9 +191,7 @@ def write(folder: Files, files: CustomerFiles) -> None:
     def lines(rows: Iterable[Iterable[object]]) -> Iterable[str]:
         return (",".join("" if value is None else str(value) for value in row) for row in rows)
 
-    folder.write("customer_profiles.csv", csv_text.profiles(*lines((*row, "x") for row in files.profiles)))
-    folder.write("customer_activity.csv", csv_text.activity(*lines(files.activity)))
-    folder.write("labels.csv", csv_text.labels(*lines(files.labels)))
+    write_customers(folder, lines((*row, "x") for row in files.profiles), lines(files.activity), lines(files.labels))
 
 
 def known_now(database: Database) -> datetime:

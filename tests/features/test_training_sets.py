@@ -4,7 +4,7 @@ import psycopg
 import pytest
 from conftest import Database, Files
 from psycopg.errors import CheckViolation, InsufficientPrivilege
-from support import csv_text
+from support.bucket_files import write_customers
 from support.steps import build_feature_store, load_customers
 
 pytestmark = pytest.mark.slow
@@ -20,15 +20,14 @@ def database(database: Database) -> Database:
     return database
 
 
-def write_customers(files: Files, version: int, clients: int = 3) -> None:
+def write(files: Files, version: int, clients: int = 3) -> None:
     ids = range(1, clients + 1)
-    files.write("customer_profiles.csv", csv_text.profiles(*(f"{n},{version},A,x" for n in ids)))
-    files.write("customer_activity.csv", csv_text.activity(*(f"{n},2020-01-01,,{version / 7},1" for n in ids)))
-    files.write("labels.csv", csv_text.labels(*(f"{n},{version % 2}" for n in ids)))
+    activity = (f"{n},2020-01-01,,{version / 7},1" for n in ids)
+    write_customers(files, (f"{n},{version},A,x" for n in ids), activity, (f"{n},{version % 2}" for n in ids))
 
 
 def load_and_build(database: Database, files: Files, version: int, clients: int = 3) -> None:
-    write_customers(files, version, clients)
+    write(files, version, clients)
     load_customers(database)
     build_feature_store(database)
 
@@ -86,7 +85,7 @@ def test_the_record_says_what_was_made_from_which_loads_by_whom(built: Database)
 
 def test_a_moment_after_the_newest_build_is_that_of_the_newest_build(built: Database, files: Files) -> None:
     """A load that is published but not built yet would change the set afterwards."""
-    write_customers(files, 2)
+    write(files, 2)
     load_customers(built)
     make(built, "now", known_at="now()")
     make(built, "for ever", known_at="'infinity'")

@@ -1,19 +1,17 @@
 """Runs side by side: one month twice, several months, rebuilds, migrations, keys of other tables, and readers."""
 
 import random
-import threading
-import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from typing import Any
 
 import psycopg
 import pytest
 from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import Database, FaultyFiles, Files, Rows
-from support import csv_text, faulty_bucket, steps
+from support import bucket_files, csv_text, faulty_bucket, steps
 from support.breakpoints import WAIT_SECONDS, locks_on_tables, paused, pausing, run_beside, wait_until_blocked
+from support.readers import all_results, idle_reader, reading
 from support.steps import SALES, Run, build_feature_store, load_customers, load_month, staged_tables
 from support.versions import (
     EVERYTHING,
@@ -50,59 +48,6 @@ DIFFERENCES = [
 
 def shown(database: Database) -> Rows:
     return database.run(EVERYTHING, "ds_user")
-
-
-@contextmanager
-def reading(database: Database, *queries: str) -> Iterator[list[set[tuple[Any, ...]]]]:
-    """Run each query repeatedly as ds_user, in a session of its own, while the block runs.
-
-    A reader that would wait for a lock for more than a millisecond is refused, and the test fails.
-
-    Yields:
-        For each query the different rows that it returned. There is an answer from before the block, and at the end
-        one from after it.
-    """
-    answers: list[set[tuple[Any, ...]]] = [set() for _ in queries]
-    finished = threading.Event()
-    deadline = time.monotonic() + 3 * WAIT_SECONDS
-
-    def read(connection: psycopg.Connection[Any], query: str, found: set[tuple[Any, ...]]) -> None:
-        while not finished.wait(0.002):
-            found.update(connection.execute(query).fetchall())
-            assert time.monotonic() < deadline, "the block has not ended"
-
-    with ExitStack() as stack, ThreadPoolExecutor(len(queries)) as pool:
-        connections = [stack.enter_context(database.connect("ds_user")) for _ in queries]
-        for connection, query, found in zip(connections, queries, answers, strict=True):
-            connection.execute("set lock_timeout = '1ms'")
-            found.update(connection.execute(query).fetchall())
-        readers = [pool.submit(read, *each) for each in zip(connections, queries, answers, strict=True)]
-        try:
-            yield answers
-        finally:
-            finished.set()
-        all_results(readers)
-        for connection, query, found in zip(connections, queries, answers, strict=True):
-            found.update(connection.execute(query).fetchall())
-
-
-def all_results(running: list[Future[Any]]) -> None:
-    """Wait for all; the first error is raised."""
-    for each in running:
-        each.result(WAIT_SECONDS)
-
-
-def idle_reader(
-    database: Database, stack: ExitStack, *tables: str, repeatable: bool = False
-) -> psycopg.Connection[Any]:
-    """A session of ds_user that has read tables and stays idle in its transaction until the stack ends."""
-    reader = stack.enter_context(database.connect("ds_user"))
-    if repeatable:
-        reader.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-    stack.enter_context(reader.transaction())
-    for table in tables:
-        reader.execute(f"select count(*) from {table}")
-    return reader
 
 
 # Runs of sales
@@ -447,11 +392,10 @@ CASCADE = "on delete cascade"
 
 def load_all(database: Database, files: Files, stores: dict[int, str], clients: dict[int, int]) -> None:
     """Load these stores, which all sold something, and the attribute of each of these clients."""
+    bucket_files.write_month(files, FEBRUARY[:7], *(f"{n},5,{FEBRUARY},{n}" for n in stores))
     files.write("stores.csv", csv_text.stores(*(f"{n},{location}" for n, location in stores.items())))
-    files.write(path_of(FEBRUARY), csv_text.sales(*(f"{n},5,{FEBRUARY},{n}" for n in stores)))
-    files.write("customer_profiles.csv", csv_text.profiles(*(f"{n},{value},A,x" for n, value in clients.items())))
-    files.write("customer_activity.csv", csv_text.activity(*(f"{n},2020-01-01,,1,1" for n in clients)))
-    files.write("labels.csv", csv_text.labels(*(f"{n},0" for n in clients)))
+    profiles, activity = (f"{n},{value},A,x" for n, value in clients.items()), (f"{n},2020-01-01,,1,1" for n in clients)
+    bucket_files.write_customers(files, profiles, activity, (f"{n},0" for n in clients))
     load_month(database, FEBRUARY)
     load_customers(database)
     build_feature_store(database)

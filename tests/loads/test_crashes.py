@@ -4,10 +4,8 @@ What is cut off before its commit leaves the old version; what has committed sta
 """
 
 import multiprocessing
-import os
 import re
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -298,14 +296,8 @@ def orphaned_files(database: Database) -> list[str]:
     [command] = re.findall(r"^psql [^`]*pg_filenode_relation[^`]*", (ROOT / "docs/operations.md").read_text(), re.M)
     address = "postgresql://admin:admin@localhost:5432/companydata"
     assert address in command
-    done = subprocess.run(
-        ["/usr/bin/env", "bash", "-ec", command.replace(address, f"'{database.url()}'")],
-        env={"PATH": f"{os.environ['PATH']}:{database.cluster.programs}"},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return re.findall(r"base/\d+/\S+", done.stdout)
+    printed = database.client("bash", "-ec", command.replace(address, f"'{database.url()}'"))
+    return re.findall(r"base/\d+/\S+", printed)
 
 
 def test_the_file_of_a_copy_that_a_crash_cut_off_is_found_and_can_be_removed(own_database: Database) -> None:

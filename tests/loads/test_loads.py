@@ -9,6 +9,7 @@ import pytest
 from conftest import Database, FaultyFiles, Files, Rows
 from support import csv_text, steps
 from support.airflow_runs import run_dag
+from support.bucket_files import write_customers, write_month
 from support.faulty_bucket import before, during
 from support.steps import CUSTOMERS, FEATURES, Run, build_feature_store, load_customers, load_month, staged_tables
 from support.steps import SALES as SALES_DAG
@@ -20,26 +21,21 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 
 MONTH = "2024-02-01"
 SALES = f"sales/{MONTH}/sales.csv"
-TWO_SALES = csv_text.sales("1,10.10,2024-02-01,1", "2,0.20,2024-02-27,1")
+ROWS = ("1,10.10,2024-02-01,1", "2,0.20,2024-02-27,1")
+TWO_SALES = csv_text.sales(*ROWS)
 STORES = csv_text.stores("1,Porto")
+CUSTOMER_FILES = (
+    ["1,1,A,x", "2,2,B,x"],
+    ["1,2020-01-01,2020-02-01,1,1", "1,2020-02-02,,1,1"],
+    ["1,0", "2,1"],
+)
 steps.dag(SALES_DAG)  # Airflow reads DAG files in the main thread alone
-
-
-def write_month(files: Files) -> None:
-    files.write("stores.csv", STORES)
-    files.write(SALES, TWO_SALES)
 
 
 @pytest.fixture
 def february(files: Files) -> Files:
-    write_month(files)
+    write_month(files, "2024-02", *ROWS)
     return files
-
-
-def write_customer_files(files: Files) -> None:
-    files.write("customer_profiles.csv", csv_text.profiles("1,1,A,x", "2,2,B,x"))
-    files.write("customer_activity.csv", csv_text.activity("1,2020-01-01,2020-02-01,1,1", "1,2020-02-02,,1,1"))
-    files.write("labels.csv", csv_text.labels("1,0", "2,1"))
 
 
 def sha256(text: str) -> str:
@@ -104,7 +100,7 @@ def test_the_attempt_is_in_the_ledger_before_the_file_is_requested_and_its_sessi
 ) -> None:
     seen: list[Rows] = []
     state = "select status, requested_at is not null, pipeline.is_running(load_id) from pipeline.loads"
-    write_month(faulty)
+    write_month(faulty, "2024-02", *ROWS)
     faulty.answers[SALES] = [before(lambda: seen.append(database.run(state)))]
     Run(database, SALES_DAG, MONTH).run("stage_sales")
     # The time of the request is committed when the server has begun to answer.
@@ -130,7 +126,7 @@ def test_a_rejected_file_stays_staged_until_the_file_is_loaded_again(database: D
 def test_the_run_of_a_superseded_load_skips_its_task_and_says_why(
     database: Database, faulty: FaultyFiles, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_month(faulty)
+    write_month(faulty, "2024-02", *ROWS)
     # A whole run requests and publishes the month while the download goes on.
     faulty.answers[SALES] = [during(lambda: load_month(database, MONTH))]
     assert run_dag(SALES_DAG, "2024-02") == "success"
@@ -142,7 +138,7 @@ def test_the_run_of_a_superseded_load_skips_its_task_and_says_why(
 
 def test_the_clock_of_the_server_does_not_decide_which_load_is_published(database: Database, february: Files) -> None:
     load_month(database, MONTH)
-    write_customer_files(february)
+    write_customers(february, *CUSTOMER_FILES)
     load_customers(database)
     # As if the clock had been ahead when everything was loaded so far.
     moments = ("started_at", "requested_at", "published_at", "updated_at")
@@ -171,7 +167,7 @@ def test_the_clock_of_the_server_does_not_decide_which_load_is_published(databas
 def test_a_new_attempt_of_an_earlier_run_that_is_rejected_does_not_supersede_a_later_run(
     database: Database, files: Files
 ) -> None:
-    write_customer_files(files)
+    write_customers(files, *CUSTOMER_FILES)
     earlier, later = Run(database, CUSTOMERS), Run(database, CUSTOMERS)
     earlier.run()
     later.run("stage_customer_profiles", "stage_customer_activity", "stage_labels")
@@ -242,7 +238,7 @@ def test_an_empty_month_loads_and_the_log_says_so_and_how_it_differs(
 
 def test_data_freshness_shows_version_last_day_and_rows_of_each_table(database: Database, february: Files) -> None:
     february.write("sales/2024-01-01/sales.csv", csv_text.sales("1,1,2024-01-31,1"))
-    write_customer_files(february)
+    write_customers(february, *CUSTOMER_FILES)
     load_month(database, MONTH)
     load_month(database, "2024-01-01")  # an older month, later
     load_customers(database)
@@ -265,7 +261,7 @@ def test_data_freshness_shows_version_last_day_and_rows_of_each_table(database: 
 
 
 def test_every_session_of_a_task_has_its_limits_and_its_name(database: Database, february: Files) -> None:
-    write_customer_files(february)
+    write_customers(february, *CUSTOMER_FILES)
     # A trigger notes what holds in each session that writes.
     database.run("create table partitions.seen (task text, name text, setting text)")
     database.run("""

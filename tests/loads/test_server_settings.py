@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from conftest import Database, Files
 from support import csv_text
+from support.bucket_files import write_customers
 from support.steps import build_feature_store, load_customers, load_month
 
 from company_data.settings import CONNECTION_SETTINGS
@@ -44,10 +45,8 @@ FOREIGN = {
 def test_settings_of_somebody_else_change_nothing(database: Database, files: Files) -> None:
     files.write("stores.csv", csv_text.stores("1,São Tomé", "2,C:\\n"))
     files.write("sales/2024-02-01/sales.csv", csv_text.sales("1,10.10,2024-02-01,1", "2,0.20,2024-02-29,2"))
-    files.write("customer_profiles.csv", csv_text.profiles("1,10,A,x", "2,20,B,y"))
-    rows = "1,2023-03-04,2023-04-05,0.12345678901234568,1", "1,2023-04-05,,0.3,2", "2,2023-01-02,,1e-7,3"
-    files.write("customer_activity.csv", csv_text.activity(*rows))
-    files.write("labels.csv", csv_text.labels("1,0", "2,1"))
+    activity = ["1,2023-03-04,2023-04-05,0.12345678901234568,1", "1,2023-04-05,,0.3,2", "2,2023-01-02,,1e-7,3"]
+    write_customers(files, ["1,10,A,x", "2,20,B,y"], activity, ["1,0", "2,1"])
     database.run(";".join(f"alter database {database.name} set {name} = '{FOREIGN[name]}'" for name in FOREIGN))
 
     reports = [*load_month(database, "2024-02-01"), *load_customers(database), *build_feature_store(database)]

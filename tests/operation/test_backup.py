@@ -1,9 +1,7 @@
 """A backup that is taken while a month loads comes back whole on a new server, and loads go on there."""
 
 import os
-import re
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from decimal import Decimal
@@ -37,13 +35,9 @@ def new_server(tmp_path: Path) -> Iterator[Cluster]:
     shutil.rmtree(home)
 
 
-def dump(cluster: Cluster) -> str:
-    """Roles, privileges, definitions and rows of every database of a server, as SQL."""
-    command = [str(cluster.programs / "pg_dumpall"), "--host=127.0.0.1", f"--port={cluster.port}", "--username=admin"]
-    environment = {**os.environ, "PGPASSWORD": "admin"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return re.sub(r"^\\(un)?restrict .*$", "", done.stdout, flags=re.M)
+def dump(database: Database) -> str:
+    """Roles, privileges, definitions and rows of every database of its server, as SQL."""
+    return database.client("pg_dumpall", "--host=127.0.0.1", f"--port={database.cluster.port}", "--username=admin")
 
 
 def views(database: Database) -> dict[str, Rows]:
@@ -67,7 +61,7 @@ def test_a_backup_that_was_taken_while_a_month_loads_is_restored_whole_and_loads
         text = (files.folder / "sales/2024-02-01/sales.csv").read_bytes()
         begin = "select pipeline.begin_load('sales', '2024-02-01', 'https://here', 'a dag', 'a run')"
         [(load,)] = loading.execute(begin).fetchall()
-        expected = dump(database.cluster)
+        expected = dump(database)
         # The rows are in the table, and are not committed.
         with loading.transaction():
             [(table,)] = loading.execute("select pipeline.create_staged(%s)", [load]).fetchall()
@@ -77,7 +71,7 @@ def test_a_backup_that_was_taken_while_a_month_loads_is_restored_whole_and_loads
 
     new_server.restore(tmp_path / "backup")
     restored = Database(new_server.start_on(free_port), database.name)
-    assert dump(restored.cluster) == expected
+    assert dump(restored) == expected
     assert len(expected_views) > 4
     found = views(restored)
     # No session of the restored server loads the month.

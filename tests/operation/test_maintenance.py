@@ -2,8 +2,6 @@
 
 import os
 import re
-import subprocess
-import threading
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -14,6 +12,7 @@ from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import ROOT, Database, Files, Rows
 from psycopg.errors import CheckViolation, InsufficientPrivilege
 from support.bucket_files import write_customers, write_month
+from support.readers import reading
 from support.steps import MAINTENANCE, SALES, SQL, Run, connect, dag, load_customers, load_month
 
 from company_data import log_files
@@ -51,38 +50,16 @@ def take_out(database: Database) -> None:
     page = (ROOT / "docs/operations.md").read_text()
     [written] = re.findall(r"## Take an old month out\n.*?```sh\n(.*?)```", page, re.S)
     text = written.replace("postgresql://admin:admin@localhost:5432/companydata", database.url())
-    environment = {**os.environ, "PATH": f"{os.environ['PATH']}:{database.cluster.programs}"}
-    command = ["/usr/bin/env", "bash", "-ec", text]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    database.client("bash", "-ec", text)
 
 
 def test_a_month_is_taken_out_beside_readers_and_comes_back_when_it_is_loaded(
     database: Database, months: Files
 ) -> None:
-    seen: set[tuple[Any, ...]] = set()
-    errors: list[BaseException] = []
-    stop = threading.Event()
-
-    def read() -> None:
-        try:
-            with database.connect("ds_user") as reader:
-                reader.execute("set lock_timeout = '1ms'")
-                while not stop.is_set():
-                    seen.update(reader.execute("select count(*), sum(value) from sales").fetchall())
-        except BaseException as error:
-            errors.append(error)
-
     sums = database.run("select * from monthly_sales order by sale_month")
-    reading = threading.Thread(target=read)
-    reading.start()
-    try:
+    with reading(database, "select count(*), sum(value) from sales") as (seen,):
         take_out(database)
-    finally:
-        stop.set()
-        reading.join()
-    assert errors == []
-    assert seen <= {(4, 7), (2, Decimal("3.50"))}
+    assert seen == {(4, 7), (2, Decimal("3.50"))}
 
     assert [day for day, _ in sales(database)] == ["2024-02-01", "2024-02-09"]
     assert database.run("select * from monthly_sales order by sale_month") == sums

@@ -10,6 +10,8 @@ from conftest import ROOT, Database, Files, Rows, new_database
 from psycopg.errors import InsufficientPrivilege
 from support import csv_text
 from support.airflow_runs import run_dag
+from support.bucket_files import write_customers, write_month
+from support.readers import idle_reader
 from support.receivers import webhook
 from support.steps import FEATURES, SALES, build_feature_store, load_customers, load_month
 from support.system import wait_for
@@ -19,15 +21,15 @@ from embedded.postgres import Cluster
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 
 MONTH = "2024-02-01"
+READ = ("sales", "monthly_sales", "stores", "customer_profiles", "customer_activity", "labels")
 
 
 def write_version(files: Files, version: int) -> None:
     """Files in which a value of every table is the version."""
-    files.write("customer_profiles.csv", csv_text.profiles(f"1,{version},A,x"))
-    files.write("customer_activity.csv", csv_text.activity(f"1,2020-01-01,,{version},1"))
-    files.write("labels.csv", csv_text.labels(*(f"{n},0" for n in range(1, version + 1))))
+    labels = (f"{n},0" for n in range(1, version + 1))
+    write_customers(files, [f"1,{version},A,x"], [f"1,2020-01-01,,{version},1"], labels)
+    write_month(files, MONTH[:7], f"1,{version},{MONTH},1")
     files.write("stores.csv", csv_text.stores(f"1,Porto {version}"))
-    files.write(f"sales/{MONTH}/sales.csv", csv_text.sales(f"1,{version},{MONTH},1"))
 
 
 def load_all(database: Database) -> None:
@@ -138,7 +140,6 @@ def test_a_policy_that_a_person_puts_on_a_table_hides_no_row_of_a_load(loaded: D
 
 
 def test_a_statement_trigger_of_mle_user_is_called_for_each_delete_and_insert(loaded: Database, files: Files) -> None:
-    tables = ("customer_profiles", "customer_activity", "labels", "sales", "monthly_sales", "stores")
     with loaded.connect("mle_user") as mle:
         mle.execute("create table seen (name text, operation text)")
         mle.execute("grant insert on seen to pipeline")
@@ -146,7 +147,7 @@ def test_a_statement_trigger_of_mle_user_is_called_for_each_delete_and_insert(lo
             create function note() returns trigger language plpgsql as $$
             begin insert into public.seen values (tg_table_name, tg_op); return null; end $$
         """)
-        for table in tables:
+        for table in READ:
             mle.execute(f"""
                 create trigger note after insert or update or delete or truncate on {table}
                 for each statement execute function note()
@@ -155,19 +156,11 @@ def test_a_statement_trigger_of_mle_user_is_called_for_each_delete_and_insert(lo
     load_all(loaded)
     assert loaded.run(VERSIONS) == [(2,) * 7]
     assert sorted(loaded.run("select name, operation from seen")) == [
-        *((table, operation) for table in sorted(tables) if table < "stores" for operation in ("DELETE", "INSERT")),
+        *((table, operation) for table in sorted(READ) if table < "stores" for operation in ("DELETE", "INSERT")),
         # An upsert is both.
         ("stores", "INSERT"),
         ("stores", "UPDATE"),
     ]
-
-
-def hold_open(database: Database, stack: ExitStack) -> None:
-    """A session of ds_user has read the tables in a transaction, until the stack ends."""
-    reader = stack.enter_context(database.connect("ds_user"))
-    stack.enter_context(reader.transaction())
-    for table in ("sales", "monthly_sales", "stores", "customer_profiles", "customer_activity", "labels"):
-        reader.execute(f"select count(*) from {table}")
 
 
 @pytest.mark.parametrize("options", ["", "with (publish_via_partition_root)"])
@@ -176,7 +169,7 @@ def test_a_publication_of_all_tables_stops_no_load(database: Database, files: Fi
     for version in (1, 2):
         write_version(files, version)
         with ExitStack() as stack:
-            hold_open(database, stack)
+            idle_reader(database, stack, *READ)
             load_all(database)
         assert database.run(VERSIONS) == [(version,) * 7]
     database.run("delete from sales", "mle_user")

@@ -5,6 +5,7 @@ from alembic.config import Config
 from alembic.script import ScriptDirectory
 from conftest import ROOT, Database, Files
 from support import csv_text
+from support.bucket_files import write_customers, write_month
 from support.steps import MAINTENANCE, Run, build_feature_store, load_customers, load_month
 
 pytestmark = pytest.mark.slow
@@ -16,11 +17,9 @@ NOT_LOADED_AFTER = {"0110", "0109", "0103", "0102"}
 
 def write(files: Files, version: int) -> None:
     """Files of all tables with the version in them, for stores in the location of one that sells nothing."""
+    write_month(files, MONTH[:7], f"1,{version},{MONTH},1")
     files.write("stores.csv", csv_text.stores("1,Porto", f"2,Faro {version}"))
-    files.write(f"sales/{MONTH}/sales.csv", csv_text.sales(f"1,{version},{MONTH},1"))
-    files.write("customer_profiles.csv", csv_text.profiles(f"1,{version},A,x"))
-    files.write("customer_activity.csv", csv_text.activity(f"1,2020-01-01,,0.5,{version}"))
-    files.write("labels.csv", csv_text.labels("1,1"))
+    write_customers(files, [f"1,{version},A,x"], [f"1,2020-01-01,,0.5,{version}"], ["1,1"])
 
 
 def load_all(database: Database) -> None:

@@ -5,7 +5,7 @@ from hashlib import sha256
 
 import pytest
 from conftest import Database, Files
-from support import csv_text
+from support.bucket_files import write_customers
 from support.steps import CUSTOMERS, Run, load_customers
 
 pytestmark = pytest.mark.slow
@@ -31,11 +31,8 @@ HOSTILE = {
 
 def write(files: Files, letters: list[str]) -> None:
     quoted = ['"' + letter.replace('"', '""') + '"' for letter in letters]
-    files.write(
-        "customer_profiles.csv", csv_text.profiles(*(f"{n},1,{quoted[n % len(quoted)]},x" for n in range(ROWS)))
-    )
-    files.write("customer_activity.csv", csv_text.activity(*(f"{n},2020-01-01,,1,1" for n in range(ROWS))))
-    files.write("labels.csv", csv_text.labels(*(f"{n},0" for n in range(ROWS))))
+    profiles = (f"{n},1,{quoted[n % len(quoted)]},x" for n in range(ROWS))
+    write_customers(files, profiles, (f"{n},2020-01-01,,1,1" for n in range(ROWS)), (f"{n},0" for n in range(ROWS)))
 
 
 def test_letters_of_a_file_are_shown_without_markup(database: Database, files: Files) -> None:
