@@ -175,16 +175,17 @@ chunked = sent(lambda file: ({"Transfer_Encoding": "chunked"}, b"".join(in_seven
 
 
 def raw(head: str, pieces: Iterable[bytes], count: list[int] | None = None) -> Answer:
-    """A body under a head of this text, until it ends or the client hangs up; the bytes of the body are counted."""
+    """A body under a head of this text, until it ends or the client hangs up; what is sent of it is counted."""
+    sent_bytes = [] if count is None else count
 
     def answer(handler: MisbehavingHandler) -> None:
+        sent_bytes.append(0)
         lines = [*head.split("\n"), "Connection: close", "", ""]
         with contextlib.suppress(OSError):
             handler.wfile.write("\r\n".join(lines).encode("latin-1"))
             for piece in pieces:
                 handler.wfile.write(piece)
-                if count is not None:
-                    count.append(len(piece))
+                sent_bytes.append(len(piece))
 
     return answer
 
