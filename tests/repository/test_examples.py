@@ -88,7 +88,46 @@ def test_the_report_is_one_page_with_every_month_and_table(python: Path, loaded:
     assert page.stat().st_mode & 0o777 == 0o600  # for nobody else on a shared machine
     assert len(text) < 1_000_000
     assert not re.search(r"http://(?!www\.w3\.org/|purl\.org/|creativecommons\.org/)", text)
-    for shown in ("loaded (1)", "unusual (1)", "pending_approval (1)", "customer_activity", "scd_a", "feature_store"):
+    for shown in ("pending_approval (1)", "customer_activity", "scd_a", "feature_store", "20.4 %"):
         assert shown in text
-    assert "sales, 2024-01: few &lt;rows&gt; (published by a person)" in text
-    assert "sales, 2024-03: many rows" in text
+    assert cells(text) == [("unusual", "2024-01"), ("loaded", "2024-02"), ("pending_approval", "2024-03")]
+    assert "sales, 2024-01, unusual: few &lt;rows&gt; (published by a person)" in text
+    assert "sales, 2024-03, pending_approval: many rows" in text
+    # Every status that the view can have is shown in a colour of its own.
+    [(view,)] = loaded.run("select pg_get_viewdef('public.month_status')")
+    statuses = set(re.findall(r"'(\w+)'::text", view)) - {"published", "superseded"}
+    assert statuses | {"unusual", "missing"} == set(re.findall(r"^\.(\w+) \{ background: #", text, re.M))
+
+
+def test_the_report_draws_one_month_one_year_and_ten_years(python: Path, database: Database, tmp_path: Path) -> None:
+    sources = {
+        "one_month": ("2024-01", "2024-01"),
+        "one_year": ("2024-01", "2024-12"),
+        "ten_years": ("2024-01", "2033-12"),
+    }
+    lacking = "2024-05"
+    for source, (first, last) in sources.items():
+        database.run(f"""
+            insert into pipeline.sources (table_name, file_path) values ('{source}', 'YYYY-MM-01');
+            insert into pipeline.files (table_name, file_month)
+            select '{source}', month from generate_series(date '{first}-01', '{last}-01', interval '1 month') as month
+            where month <> '{lacking}-01'
+        """)
+    database.run("""
+        insert into pipeline.loads (file_id, dag_id, run_id, source_url, row_count, status, published_at, staged_table)
+        select file_id, 'a', 'b', 'c', 1, 'published', now(), 'd' from pipeline.files
+    """)
+    page = tmp_path / "report.html"
+    run_example(python, "report.py", database, "--page", page)
+    drawn = dict(re.findall(r"<h3>(\w+)</h3>(.*?)</table>", page.read_text()))
+    assert set(drawn) == set(sources)
+    for source, (first, last) in sources.items():
+        months = [f"{year}-{month:02}" for year in range(2024, 2034) for month in range(1, 13)]
+        expected = [("missing" if month == lacking else "loaded", month) for month in months if first <= month <= last]
+        assert cells(drawn[source]) == expected
+        assert re.findall(r"<tr><th>(\d+)</th>", drawn[source]) == sorted({month[:4] for _, month in expected})
+
+
+def cells(page: str) -> list[tuple[str, str]]:
+    """Status and month of each cell of the report's map."""
+    return re.findall(r'<td class="(\w+)" title="([\d-]+):', page)
