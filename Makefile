@@ -8,42 +8,43 @@ help: ## show this list
 
 ##@ The embedded run: the system on this machine, without containers. Settings: docs/configuration.md
 
-up: venv ## start PostgreSQL and Airflow here, run the three workflows, print what was loaded and what waits for you
+up: venv ## start PostgreSQL and Airflow here, run the workflows, print what was loaded and what waits for you
 	@$(PYTHON) -m embedded up
 
-backup: venv ## copy the data into a new folder of backups/, or into BACKUP=folder, and verify it; loads may go on
+backup: venv ## copy the data into a new folder in backups/, or into BACKUP=folder, and verify it; loads may go on
 	@$(PYTHON) -m embedded backup $(if $(BACKUP),"$(BACKUP)")
 
-restore: venv ## go on with the newest of backups/, or with BACKUP=folder; keeps the data that was here beside it, and brings old passwords back
+restore: venv ## replace the data by the newest backup, or by BACKUP=folder, with its passwords; the replaced data is kept beside it
 	@$(PYTHON) -m embedded restore $(if $(BACKUP),"$(BACKUP)")
 
-rotate: venv ## replace all keys, and set the passwords that the environment or .env has; then make up
+rotate: venv ## replace all keys, and set the passwords of the environment or .env; then run make up
 	@$(PYTHON) -m embedded rotate
 
-preview: venv ## show what loading a month again would change, for example MONTH=2024-02 or TABLE=returns too; changes nothing
+preview: venv ## show what loading a month again would change, for example MONTH=2024-02; changes nothing
 	@$(PYTHON) -m embedded preview --table "$(or $(TABLE),sales)" --month "$(MONTH)"
 
 down: ## stop what make up started; keeps the data
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m embedded down; else echo "nothing was started here"; fi
 
-clean: ## stop it and delete its data
+clean: ## stop it and delete its data; keeps backups/
 	@if [ -x $(PYTHON) ] && [ -d .embedded ]; then $(PYTHON) -m embedded clean; else echo "nothing to delete here"; fi
 
 ##@ The embedded run, or with DATABASE_URL another system, for example the one in containers
 
-status: venv ## print per table and per month what is loaded; fails unless all of it is, or waits for a late file
+status: venv ## print what is loaded, by table and by month; fails if something is missing
 	@$(PYTHON) -m embedded status
 
-check-source: venv ## say which files the source has, and whether their first rows fit the tables; writes nothing
+check-source: venv ## print which files the source has, and whether their first rows fit the tables; writes nothing
 	@$(PYTHON) -m embedded check-source
 
-report: .venv-examples/installed ## write report.html: months, sales, freshness and drift
+report: .venv-examples/installed ## write report.html: the status of each month, rows and totals, the columns of the files
 	@$(PYTHON) -m embedded report
 
-examples: .venv-examples/installed ## run the examples as ds_user
+examples: .venv-examples/installed ## train a classifier and draw the sales, as ds_user, into examples/pictures
 	@$(PYTHON) -m embedded examples
 
 .venv-examples/installed: examples/requirements.lock | venv
+	@echo "installing pandas, matplotlib and scikit-learn into .venv-examples (about a minute, once)"
 	@$(PYTHON) -m venv --clear .venv-examples
 	@.venv-examples/bin/pip install --quiet --disable-pip-version-check --no-compile --require-hashes -r examples/requirements.lock
 	@touch $@

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import shutil
 
-from embedded.down import down
+from embedded.backup import BACKUPS
+from embedded.down import stop
 from embedded.state import RUN, State
 
 
 def clean() -> None:
     """Stop everything and delete its data."""
     state = State.load()
-    down()
+    stop()
     if state.postgres_home:
         shutil.rmtree(state.postgres_home, ignore_errors=True)
     shutil.rmtree(RUN)
-    print("deleted the embedded run's data")
+    print(f"stopped, and deleted its data in {RUN}{f' and {state.postgres_home}' if state.postgres_home else ''}")
+    if kept := [folder.name for folder in BACKUPS.glob("*")]:
+        print(f"kept: {len(kept)} backups in {BACKUPS}; delete the folder by hand")

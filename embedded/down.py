@@ -7,6 +7,12 @@ from embedded.state import RUN, State
 
 
 def down() -> None:
+    """Stop what runs, and say what is kept."""
+    stop()
+    print("stopped; the data is kept (make up goes on with it, make clean deletes it)")
+
+
+def stop() -> None:
     """Stop everything that `up` started; harmless when nothing runs."""
     state = State.load()
     processes.stop(RUN)
@@ -15,4 +21,3 @@ def down() -> None:
     state.pids = {}
     if (RUN / "state.json").exists():
         state.save()
-    print("stopped; the data is kept (make up goes on with it, make clean deletes it)")

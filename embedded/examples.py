@@ -10,6 +10,7 @@ import psycopg
 from psycopg import sql
 
 from embedded.environment import database_url
+from embedded.progress import say
 from embedded.state import ROOT, RunError, State
 from services import SAFE_PATH
 
@@ -20,8 +21,13 @@ def examples() -> None:
     Raises:
         RunError: as of _run, as is psycopg.Error.
     """
-    _run("feature_store", "train_classifier.py", "--picture", "docs/pictures/roc_curve.png")
-    _run("monthly_sales", "plot_monthly_sales.py", "--picture", "docs/pictures/monthly_sales.png")
+    folder = ROOT / ("docs/pictures" if os.environ.get("PICTURES") else "examples/pictures")
+    folder.mkdir(exist_ok=True)
+    say("training a classifier on the features")
+    _run("feature_store", "train_classifier.py", "--picture", str(folder / "roc_curve.png"))
+    say("drawing the sales per month")
+    _run("monthly_sales", "plot_monthly_sales.py", "--picture", str(folder / "monthly_sales.png"))
+    print(f"pictures: {folder}")
 
 
 def report() -> None:
@@ -30,7 +36,10 @@ def report() -> None:
     Raises:
         RunError: as of _run, as is psycopg.Error.
     """
-    _run("month_status", "report.py")
+    page = ROOT / "report.html"
+    say("writing the report")
+    _run("month_status", "report.py", "--page", str(page))
+    print(f"open {page.as_uri()}, or Report in the menu of Airflow")
 
 
 def _run(table: str, name: str, *arguments: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import socket
+import subprocess
 import sys
 import time
+import tomllib
 from collections.abc import Mapping
 from importlib.util import find_spec
 from urllib.request import getproxies
@@ -14,11 +17,11 @@ from urllib.request import getproxies
 from embedded import processes
 from embedded.airflow import UI_LOGIN, airflow_environment, ui_url
 from embedded.environment import reject_wrong_settings
-from embedded.postgres import ADMIN
+from embedded.postgres import ADMIN, Cluster
 from embedded.progress import choose_port, run_to_the_end, say
 from embedded.server import set_passwords, start_postgres
 from embedded.source import other_sources, shown_source, workflow_settings
-from embedded.state import LOGS, RUN, RunError, State
+from embedded.state import LOGS, ROOT, RUN, RunError, State
 from embedded.wait import wait_for_workflows
 from services.passwords import DEFAULT_PASSWORDS
 from services.status import months_due, print_status, read_status
@@ -39,7 +42,7 @@ SECONDS_BETWEEN_CLEANINGS = 24 * 60 * 60
 
 
 def up() -> None:
-    """Start everything, run the three workflows to their end, and print what was loaded.
+    """Start everything, run the workflows to their end, and print what was loaded.
 
     A month that waits for a late file, or for a person, is no failure.
 
@@ -48,6 +51,7 @@ def up() -> None:
     """
     reject_wrong_settings()
     keep_local_traffic_from_proxies()
+    say(f"company data {tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']['version']}")
     state = State.load()
     start_postgres(state)
     migrate(state)
@@ -139,11 +143,11 @@ def print_summary(state: State) -> None:
     print()
     print_status(read_status(state.cluster.url("companydata"), months_due(state.settings)))
     print(other_sources(state), end="")
-    # Of one's own passwords none is printed.
+    # Passwords that were changed are not printed.
     known = {name: password == DEFAULT_PASSWORDS[name] for name, password in state.passwords.items()}
     login = f"{UI_LOGIN} / {DEFAULT_PASSWORDS['AIRFLOW_UI_PASSWORD']}" if known["AIRFLOW_UI_PASSWORD"] else UI_LOGIN
     print(f"\nAirflow     {ui_url(state)}  (login {login})")
-    psql = shutil.which("psql") or state.cluster.programs / "psql"
+    psql = psql_of(state.cluster)
     for number, user in enumerate((ADMIN, "ds_user", "mle_user")):
         address = state.cluster.url("companydata", user, user, driver="postgresql")
         if not known[f"{user.upper()}_PASSWORD"]:
@@ -151,7 +155,22 @@ def print_summary(state: State) -> None:
         print(f"{'PostgreSQL' if number == 0 else '':<11} {psql} {address}")
     if warning := shared_machine(state.passwords):
         print(f"\n{warning}")
-    print("\nmake down stops it and keeps the data; make clean deletes the data too.")
+    print("\nWhat to try next: docs/tour.md, ten minutes with a month that is wrong.")
+    print("make down stops it and keeps the data; make clean deletes the data too.")
+
+
+def psql_of(cluster: Cluster) -> str:
+    """This machine's psql, or the server's own one if there is none or an older one, in which \\l and \\d can fail."""
+    servers = str(cluster.programs / "psql")
+    found = shutil.which("psql")
+    return "psql" if found and major_version(found) >= major_version(servers) else servers
+
+
+def major_version(psql: str) -> int:
+    """The major version of a psql, of which --version prints, for example, psql (PostgreSQL) 18.6."""
+    printed = subprocess.run([psql, "--version"], capture_output=True, text=True, check=True).stdout
+    found = re.search(r"\) (\d+)", printed)
+    return int(found[1]) if found else 0
 
 
 def shared_machine(passwords: Mapping[str, str]) -> str:

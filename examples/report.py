@@ -250,4 +250,4 @@ with open(arguments.page, "w", opener=partial(os.open, mode=0o600)) as page:
             drift=drift(),
         )
     )
-print(f"{arguments.page}: {len(months)} months, {len(freshness)} tables")
+print(f"{len(months)} months, {len(freshness)} tables")
