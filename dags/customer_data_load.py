@@ -55,10 +55,10 @@ the files of a run that requested the profiles later are published already.
 - **Then** clear the whole run.
 """
 
-from airflow.sdk import DAG, Asset, TaskGroup
+from airflow.sdk import DAG, TaskGroup
 
 from company_data.approval import LoadApprovalOperator
-from company_data.loads import CheckOperator, LoadOperator
+from company_data.loads import CheckOperator, LoadOperator, assets
 from company_data.notifier import CALLBACKS
 from company_data.settings import MAX_ACTIVE_RUNS, RUN_PARAMETERS, SQL_FOLDER, TASK_DEFAULTS
 from company_data.staging import stage_csv
@@ -99,7 +99,7 @@ with DAG(
         sql="customers/publish_customers.sql",
         parameters=loads,
         autocommit=True,
-        outlets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
+        outlets=assets("customers", "customer_profiles", "customer_activity", "labels"),
     )
 
     list(loads.values()) >> check_customers >> compare_customers >> approve_customers >> publish_customers

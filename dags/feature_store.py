@@ -34,9 +34,10 @@ why.
 from typing import Any
 
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
-from airflow.sdk import DAG, Asset, AssetOrTimeSchedule, CronTriggerTimetable
+from airflow.sdk import DAG, AssetOrTimeSchedule, CronTriggerTimetable
 from airflow.sdk.exceptions import AirflowSkipException
 
+from company_data.loads import assets, describe_build
 from company_data.notifier import CALLBACKS
 from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, feature_history_keep_for, feature_store_max_loss
 from company_data.task_docs import explain_tasks
@@ -58,7 +59,7 @@ with DAG(
     description="The features of each client, on each day and now; whenever customer data has been published",
     doc_md=__doc__,
     schedule=AssetOrTimeSchedule(
-        assets=[Asset("customer_profiles"), Asset("customer_activity"), Asset("labels")],
+        assets=assets("customers", "customer_profiles", "customer_activity", "labels"),
         timetable=CronTriggerTimetable("@daily", timezone="UTC"),
     ),
     max_active_runs=1,
@@ -86,7 +87,8 @@ with DAG(
             "commit",
             "feature_store/require_build.sql",
         ],
-        outlets=[Asset("feature_history"), Asset("feature_store")],
+        outlets=assets("features", "feature_history", "feature_store"),
+        post_execute=describe_build,
     )
 
     check_staleness >> refresh_feature_store

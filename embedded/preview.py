@@ -22,7 +22,7 @@ BEGIN = """
     returning load_id
 """
 FOUND = """
-    select loads.status, loads.error, loads.anomalies, requests.question, loads.sha256 = published.sha256
+    select loads.status, loads.error, loads.anomalies, requests.figures, loads.sha256 = published.sha256
     from pipeline.loads
     left join pipeline.approval_requests as requests using (load_id)
     left join pipeline.loads as published on published.file_id = loads.file_id and published.status = 'published'
@@ -116,11 +116,11 @@ def run(connection: psycopg.Connection[Any], name: str, parameters: dict[str, in
 
 def answer(found: list[tuple[Any, ...]]) -> str:
     """The conclusion, and then the figures."""
-    (_, _, anomalies, question, is_same), *_ = found
+    (_, _, anomalies, figures, is_same), *_ = found
     if errors := [error for _, error, *_ in found if error]:
         return f"The month would be rejected: {'; '.join(errors)}."
     if is_same:
         return "The same file as is published: nothing would change."
     if anomalies:
-        return f"The month is unusual, and ON_ANOMALY would decide: {anomalies}.\n\n{question}"
-    return f"The month would be published, without a question.\n\n{question}"
+        return f"The month is unusual, and ON_ANOMALY would decide: {anomalies}.\n\n{figures}"
+    return f"The month would be published, without a question.\n\n{figures}"

@@ -300,12 +300,19 @@ comment on function pipeline.record_anomalies(bigint[]) is
 'Says in words which measures of these loads are unusual. Nobody has decided on them,
 unless all have the bytes that were published or approved last: that decision holds.';
 
--- Markdown, as Airflow shows it under Required Actions.
+-- Markdown. The question is what Airflow shows under Required Actions, short enough for its buttons to be in view.
 create view pipeline.approval_requests as
 with measures as (
     select
         load_id,
         count(anomaly) as anomaly_count,
+        string_agg(
+            format(
+                '| %s | %s |', anomaly,
+                pipeline.readable(100 * (value - median) / nullif(abs(median), 0)) || ' %'
+            ), E'\n'
+            order by measure
+        ) filter (where anomaly is not null) as unusual,
         string_agg(
             format(
                 '| %s | %s | %s | %s | %s |', case when anomaly is not null then '**unusual**' end, measure,
@@ -356,18 +363,24 @@ changes as (
 group_changes as (
     select
         load_id,
-        string_agg(
+        array[
+            '| store | location | rows published | this file | change | total published | this file | change |',
+            '| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |'
+        ] || array_agg(
             format(
                 '| %s | %s | %s | %s | %s | %s | %s | %s |', group_key,
                 -- Without what would be markup or a link.
-                regexp_replace(left(location, 40), '[^0-9A-Za-z\u00C0-\u024F\u0370-\u04FF ,''-]', '_', 'g'),
+                regexp_replace(
+                    left(location, 40),
+                    '[^0-9A-Za-z\u00C0-\u024F\u0370-\u04FF\u3040-\u30FF\u4E00-\u9FFF ,''-]', '_', 'g'
+                ),
                 pipeline.readable(published_rows), pipeline.readable(staged_rows),
                 pipeline.readable(100 * (staged_rows - published_rows) / nullif(published_rows, 0.0)) || ' %',
                 pipeline.readable(published_total), pipeline.readable(staged_total),
                 pipeline.readable(100 * (staged_total - published_total) / nullif(abs(published_total), 0)) || ' %'
-            ), E'\n'
+            )
             order by place
-        ) as listing
+        ) as lines
     from changes
     where place <= 20
     group by load_id
@@ -390,17 +403,15 @@ select
     ) as replaces_rows,
     concat_ws(
         E'\n\n',
-        concat(
-            '**', loads.source_url, '** (load ', loads.load_id, '): ',
-            coalesce(loads.anomalies, 'nothing is unusual'), '.'
-        ),
+        concat('**', loads.source_url, '** (load ', loads.load_id, '). The log of this task has all measures.'),
+        E'| unusual | change |\n| --- | ---: |\n' || measures.unusual,
+        array_to_string(group_changes.lines[:5], E'\n')
+    ) as question,
+    concat_ws(
+        E'\n\n',
         E'| | measure | this file | median | expected |\n| --- | --- | ---: | ---: | ---: |\n' || measures.listing,
-        concat(
-            E'What changes most:\n\n| ', file_rows.group_column, ' | location | rows published | rows in this file',
-            E' | change | total published | total in this file | change |\n',
-            E'| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n'
-        ) || group_changes.listing
-    ) as question
+        array_to_string(group_changes.lines, E'\n')
+    ) as figures
 from pipeline.loads
 inner join pipeline.file_rows
     on loads.file_id = file_rows.file_id
@@ -410,7 +421,7 @@ left join group_changes
     on loads.load_id = group_changes.load_id;
 
 comment on view pipeline.approval_requests is
-'What a person is asked about a load: its measures, and what publishing changes.';
+'What a person is asked about a load: what is unusual, and what publishing changes most; the figures are all of it.';
 
 grant select on pipeline.approval_requests to pipeline;
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, NamedTuple
 
 from airflow.providers.postgres.hooks.postgres import PostgresHook
@@ -14,7 +15,9 @@ from company_data.notifier import anomaly_message, try_to_send
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, DECISION_TIME, on_anomaly
 
 REQUESTS = """
-    select load_id, status, error, anomalies, decided_by, on_anomaly, replaces_rows, question
+    select
+        load_id, status, error, anomalies, decided_by, on_anomaly, replaces_rows, file_month, anomaly_count, question,
+        figures
     from pipeline.approval_requests
     where load_id = any(%s)
     order by load_id
@@ -63,7 +66,10 @@ class Request(NamedTuple):
     decided_by: str | None
     on_anomaly: str | None
     replaces_rows: bool
+    file_month: date | None
+    anomaly_count: int
     question: str
+    figures: str
 
 
 class LoadApprovalOperator(ApprovalOperator):
@@ -87,9 +93,7 @@ class LoadApprovalOperator(ApprovalOperator):
     def __init__(self, *, loads: Sequence[Any], **arguments: Any) -> None:
         """Take the loads to decide on, and the arguments of the operators that TASK_DEFAULTS do not give."""
         self.loads = loads
-        super().__init__(
-            subject="{{ dag.dag_id }}, {{ run_id }}: publish this?", response_timeout=DECISION_TIME, **arguments
-        )
+        super().__init__(subject="", response_timeout=DECISION_TIME, **arguments)
 
     def execute(self, context: Any) -> None:
         """Publish by the setting, or ask.
@@ -129,7 +133,14 @@ class LoadApprovalOperator(ApprovalOperator):
             kept.set(NOTIFIED, loads)
         if asks:
             self.options = self._options()
+            count = sum(request.anomaly_count for request in unusual)
+            self.subject = (
+                f"{f'{month:%Y-%m}' if (month := unusual[0].file_month) else 'Customer files'}: "
+                f"{f'{count} measures are' if count > 1 else '1 measure is'} unusual. Publish?"
+            )
             self.body = "\n\n".join(request.question for request in unusual)
+            for request in unusual:
+                self.log.info("All figures of load %s:\n\n%s\n", request.load_id, request.figures)
             super().execute(context)
         self._run(PUBLISH, f"ON_ANOMALY={mode}", loads)
 

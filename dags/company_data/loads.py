@@ -6,6 +6,7 @@ from typing import Any
 
 import psycopg
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
+from airflow.sdk import Asset
 from airflow.sdk.exceptions import AirflowSkipException
 
 from sql_link import RenderedSql
@@ -15,6 +16,45 @@ SUPERSEDED, PUBLISHED_ALREADY = "PL001", "PL002"
 
 REQUIRE_CHECKED = "select pipeline.require_checked(variadic %(loads)s::bigint[])"
 
+# What the events of the assets say: the tables that it is about, and the rest.
+PUBLISHED = """
+    select
+        array_prepend(table_name, derived_tables),
+        jsonb_build_object(
+            'file', source_url, 'month', to_char(file_month, 'YYYY-MM'), 'rows', row_count, 'total', total::text,
+            'version', sha256
+        )
+    from pipeline.loads
+    inner join pipeline.files using (file_id)
+    inner join pipeline.sources using (table_name)
+    where load_id = any(%s)
+"""
+BUILT = """
+    select array[table_name], jsonb_build_object('rows', row_count, 'version', file_version)
+    from public.data_freshness
+    where table_name = any(%s)
+"""
+
+
+def assets(group: str, *tables: str) -> list[Asset]:
+    """The assets of published tables. All DAG files must name the same group: the file that is parsed last decides."""
+    return [Asset(table, group=group) for table in tables]
+
+
+def describe_build(context: Any, _: Any = None) -> None:
+    """Add to the events of the tables that a task has built what they hold."""
+    _describe(context, BUILT, [asset.name for asset in context["task"].outlets])
+
+
+def _describe(context: Any, query: str, of: list[Any]) -> None:
+    found = context["task"].get_db_hook().get_records(query, [of])
+    for asset in context["task"].outlets:
+        for tables, extra in found:
+            if asset.name in tables:
+                context["outlet_events"][asset].extra = {
+                    key: value for key, value in extra.items() if value is not None
+                }
+
 
 def loads_of(parameters: Any) -> list[int]:
     """The loads that the parameters of a task name, one by one or all together as "loads"."""
@@ -23,6 +63,8 @@ def loads_of(parameters: Any) -> list[int]:
 
 class LoadOperator(SQLExecuteQueryOperator):
     """Runs a file under sql/ on the loads of a run.
+
+    The event of each asset names the file, its month, rows, total and version (SHA-256).
 
     If a later load of the file is published, the task is skipped. If the load itself is published already, the task
     succeeds, so that its assets are updated although the answer to the commit was lost.
@@ -38,15 +80,19 @@ class LoadOperator(SQLExecuteQueryOperator):
             AirflowSkipException: a later load of the file is published.
             psycopg.Error: the database failed, or rejects the load.
         """
+        result = None
         try:
-            return super().execute(context)  # type: ignore[no-untyped-call]
+            result = super().execute(context)  # type: ignore[no-untyped-call]
         except psycopg.Error as error:
             if error.sqlstate == SUPERSEDED:
                 raise AirflowSkipException(error.diag.message_primary) from None
             if error.sqlstate != PUBLISHED_ALREADY:
                 raise
             self.log.info(error.diag.message_primary)
-            return None
+        if self.outlets:
+            loads = [int(load) for name, load in self.parameters.items() if name.endswith("load")]  # type: ignore[union-attr]
+            _describe(context, PUBLISHED, loads)
+        return result
 
 
 class CheckOperator(LoadOperator):

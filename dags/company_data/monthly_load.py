@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from airflow.sdk import Asset, TaskGroup
+from airflow.sdk import TaskGroup
 
 from company_data.approval import LoadApprovalOperator
-from company_data.loads import CheckOperator, LoadOperator
+from company_data.loads import CheckOperator, LoadOperator, assets
 from company_data.notifier import CALLBACKS
 from company_data.schedule import MonthlyTimetable
 from company_data.settings import (
@@ -128,7 +128,7 @@ def load_month(table: str, *, publishes: list[str]) -> None:
         sql=f"{table}/publish_month.sql",
         parameters={"file_month": FILE_MONTH} | loads,
         autocommit=True,
-        outlets=[Asset(name) for name in publishes],
+        outlets=assets(table, *publishes),
     )
 
     # The file may be waited for, and needs the stores of the day it comes.

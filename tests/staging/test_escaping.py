@@ -43,11 +43,11 @@ def test_letters_of_a_file_are_shown_without_markup(database: Database, files: F
     run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
     run.run("compare_customers", "approve_customers")
     load = run.loads["stage_customer_profiles"]
-    [(question, anomalies, status)] = database.run(
-        f"select question, anomalies, status from pipeline.approval_requests where load_id = {load}"
+    [(question, figures, anomalies, status)] = database.run(
+        f"select question, figures, anomalies, status from pipeline.approval_requests where load_id = {load}"
     )
     assert status == "pending_approval"
-    for text in (question, anomalies):
+    for text in (question, figures, anomalies):
         for hostile, shown in HOSTILE.items():
             if hostile != shown:
                 assert hostile not in text
@@ -55,8 +55,8 @@ def test_letters_of_a_file_are_shown_without_markup(database: Database, files: F
         assert "evil" not in text
         assert re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", text) is None
     # A line for each measure: rows, A, and the eleven ways in which the letters are shown.
-    table = [line for line in question.splitlines() if line.startswith("|")]
-    assert all(line.count("|") == 6 for line in table)
+    table = [line for line in figures.splitlines() if line.startswith("|")]
+    assert all(line.count("|") == 7 for line in table)
     assert len([line for line in table if "share of attr_b" in line]) == 1 + len(set(HOSTILE.values()))
     assert "\n" not in anomalies
 

@@ -76,15 +76,15 @@ def load_of(database: Database, run: AirflowRun) -> tuple[Any, ...]:
     return found
 
 
-def events(run: AirflowRun) -> list[str]:
-    """The assets that a run updated."""
+def events(run: AirflowRun) -> list[tuple[str, dict[str, Any]]]:
+    """The assets that a run updated, and what their events say."""
     from airflow.models.asset import AssetEvent
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
     with create_session() as session:
         found = session.scalars(select(AssetEvent).where(AssetEvent.source_run_id == run.run_id)).all()
-        return sorted(str(event.asset.name) for event in found)
+        return sorted(((event.asset.name, dict(event.extra)) for event in found), key=lambda event: event[0])
 
 
 def waiting(database: Database) -> AirflowRun:
@@ -301,7 +301,7 @@ def test_a_load_that_a_check_rejected_is_checked_again_with_the_corrected_stores
     assert database.run(loads) == [(1,)]
 
 
-def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_refused(
+def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_rejected(
     loaded: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     expire = "update pipeline.loads set decide_until = now() - interval '1 second' where status = 'pending_approval'"
@@ -381,7 +381,11 @@ def test_a_month_that_is_published_already_sends_its_event_again(
     assert run.clear("publish_month") == "success"
     assert run.states["publish_month"] == "success"
     assert "is published already, so nothing is changed" in capsys.readouterr().out
-    assert events(run) == sorted(2 * ["stores", "sales", "monthly_sales"])
+    sent = events(run)
+    assert [name for name, _ in sent] == sorted(2 * ["stores", "sales", "monthly_sales"])
+    [(source_url, sha256)] = database.run("select source_url, sha256 from pipeline.loads where row_count = 100")
+    about = {"file": source_url, "month": MONTH, "rows": MANY, "total": str(MANY), "version": sha256}
+    assert [extra for name, extra in sent if name != "stores"] == 4 * [about]
 
 
 def test_an_answer_about_a_superseded_load_is_recorded_and_the_task_is_skipped(loaded: Database, files: Files) -> None:
