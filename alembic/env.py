@@ -97,7 +97,7 @@ def database_url() -> URL:
     try:
         url = make_url((os.environ.get("DATABASE_URL") or DEFAULT_DATABASE_URL).strip())
     except (ArgumentError, ValueError):
-        raise SystemExit(f"error: DATABASE_URL is no address of a database. {EXPECTED}") from None
+        raise SystemExit(f"error: DATABASE_URL is not the address of a database. {EXPECTED}") from None
     if url.drivername not in DRIVERS:
         raise SystemExit(f"error: DATABASE_URL begins with {url.drivername}://, which is not supported. {EXPECTED}")
     return url.set(drivername="postgresql+psycopg2")

@@ -3,7 +3,7 @@
 **Owns** `customer_profiles`, `customer_activity` and `labels`. The three files are staged side by side, checked, and
 published in one transaction: a reader never sees old profiles with new labels.
 
-**Fires** once by itself. Trigger it again when the files have changed. Publishing starts `feature_store`.
+**Runs** once by itself. Trigger it again when the files have changed. Publishing starts `feature_store`.
 
 If a task fails, the tables stay as they were, unless `publish_customers` has succeeded.
 
@@ -40,7 +40,7 @@ nothing.
 Ends at once if the files are usual. Unusual files wait for a decision under **Required Actions**, which shows the
 figures: **Approve** publishes them, **Reject** fails the run and keeps the old tables.
 
-- **When it fails**, the files were rejected, which stays so, or nobody decided for a week.
+- **When it fails**, the files were rejected, which does not change, or nobody decided within a week.
 - **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
 - **Then** have the files fixed, and clear the whole run.
 

@@ -3,7 +3,7 @@
 **Owns** `feature_history`: the features of every client that has a profile, an activity and a label, on every day, and
 when they were known; and `feature_store`: the last row of each client.
 
-**Fires** by itself whenever `customer_data_load` has published, and once a day (UTC): if the event of a publication
+**Runs** by itself whenever `customer_data_load` has published, and once a day (UTC): if the event of a publication
 was lost, for example because this DAG was paused, the daily run finds that the tables are stale. Trigger it to rebuild
 the tables from the customer tables as they are. Only clients that have changed are written.
 

@@ -2,7 +2,7 @@
 
 **Owns** nothing that readers see. The ledger `pipeline.loads` keeps every row.
 
-**Fires** at 03:00 UTC. Trigger it at any time. A load may run at the same time.
+**Runs** at 03:00 UTC. Trigger it at any time. A load may run at the same time.
 
 #### `find_overdue_months`
 

@@ -3,7 +3,7 @@
 **Owns** one month, the one that its data interval covers: that month's rows of `sales` and of `monthly_sales`. No
 other month is read or written. It also refreshes `stores`.
 
-**Fires** at the start of each month (UTC) for the month that has ended, and catches up from `SALES_FIRST_MONTH`: the
+**Runs** at the start of each month (UTC) for the month that has ended, and catches up from `SALES_FIRST_MONTH`: the
 run of 1 February loads January. Months may run side by side, in any order, any number of times. To load a month
 again, clear its run, or use a backfill or **Trigger**, which loads the last whole month before its logical date. The
 dates of both forms are UTC: with another offset they select other months.

@@ -39,7 +39,7 @@ def run_to_the_end(command: list[str], environment: dict[str, str], name: str) -
 
 
 def choose_port(setting: str, default: int, server: str) -> int:
-    """The port that a setting asks for, or the next free one, said aloud."""
+    """The port that a setting asks for, or the next free one, with a message."""
     wanted = int(os.environ.get(setting) or default)
     port = free_port(wanted)
     if port != wanted:

@@ -44,7 +44,7 @@ SECONDS_BETWEEN_CLEANINGS = 24 * 60 * 60
 def up() -> None:
     """Start everything, run the workflows to their end, and print what was loaded.
 
-    A month that waits for a late file, or for a person, is no failure.
+    A month that waits for a late file, or for a person, is not a failure.
 
     Raises:
         RunError: a setting is wrong, something did not start, or not everything is loaded.

@@ -20,7 +20,7 @@ CLOCKS_DIFFER_BY = timedelta(minutes=5)
 
 
 class MonthlyTimetable(CronDataIntervalTimetable):
-    """Fires at the start of each month (UTC), for the month that has ended.
+    """Runs at the start of each month (UTC), for the month that has ended.
 
     Attributes:
         first: start of the first month that is scheduled.

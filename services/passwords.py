@@ -244,7 +244,7 @@ def write_certificates(environment: Mapping[str, str], names: Sequence[str], dat
     """Write server.crt, server.key and ca.crt: one's own, or of an authority made here, whose key is not kept.
 
     Raises:
-        SecretsError: of one's own files one is missing.
+        SecretsError: one of the files for your own certificate is missing.
     """
     own = {
         name: Path(environment[name]).read_text() if environment.get(name) else ""
@@ -253,7 +253,7 @@ def write_certificates(environment: Mapping[str, str], names: Sequence[str], dat
     if any(own.values()):
         if missing := [name for name, text in own.items() if not text]:
             raise SecretsError(
-                f"a certificate of one's own takes three files, and {', '.join(missing)} is empty or not set. "
+                f"your own certificate needs three files, and {', '.join(missing)} is empty or not set. "
                 "Nothing was started."
             )
         for name, text in zip(("server.crt", "server.key", "ca.crt"), own.values(), strict=True):

@@ -38,7 +38,7 @@ OUTSIDE_VALIDITY = {9, 10}
 UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
 
 # Not the words of the library: they quote the part that they cannot read, which may be a password.
-INVALID_ADDRESS = ("it is no valid address, or redirects to one that is not", "Correct SOURCE_BASE_URL, or the server.")
+INVALID_ADDRESS = ("it is not a valid address, or redirects to one that is not", "Correct SOURCE_BASE_URL, or the server.")
 
 TRANSIENT_STATUSES = {408, 425, 429}
 # What a server does not support, a retry would find again. Proxies have numbers of their own above 511.
@@ -156,7 +156,7 @@ def explain(error: requests.RequestException) -> tuple[str, str | None]:
             "Install it, or correct HTTPS_PROXY, ALL_PROXY or NO_PROXY.",
         )
     if isinstance(error, requests.exceptions.InvalidProxyURL):
-        return "the proxy in the environment is no address", "Correct HTTPS_PROXY or ALL_PROXY."
+        return "the proxy in the environment is not an address", "Correct HTTPS_PROXY or ALL_PROXY."
     if isinstance(error, requests.exceptions.InvalidSchema | requests.exceptions.MissingSchema):
         return (
             "the server redirects to what is not https, and only https is read",
@@ -200,7 +200,7 @@ def _explain_proxy(name: str, causes: list[BaseException]) -> tuple[str, str | N
         if isinstance(cause, ssl.SSLError) and cause.reason in NOT_TLS:
             return f"{name} does not speak TLS", "Write it with http:// in HTTPS_PROXY or ALL_PROXY."
         if answer := re.search(r"Tunnel connection failed: (\d+)(.*)", str(cause)):
-            problem = f"{name} answers {one_line(answer[1] + answer[2])}, so the source was not reached"
+            problem = f"{name} returned {one_line(answer[1] + answer[2])}, so the source was not reached"
             if int(answer[1]) == requests.codes.proxy_authentication_required:
                 return problem, "Set user and password: HTTPS_PROXY=http://USER:PASSWORD@HOST:PORT."
             if is_transient(int(answer[1])):

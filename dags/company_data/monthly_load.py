@@ -69,7 +69,7 @@ Ends at once if the month is usual. An unusual month that would replace publishe
 An unusual month of which nothing is published yet is published, and a notification says so. The setting `ON_ANOMALY`
 changes this.
 
-- **When it fails**, the month was rejected, which stays so, or nobody decided for a week.
+- **When it fails**, the month was rejected, which does not change, or nobody decided within a week.
 - **Look** at its Required Actions, or at `pipeline.loads`, which keeps who decided.
 - **Then** have the file fixed, and clear the whole run.
 

@@ -17,6 +17,7 @@ import psycopg
 import requests
 from airflow.providers.common.compat.sdk import redact
 from airflow.sdk import BaseNotifier, get_current_context, task
+from airflow.sdk.exceptions import AirflowException
 
 from company_data.http_client import Session, one_line
 from company_data.settings import notify_email, notify_webhook_url
@@ -24,6 +25,12 @@ from company_data.settings import notify_email, notify_webhook_url
 log = logging.getLogger(__name__)
 
 NO_REASON = "The process of the task ended without an exception: it was killed, or its machine failed."
+
+SUBJECTS = {
+    "overdue": "months are overdue",
+    "pending_approval": "an unusual file waits for a decision",
+    "unusual": "an unusual file was published",
+}
 
 MAX_REASON, MAX_FIELD = 3_000, 1_000  # characters
 
@@ -46,7 +53,7 @@ class Message:
         run: id of the run.
         month: month of the data (YYYY-MM), if the run has one.
         task: the task that failed.
-        reason: the exception, as in the log of the task.
+        reason: what happened, why that stops the load, and what to do.
         link: page of the task or run in Airflow's UI.
     """
 
@@ -61,7 +68,7 @@ class Message:
     @property
     def subject(self) -> str:
         """The message in one line."""
-        what = f"{self.task} failed" if self.event == "failed" else self.event.replace("_", " ")
+        what = SUBJECTS.get(self.event) or f"{self.task} failed"
         return f"{self.dag}, {self.month or self.run}: {what}"
 
     @property
@@ -121,9 +128,12 @@ def reason_of(error: BaseException | None) -> str:
     """What happened, why that stops the load, and what to do."""
     if not error:
         return NO_REASON
-    # The lines of CONTEXT name functions of ours.
-    text = str(error).partition("\nCONTEXT:")[0] if isinstance(error, psycopg.Error) else str(error)
-    return "\n".join([f"{type(error).__name__}: {text}", *getattr(error, "__notes__", [])])
+    text = str(error)
+    if isinstance(error, psycopg.Error):
+        text = text.partition("\nCONTEXT:")[0]  # which names functions of the pipeline
+    elif not isinstance(error, AirflowException):
+        text = f"{type(error).__name__}: {text}"  # an error that has no sentence, such as KeyError
+    return "\n".join([text, *getattr(error, "__notes__", [])])
 
 
 @task
@@ -222,9 +232,9 @@ def post_to_webhook(url: str, message: Message) -> None:
             with Session() as session, session.post(url, json=body, stream=True, timeout=timeout) as answer:
                 if answer.ok:
                     return
-                problem = f"{host} answers {answer.status_code}"
+                problem = f"{host} returned {answer.status_code}"
         except requests.RequestException as error:
-            problem = f"{host} does not answer ({type(error).__name__})"
+            problem = f"{host} did not answer ({type(error).__name__})"
         if pause is None:
             raise NotificationError(problem)
         time.sleep(pause)

@@ -31,7 +31,7 @@ CONNECTION_ID = "operational_db"
 SQL_FOLDER = Path(__file__).resolve().parents[2] / "sql"
 
 # The first day of the month whose file a run loads, as SQL and the source's file names write it.
-# Templated: the run that fires on 1 February has the interval that starts on 1 January.
+# Templated: the run that starts on 1 February has the interval that starts on 1 January.
 FILE_MONTH = "{{ data_interval_start | ds if data_interval_start is defined else '' }}"
 
 # Settings of every connection that a task opens. The role pipeline has the same, and time limits beside them: a pooler

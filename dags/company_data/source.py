@@ -43,7 +43,7 @@ GZIP_START = b"\x1f\x8b"
 
 KEPT = "Nothing was loaded, and what was published before stays."
 MISSING_OR_FORBIDDEN = (
-    "Either the file may not be read, or it is missing: S3 also answers 403 for a missing file of a bucket that may not "
+    "Either the file may not be read, or it is missing: S3 also returns 403 for a missing file of a bucket that may not "
     "be listed. "
 )
 RETRIED = "The task tries again by itself. When it has given up, check the source and clear this run."
@@ -253,7 +253,7 @@ def _require_success(address: str, response: requests.Response, late_until: date
         return
     code, said = s3_errors.read_error(response)
     status = one_line(f"{response.status_code} {response.reason or ''}".strip())
-    problem = without_queries(f"the server answers {status}{said}", response)
+    problem = without_queries(f"the server returned {status}{said}", response)
     advice = s3_errors.ADVICE.get(code or "")
     if not advice and (is_transient(response.status_code) or code in s3_errors.TRANSIENT):
         raise SourceUnavailable(

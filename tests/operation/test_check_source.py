@@ -50,7 +50,7 @@ def test_it_says_which_files_there_are_and_whether_their_first_rows_fit(database
     (files.folder / "customer_profiles.csv").unlink()
     status, lines = check("embedded check-source", DATABASE_URL=database.url(driver="postgresql+psycopg2"))
     assert status == 1
-    assert "the server answers 404" in lines[0]
+    assert "the server returned 404" in lines[0]
     assert 'stores.csv, line 1: the header lacks "location"' in lines[3]
     assert lines[-1] == "sales 2024-03: all 1 rows fit"
     assert database.run(WRITTEN) == before

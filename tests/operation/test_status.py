@@ -116,7 +116,7 @@ def test_a_late_file_is_waited_for_within_its_week_and_does_not_fail_the_command
         Run(database, SALES, month).run()
     exit_status, line, printed = status(database, month[:7], month[:7])
     assert (exit_status, line[month[:7]][0]) == (0, "waiting")
-    assert "the server answers 404" in printed
+    assert "the server returned 404" in printed
     database.run(f"update pipeline.loads set wait_until = '{now:%Y-%m-%d}' where status = 'waiting'")
     assert database.run("select status from month_status where month_status.file_month > '2024-01-01'") == [("failed",)]
 

@@ -162,8 +162,8 @@ def test_an_address_need_not_name_the_driver_and_another_one_is_answered_with_a_
         ("postgresql+asyncpg://u:hidden@h/d", "begins with postgresql+asyncpg://, which is not supported"),
         ("mysql://u:hidden@h/d", "begins with mysql://, which is not supported"),
         ("sqlite:///hidden.db", "begins with sqlite://, which is not supported"),
-        ("u:hidden@h/d", "is no address of a database"),
-        ("postgresql://u:hidden@h:port/d", "is no address of a database"),
+        ("u:hidden@h/d", "is not the address of a database"),
+        ("postgresql://u:hidden@h:port/d", "is not the address of a database"),
     ):
         done = alembic(url, "upgrade", "head")
         assert done.returncode == 1

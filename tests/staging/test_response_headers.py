@@ -104,9 +104,9 @@ def test_what_is_no_checksum_of_the_file_decides_nothing(faulty: FaultyFiles, ca
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (head(f"HTTP/1.1 404 {ESCAPES}\nContent-Length: 0"), f"the server answers 404 {SHOWN}. "),
-        (head(f"HTTP/1.1 404 {'x' * 60_000}\nContent-Length: 0"), f"answers 404 {'x' * 296}…. "),
-        (head("HTTP/1.1 404\nContent-Length: 0"), "the server answers 404. "),
+        (head(f"HTTP/1.1 404 {ESCAPES}\nContent-Length: 0"), f"the server returned 404 {SHOWN}. "),
+        (head(f"HTTP/1.1 404 {'x' * 60_000}\nContent-Length: 0"), f"returned 404 {'x' * 296}…. "),
+        (head("HTTP/1.1 404\nContent-Length: 0"), "the server returned 404. "),
         (head(f"HTTP/1.1 {ESCAPES}\nContent-Length: 0"), "no answer ("),
         (head(f"{ESCAPES}\nContent-Length: 0"), "no answer ("),
         (
@@ -120,7 +120,7 @@ def test_what_is_no_checksum_of_the_file_decides_nothing(faulty: FaultyFiles, ca
         (head("HTTP/1.1 200 OK\nTransfer-Encoding: \x0bchunked"), "neither states the length"),
         (head(f"HTTP/1.1 200 OK\nContent-Length: 5\nContent-Encoding: {ESCAPES}"), f'Content-Encoding "{SHOWN}"'),
         (redirect("gopher://x/\x1b[31m"), "redirects to what is not https"),
-        *((redirect(to), "it is no valid address, or redirects to one that is not") for to in INVALID),
+        *((redirect(to), "it is not a valid address, or redirects to one that is not") for to in INVALID),
         (redirect("/\x1b[31m"), "404 File not found"),
         (redirect("/x" * 1_000), "404 File not found"),
         (redirect(f"/{FAULTY_PATH}\r\nContent-Encoding: {'gzip,' * 8_000}gzip"), None),

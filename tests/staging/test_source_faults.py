@@ -235,7 +235,7 @@ def test_a_month_whose_missing_file_is_forbidden_is_waited_for_within_its_week(
         stage_file(database, "sales", f"{month}-01")
     [(found, error)] = database.run("select status, error from month_status")
     assert found == "waiting"
-    assert "answers 403 Forbidden (AccessDenied: Access Denied)" in error
+    assert "returned 403 Forbidden (AccessDenied: Access Denied)" in error
     assert "Either the file may not be read, or it is missing" in error
 
 

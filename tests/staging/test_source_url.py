@@ -188,9 +188,9 @@ def test_a_proxy_of_the_environment_is_used(setting: str, faulty: FaultyFiles, m
 @pytest.mark.parametrize(
     ("number", "error", "message"),
     [
-        (407, FileRejected, "answers 407 Proxy Authentication Required, so .*Set user and password: HTTPS_PROXY="),
-        (403, FileRejected, "answers 403 Forbidden, so the source was not reached.*Have the proxy admit the source"),
-        (502, SourceUnavailable, "answers 502 Bad Gateway, so the source was not reached.*tries again by itself"),
+        (407, FileRejected, "returned 407 Proxy Authentication Required, so .*Set user and password: HTTPS_PROXY="),
+        (403, FileRejected, "returned 403 Forbidden, so the source was not reached.*Have the proxy admit the source"),
+        (502, SourceUnavailable, "returned 502 Bad Gateway, so the source was not reached.*tries again by itself"),
     ],
 )
 def test_a_proxy_that_opens_no_tunnel_is_named(

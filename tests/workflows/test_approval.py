@@ -136,7 +136,7 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
     assert "| 1 | Porto | 10 | 100 | 900 % | 10 | 100 | 900 % |" in run.question()  # store 1, rows and total
     [post] = posted
     assert post["event"] == "pending_approval"
-    assert post["text"].startswith(f"{SALES}, {MONTH}: pending approval\n")
+    assert post["text"].startswith(f"{SALES}, {MONTH}: an unusual file waits for a decision\n")
     assert post["reason"].endswith(". Nothing is published until it is approved under Required Actions.")
     assert run.answer("Approve") == "success"
     assert row_count(database) == MANY

@@ -61,11 +61,11 @@ def test_a_month_that_fails_is_notified_once_by_mail_and_webhook(database: Datab
     [post] = sent.posted
     assert post["path"] == TOKEN
     assert (post["event"], post["dag"], post["month"], post["task"]) == ("failed", SALES, "2024-02", "stage_sales")
-    assert post["reason"].startswith("FileRejected: sales/2024-02-01/sales.csv, line 3, column value: ")
+    assert post["reason"].startswith("sales/2024-02-01/sales.csv, line 3, column value: ")
     assert '"{{ 1/0 }} <b>" is not a decimal number' in post["reason"]
     assert f"/dags/{SALES}/runs/" in post["link"]
     assert post["link"].split("?")[0].endswith("/tasks/stage_sales")
-    assert post["text"].startswith(f"{SALES}, 2024-02: stage_sales failed\n\n```\nFileRejected: ")
+    assert post["text"].startswith(f"{SALES}, 2024-02: stage_sales failed\n\n```\nsales/")
 
     [mail], [receivers] = sent.mails, sent.receivers
     assert mail["Subject"] == f"[company data] {SALES}, 2024-02: stage_sales failed"
@@ -84,7 +84,7 @@ def test_the_reason_ends_the_log_although_the_webhook_is_not_reached(
     assert run_month(files, GOOD, BAD) == "failed"
     assert len(sent.mails) == 1
     *_, reason = [record.getMessage() for record in caplog.records if record.name.endswith("notifier")]
-    assert reason.startswith("FileRejected: sales/2024-02-01/sales.csv, line 3")
+    assert reason.startswith("sales/2024-02-01/sales.csv, line 3")
 
 
 def test_a_load_that_succeeds_at_its_second_try_is_not_notified(
@@ -130,7 +130,7 @@ def test_a_receiver_that_does_not_answer_does_not_stop_the_other_and_its_address
     sent: Sent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sent.statuses[:] = [404] * 3
-    for number, answer in enumerate(("answers 404", "does not answer"), 1):
+    for number, answer in enumerate(("returned 404", "did not answer"), 1):
         with pytest.raises(notifier.NotificationError, match=f"127.0.0.1 {answer}") as caught:
             notifier.send(MESSAGE)
         assert TOKEN not in str(caught.value)
