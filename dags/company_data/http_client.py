@@ -38,7 +38,10 @@ OUTSIDE_VALIDITY = {9, 10}
 UNKNOWN_AUTHORITY = {2, 18, 19, 20, 21}
 
 # Not the words of the library: they quote the part that they cannot read, which may be a password.
-INVALID_ADDRESS = ("it is not a valid address, or redirects to one that is not", "Correct SOURCE_BASE_URL, or the server.")
+INVALID_ADDRESS = (
+    "it is not a valid address, or redirects to one that is not",
+    "Correct SOURCE_BASE_URL, or the server.",
+)
 
 TRANSIENT_STATUSES = {408, 425, 429}
 # What a server does not support, a retry would find again. Proxies have numbers of their own above 511.
