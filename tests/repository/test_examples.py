@@ -3,15 +3,16 @@
 import os
 import re
 import subprocess
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Database, Files
+from support.documents import blocks
 from support.foreign_code import watched_logins
 from support.steps import build_feature_store, load_customers, load_month
 
-from embedded.sample_data import write_bucket
+from embedded.sample_data import months_before, write_bucket
 
 pytestmark = pytest.mark.slow
 
@@ -126,6 +127,29 @@ def test_the_report_draws_one_month_one_year_and_ten_years(python: Path, databas
         expected = [("missing" if month == lacking else "loaded", month) for month in months if first <= month <= last]
         assert cells(drawn[source]) == expected
         assert re.findall(r"<tr><th>(\d+)</th>", drawn[source]) == sorted({month[:4] for _, month in expected})
+
+
+def test_the_page_of_readers_connects_as_it_says_and_every_query_of_it_has_rows(
+    python: Path, loaded: Database, files: Files
+) -> None:
+    [last] = months_before(datetime.now(UTC).date(), 1)
+    write_bucket(files.folder, [last])
+    load_month(loaded, str(last))
+    page = [block for block in blocks(ROOT / "docs/data_users.md") if block.language in ("python", "sql")]
+    [connecting] = [block.text for block in page if "create_engine" in block.text]
+    address = "postgresql+psycopg://ds_user:ds_user@localhost:5432/companydata"
+    assert address in connecting
+    code = connecting.replace(address, loaded.url("ds_user", driver="postgresql+psycopg"))
+    done = subprocess.run(
+        [str(python), "-c", f"{code}\nprint(len(features))"], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("4971\n", "")
+    for block in page:
+        if block.language == "sql":
+            rows = loaded.run(block.text, "ds_user")
+            assert rows, block
+            # The last column is one that is null if nothing is known; is_same has to be true.
+            assert [row for row in rows if row[-1] is None or row[-1] is False] == [], block
 
 
 def cells(page: str) -> list[tuple[str, str]]:
