@@ -26,11 +26,9 @@ DICTIONARY_HEAD = """\
 # Data dictionary
 
 All tables, views and functions of schema `public`. `make docs` writes this page from the comments
-in the database. To change a sentence, change its comment in a migration.
-
-The ledger and the staged files are in schemas that readers cannot open. They have comments too: as
-`admin`, psql shows them with `\\d+ pipeline.*`. `make docs` also writes the whole database as SQL to
-`schema.sql`, which is not committed; each run on GitHub keeps it as the artifact `schema`.
+in the database; to change a sentence, change its comment in a migration. It also writes the whole
+database as SQL to `schema.sql`, which is not committed. For the schemas that readers cannot open,
+`admin` sees the comments in psql, for example with `\\d+ pipeline.*`.
 
 A solid line in the diagram is a foreign key. A dotted line is a reference without a foreign key. It
 is taken from the end of the column's comment, for example "Store of the sale: stores.idx."
@@ -156,14 +154,14 @@ def _diagram(connection: psycopg.Connection[Any], relations: list[tuple[Any, ...
     tables = {name: connection.execute(COLUMNS, [oid]).fetchall() for oid, name, is_view, _ in relations if not is_view}
     unique = {(name, column[0]) for name, columns in tables.items() for column in columns if column[4]}
     keys = {(name, *key) for oid, name, _, _ in relations for key in connection.execute(FOREIGN_KEYS, [oid]).fetchall()}
-    told = {
+    named = {
         (name, column[0], *reference.groups())
         for name, columns in tables.items()
         for column in columns
         if (reference := REFERENCE.search(column[5] or "")) and reference[1] in tables
     }
     nullable = {(name, column[0]) for name, columns in tables.items() for column in columns if column[2]}
-    related = {name for relation in keys | told for name in (relation[0], relation[2])}
+    related = {name for relation in keys | named for name in (relation[0], relation[2])}
     lines = ["```mermaid", "erDiagram"]
     for name in sorted(related):
         lines.append(f"    {name} {{")
@@ -171,7 +169,7 @@ def _diagram(connection: psycopg.Connection[Any], relations: list[tuple[Any, ...
             # The diagram's types are single words.
             lines.append(f"        {re.sub(r'[ ,]+', '_', kind)} {column}{' PK' if in_key else ''}")
         lines.append("    }")
-    for name, column, other, referred in sorted(keys | told):
+    for name, column, other, referred in sorted(keys | named):
         many = "|o" if (name, column) in unique else "}o"
         line = "--" if (name, column, other, referred) in keys else ".."
         one = ("o|" if (name, column) in nullable else "||") if (other, referred) in unique else "o{"

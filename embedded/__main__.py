@@ -73,7 +73,7 @@ def main() -> int:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\ninterrupted; make down stops what was started, make up goes on", file=sys.stderr)
+        print("\ninterrupted; make down stops what was started, make up continues", file=sys.stderr)
         return 130
     return 0
 

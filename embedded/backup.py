@@ -13,7 +13,7 @@ BACKUPS = ROOT / "backups"
 
 
 def backup(folder: Path | None) -> None:
-    """Copy the server and the keys of this run into a new folder; loads may go on meanwhile.
+    """Copy the server and the keys of this run into a new folder; loads may run meanwhile.
 
     Args:
         folder: the new folder; by default one in backups/, named by the time.

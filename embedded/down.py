@@ -9,7 +9,7 @@ from embedded.state import RUN, State
 def down() -> None:
     """Stop what runs, and say what is kept."""
     stop()
-    print("stopped; the data is kept (make up goes on with it, make clean deletes it)")
+    print("stopped; the data is kept (make up continues with it, make clean deletes it)")
 
 
 def stop() -> None:

@@ -39,7 +39,7 @@ def read_env_file() -> None:
 
 
 def drop_airflow_settings() -> list[str]:
-    """Take the settings of another Airflow out of the environment: they would win over ours. Returns their names."""
+    """Remove the settings of another Airflow from the environment: they would override these. Returns their names."""
     foreign = [
         name for name in os.environ if name.startswith("AIRFLOW__") or name in ("AIRFLOW_CONFIG", "AIRFLOW_HOME")
     ]

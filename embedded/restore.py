@@ -1,4 +1,4 @@
-"""`make restore`: goes on with a backup."""
+"""`make restore`: continues with a backup."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embedded.state import RUN, RunError, State
 
 
 def restore(folder: Path | None) -> None:
-    """Stop this run and go on with a backup. The data that was here is kept beside it.
+    """Stop this run and continue with a backup. The data that was here is kept beside it.
 
     Args:
         folder: the backup; by default the newest one in backups/.

@@ -22,7 +22,7 @@ def months_before(month: date, count: int) -> list[date]:
 
 
 def write_bucket(folder: Path, months: Sequence[date]) -> None:
-    """Write whatever files the bucket lacks: a month that exists is never changed by a later one."""
+    """Write the files that the bucket lacks. A month that exists is never changed."""
     for name, header, rows in (
         ("customer_profiles.csv", ["idx", "attr_a", "attr_b", "attr_c"], _profiles()),
         ("customer_activity.csv", ["idx", "valid_from", "valid_to", "scd_a", "scd_b"], _activity()),

@@ -22,7 +22,7 @@ LOGS = RUN / "logs"
 
 
 class RunError(RuntimeError):
-    """The embedded run cannot go on; the message says why and where to look."""
+    """The embedded run cannot continue; the message says why and where to look."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Waits until the workflows have loaded what is due, or until nothing goes on without a person."""
+"""Waits until the workflows have loaded what is due, or until everything that is left needs a person."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class Work:
         return newest if newest and newest["state"] == "failed" else None
 
     def at_work(self) -> bool:
-        """Whether a run goes on by itself: not one that waits for a late file or for a person."""
+        """Whether a run continues by itself: not one that waits for a late file or for a person."""
         states = self.status.month_states
         late = {(self.dags.get(table), month) for (table, month), state in states.items() if state == "waiting"}
         return any(
@@ -159,7 +159,7 @@ def wait_for_workflows(state: State) -> Outcome:
 
 
 def outcome_of(work: Work, api: Api, triggered: set[str], *, settled: bool) -> Outcome | None:
-    """What is left for a person, once nothing goes on by itself; else None. Triggers what has to be triggered.
+    """What is left for a person, once nothing continues by itself; else None. Triggers what has to be triggered.
 
     Args:
         work: as of now.
@@ -289,7 +289,7 @@ def why_waiting(api: Api) -> str:
 
 
 def passed_over(table_runs: Sequence[Mapping[str, Any]], status: Status, table: str) -> list[date]:
-    """The missing months of a table that catch-up never loads: it goes on from the newest scheduled run of its DAG."""
+    """The missing months of a table that catch-up never loads: it continues after the newest scheduled run."""
     runs = {run["data_interval_start"][:7]: run["dag_run_id"] for run in table_runs if run["data_interval_start"]}
     newest = max((month for month, name in runs.items() if name.startswith("scheduled__")), default="")
     return [

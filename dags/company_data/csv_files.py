@@ -151,7 +151,7 @@ def check_rows(chunks: Iterable[bytes], columns: Mapping[str, str], line_end: by
         line += text.count(line_end[-1:], 0, end)
         held = text[end:]
         if b"\n" in held or b"\r" in held or len(held) > MAX_ROW_BYTES:
-            too_long = f"the row goes on for more than {MAX_ROW_BYTES:,} bytes" if len(held) > MAX_ROW_BYTES else None
+            too_long = f"the row has more than {MAX_ROW_BYTES:,} bytes" if len(held) > MAX_ROW_BYTES else None
             _reject_row(held, columns, line_end, path, line, too_long)
     if held:
         _reject_row(held, columns, line_end, path, line, "the file ends before the quote closes")
@@ -245,7 +245,7 @@ def _problem(row: bytes, start: int, end: int, type_name: str) -> str | None:
     value = row[start:end]
     if quoted := QUOTED.match(value):
         if after := value[quoted.end() :]:
-            return f'a quoted value goes on after its closing quote, with "{shown(after)}"'
+            return f'a quoted value continues after its closing quote, with "{shown(after)}"'
         value = quoted[1].replace(b'""', b'"')
     elif b'"' in value:
         return "a quote is inside a value; a value that holds quotes must be quoted, with each doubled"

@@ -196,7 +196,7 @@ def send(message: Message) -> None:
 
 
 def try_to_send(message: Message) -> None:
-    """Send a message, and write to the log which receiver was not reached; the task goes on."""
+    """Send a message, and write to the log which receiver was not reached; the task continues."""
     try:
         send(message)
     except NotificationError as error:

@@ -12,7 +12,7 @@ from company_data.errors import FileNotYetAvailable, SourceUnavailable
 STAGING_RETRIES = 40
 SQL_RETRIES = 9
 
-# Tries after which a fault of the network or of a server no longer counts as transient: over an hour in all.
+# Tries after which a fault of the network or of a server no longer counts as transient: over an hour in total.
 TRANSIENT_TRIES = 10
 
 # (first pause, longest pause); each is twice the one before.

@@ -18,10 +18,10 @@ DEFAULT_SALES_DEADLINE_HOURS = "24"
 DEFAULT_FEATURE_STORE_MAX_LOSS = "20"
 ON_ANOMALY_VALUES = ("protect", "ask", "warn", "ignore")  # the first is the default
 
-# More than there will be runs that wait for a person: a load that is not decided on keeps no other from beginning.
+# More than there will be runs that wait for a person, so that a waiting run does not keep others from starting.
 MAX_ACTIVE_RUNS = 100
 
-# So long a person may take to decide on an unusual file.
+# How long a person has to decide on an unusual file.
 DECISION_TIME = timedelta(days=7)
 MAX_BYTES_DIGITS = 18  # the ledger keeps the bytes of a file as bigint
 MAX_DEADLINE_HOURS = 1_000_000
@@ -147,7 +147,7 @@ def first_sales_month() -> datetime:
 
 
 def last_sales_month() -> datetime | None:
-    """Month at which catch-up ends, for a source that has ended; none for one that goes on.
+    """Month at which catch-up ends, for a source that has ended; none for one that continues.
 
     Raises:
         ValueError: SALES_LAST_MONTH is not written YYYY-MM.

@@ -194,7 +194,7 @@ def judged(
 
 
 def has_file(connection: psycopg.Connection[Any], table: str, file_month: str) -> bool:
-    """Whether the source has a file of this month, whatever is in it."""
+    """Whether the source has a file of this month, valid or not."""
     try:
         with open_file(source_url(file_path(connection, table, file_month))):
             return True
@@ -285,7 +285,7 @@ def copy_file(
 
 
 def rejected_by_copy(error: psycopg.Error, path: str) -> FileRejected:
-    """PostgreSQL's error for a line of a file, in our words: its context names the line, and maybe the column."""
+    """PostgreSQL's error for a line of a file as a message of the pipeline: its context names the line, and maybe the column."""
     problem = shown(error.diag.message_primary or str(error), MAX_PROBLEM)
     if isinstance(error, psycopg.errors.CheckViolation):
         problem = f'the row breaks the rule "{error.diag.constraint_name}"'

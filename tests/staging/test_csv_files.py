@@ -160,7 +160,7 @@ PACKED, UNICODE = f"{OTHER_FORMAT} a file compressed with", f"{OTHER_FORMAT} tex
         (HEADER + "1,1,2024-02-01,7,8\n", 'line 2: extra data after last expected column (found "1,1,2024-02-01,7,8")'),
         (HEADER + ROW + '2,"1,2024-02-01,7\n' + ROW, "line 3, column value: a quote opens here and never closes"),
         (HEADER + '2,1"5,2024-02-01,7\n', "line 2, column value: a quote is inside a value"),
-        (HEADER + '2,"1"5,2024-02-01,7\n', "line 2, column value: a quoted value goes on after its closing quote"),
+        (HEADER + '2,"1"5,2024-02-01,7\n', "line 2, column value: a quoted value continues after its closing quote"),
         (HEADER + ROW + "2,1\0,2024-02-01,7\n", 'line 3, column value: a NUL byte is not text, after "2,1"'),
         ((HEADER + ROW + "2,1\0,2024-02-01,7\n").replace("\n", "\r"), "line 3, column value: a NUL byte is not text"),
         (f"{HEADER}2,".encode() + b"\xff,2024-02-01,7\n", 'column value: the bytes ff are invalid UTF-8, after "2,"'),
@@ -168,7 +168,7 @@ PACKED, UNICODE = f"{OTHER_FORMAT} a file compressed with", f"{OTHER_FORMAT} tex
         (HEADER.replace("\n", "\r\n") + ROW + ROW, "line 2: the line ends with LF and the header with CR LF (found"),
         (HEADER + ROW + ROW.replace("\n", "\r\n") + ROW, "line 3: the line ends with CR LF and the header with LF"),
         (HEADER.replace("\n", "\r") + ROW + ROW, "line 2: the line ends with LF and the header with CR (found"),
-        (HEADER + "1,1,2024-02-01," + "7" * (1 << 21), "store_idx: the row goes on for more than 1,048,576 bytes"),
+        (HEADER + "1,1,2024-02-01," + "7" * (1 << 21), "store_idx: the row has more than 1,048,576 bytes"),
         (HEADER + ROW + "\\.\n" + ROW, "line 3"),
     ],
 )

@@ -127,7 +127,7 @@ REDIRECT = f"HTTP/1.1 302 Found\nLocation: /{GOOD_PATH}"
 MISSING = f"HTTP/1.1 404 Not Found{CHUNKED}"
 TOO_LARGE = "FileRejected: .*/stores.csv: .* SOURCE_MAX_BYTES allows 20,000,000, so that .* set SOURCE_MAX_BYTES higher"
 TOO_MUCH_SENT = "the server has sent more than 100,000 bytes, and SOURCE_MAX_BYTES allows 100,000"
-LONG_ROW = "the row goes on for more than 1,048,576 bytes"
+LONG_ROW = "the row has more than 1,048,576 bytes"
 
 
 def rows(start: bytes, piece: bytes) -> Iterator[bytes]:

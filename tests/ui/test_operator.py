@@ -202,7 +202,7 @@ def decide(page: Page, system: System, run: str, answer: str) -> None:
     """Open the question about a run, as the tour does; its buttons are in view."""
     wait_for(lambda: (SALES_DAG, run) in system.api().questions())
     page.get_by_test_id("nav-home-link").click()
-    page.get_by_role("link", name="Required Actions").click()
+    page.get_by_role("button", name="Required Actions").click()
     question = page.get_by_role("row").filter(has_text=run).get_by_role("link", name="approve_month", exact=True)
     expect(question.first).to_be_visible(timeout=RUN_SECONDS * 1000)
     question.first.click()
