@@ -56,7 +56,7 @@ def test_letters_of_a_file_are_shown_without_markup(database: Database, files: F
         assert re.search(r"[\x00-\x09\x0b-\x1f\x7f\u202e]", text) is None
     # A line for each measure: rows, A, and the eleven ways in which the letters are shown.
     table = [line for line in figures.splitlines() if line.startswith("|")]
-    assert all(line.count("|") == 7 for line in table)
+    assert all(line.count("|") == 6 for line in table)
     assert len([line for line in table if "share of attr_b" in line]) == 1 + len(set(HOSTILE.values()))
     assert "\n" not in anomalies
 

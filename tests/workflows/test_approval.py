@@ -196,8 +196,9 @@ def test_customer_files_are_asked_about_together(database: Database, files: File
 def test_a_question_is_about_the_load_that_would_be_published_and_an_answer_to_another_one_decides_nothing(
     loaded: Database, files: Files, no_pauses: None
 ) -> None:
+    loaded.run("update stores set location = E'<b>|東\\n\\u202ex'")
     run = waiting(loaded)
-    by_store = "| 1 | Porto | 100 | {0} | -{1} % | 100 | {0} | -{1} % |"  # store 1: rows and totals
+    by_store = "| 1 | _b__東__x | 100 | {0} | -{1} % | 100 | {0} | -{1} % |"  # store 1: rows and totals
     assert by_store.format(FEW, 90) in run.question()
     sell(files, MONTH, 2 * FEW)
     assert run.clear() == "running"
