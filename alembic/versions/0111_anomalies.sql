@@ -409,7 +409,8 @@ select
     ) as question,
     concat_ws(
         E'\n\n',
-        E'| | measure | this file | usual or published | expected |\n| --- | --- | ---: | ---: | ---: |\n' || measures.listing,
+        E'| | measure | this file | usual or published | expected |\n| --- | --- | ---: | ---: | ---: |\n'
+        || measures.listing,
         array_to_string(group_changes.lines, E'\n')
     ) as figures
 from pipeline.loads

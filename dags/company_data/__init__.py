@@ -1,1 +1,1 @@
-"""What the three workflows share: the loader and their settings."""
+"""What the workflows share: the loader and their settings."""
