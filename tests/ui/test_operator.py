@@ -178,7 +178,9 @@ def test_the_tour_of_an_unusual_month_leads_where_its_page_says(page: Page, syst
     page.get_by_role("link", name=run, exact=True).click()
     page.reload()
     expect(page.get_by_role("table").get_by_role("row").filter(has_text="approve_month")).to_contain_text("Failed")
+    page.set_viewport_size({"width": WIDTH, "height": 960})  # all tasks
     picture(page, "rejected-month", last=page.get_by_role("table"))
+    page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     page.get_by_role("table").get_by_role("link", name="approve_month", exact=True).click()
     expect(page.get_by_text("Rejected by airflow: ").last).to_be_in_viewport()
 
