@@ -412,7 +412,7 @@ begin atomic
 end;
 
 comment on function pipeline.clean_up(bigint) is
-'Fails the loads that nobody goes on with, of one file or of all: killed, not decided on in time, or forgotten. Then
+'Fails the loads that no run continues, of one file or of all: killed, not decided on in time, or forgotten. Then
 drops the staged tables that nobody needs any more. The rows of a rejected load stay until the file is loaded again, and
 those of a cumulative source while they are the published ones.';
 
@@ -718,7 +718,7 @@ begin atomic
                 )
             when not is_approved then concat(
                 'Rejected by ', decide_load.decided_by, ': ', anomalies,
-                '. It stays rejected; to stage the file anew, clear the whole run.'
+                '. It stays rejected; to stage the file again, clear the whole run.'
             )
         end,
         decided_by = decide_load.decided_by,

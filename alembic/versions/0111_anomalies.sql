@@ -222,9 +222,9 @@ immutable
 set search_path = pg_catalog, pg_temp
 return (
     select
-        rtrim(
-            to_char(round(shown, case when abs(shown) < 1 then 4 else 2 end), 'FM999,999,999,999,999,999,999,990.9999'),
-            '.'
+        regexp_replace(
+            to_char(round(shown, case when abs(shown) < 1 then 4 else 2 end), 'FM999,999,999,999,999,999,999,990.0099'),
+            '[.]00$', ''
         ) || unit
     from (
         select

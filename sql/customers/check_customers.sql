@@ -48,7 +48,7 @@ errors (load_id, error) as (
     select
         %(profiles_load)s::bigint as load_id,
         concat(
-            count(*), ' clients have two different profiles, the first of them: ',
+            'clients with two different profiles: ', count(*), ', the first of them: ',
             (
                 select string_agg(first_few.idx::text, ', ')
                 from (
@@ -67,7 +67,7 @@ errors (load_id, error) as (
     select
         %(labels_load)s::bigint as load_id,
         concat(
-            count(*), ' clients have two different labels, the first of them: ',
+            'clients with two different labels: ', count(*), ', the first of them: ',
             (
                 select string_agg(first_few.idx::text, ', ')
                 from (

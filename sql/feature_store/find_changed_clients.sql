@@ -102,7 +102,7 @@ full join pipeline.client_hashes
 -- check_customers.sql rejects such files, but rows can also be written by hand.
 select
     pipeline.reject(concat(
-        'feature_store: ', count(*), ' clients have two different profiles or labels, the first of them: ', min(idx),
+        'feature_store: clients with two different profiles or labels: ', count(*), ', the first of them: ', min(idx),
         '. The table has one row per client, so it stays as it was. Correct customer_profiles or labels, then clear',
         ' this run.'
     ))

@@ -47,7 +47,7 @@ errors (load_id, error) as (
     select
         %(load)s::bigint as load_id,
         concat(
-            sum(row_count), ' rows are of ', count(*), ' stores that stores.csv lacks, the first of them: ',
+            'rows whose store is not in stores.csv: ', sum(row_count), ', the first of them: ',
             (
                 select string_agg(concat('idx ', first_few.min_idx, ' of store ', first_few.store_idx), ', ')
                 from (
@@ -68,7 +68,7 @@ errors (load_id, error) as (
     select
         %(stores_load)s::bigint as load_id,
         concat(
-            count(*), ' stores have more than one location, the first of them: store ', min(idx)
+            'stores with more than one location: ', count(*), ', the first of them: ', min(idx)
         ) as error
     from ambiguous_stores
     having count(*) > 0

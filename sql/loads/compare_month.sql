@@ -572,8 +572,8 @@ measures (measure, value, median, tolerance, anomaly) as (
         measures.published as median,
         measures.tolerance,
         concat(
-            measures.name, ' ', pipeline.readable(measures.published), ' -> ', pipeline.readable(measures.value),
-            ' against what is published'
+            measures.name, ': ', pipeline.readable(measures.value), ' (published: ',
+            pipeline.readable(measures.published), ')'
         ) as anomaly
     from this
     inner join months as published

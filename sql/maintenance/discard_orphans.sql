@@ -1,4 +1,4 @@
--- Ends the loads that nobody goes on with, and drops what loads have left in schema staging.
+-- Ends the loads that no run continues, and drops what loads have left in schema staging.
 --
 -- Reads       pipeline.loads, the list of tables in staging
 -- Writes      pipeline.loads: loads whose session is gone, that nobody decided on, or that were not published for 30

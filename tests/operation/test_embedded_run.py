@@ -247,7 +247,7 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
     system: FaultySystem,
 ) -> None:
     api, [newest] = system.api(), months(1)
-    changed = "rows 1,000 -> 500 against what is published; total 500 -> 250 against what is published"
+    changed = "rows: 500 (published: 1,000); total: 250 (published: 500)"
     by_store = "| 1 | Porto | 1,000 | 500 | -50 % | 500 | 250 | -50 % |"  # store 1, rows and total
     file = system.bucket_folder / f"sales/{newest}/sales.csv"
     good = file.read_text()
@@ -315,7 +315,7 @@ def test_an_unusual_month_waits_for_a_person_whose_answer_counts_although_the_ta
         kill_task(system, run, "approve_month")
     assert end_of(api, run) == "success"
     assert rows(system, f"select count(*) from sales where date >= '{newest}'") == [(400,)]
-    changed = "rows 1,000 -> 400 against what is published; total 500 -> 200 against what is published"
+    changed = "rows: 400 (published: 1,000); total: 200 (published: 500)"
     decided = "select distinct decided_by, anomalies from data_statistics where is_current and decided_by = 'airflow'"
     assert rows(system, decided) == [("airflow", changed)]
     # The test below loads the month again.

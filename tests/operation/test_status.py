@@ -88,9 +88,9 @@ def test_it_prints_every_month_with_the_figures_of_data_freshness(database: Data
     assert february.startswith("rejected since ")
     assert '"many"' in february
     assert february.endswith("; the version above is still loaded")
-    assert "1 rows are of 1 stores that stores.csv lacks" in april
+    assert "rows whose store is not in stores.csv: 1" in april
     assert "still loaded" not in april
-    assert "1 stores have more than one location" in may
+    assert "stores with more than one location: 1" in may
     assert june.startswith("loading since ")
     assert "The process that loaded the file was killed." in august
     assert "9 months of sales: 1 failed, 2 loaded, 2 loading, 1 missing, 3 rejected; 6 rows" in printed

@@ -258,7 +258,7 @@ def test_faults_are_found_by_their_reason_and_at_most_one_of_120_clean_months_is
                     sold = months[MONTHS[-2]]
                     for share, is_unusual in ((0.96, False), (0.94, True)) if scale == 1 else ():
                         found = compare(connection, MONTHS[-2], sold[: int(len(sold) * share)], "failed")
-                        assert (f"rows {len(sold):,} -> " in (found or "")) == is_unusual
+                        assert (f"(published: {len(sold):,})" in (found or "")) == is_unusual
     drop_database(database)
     print(f"{len(unusual)} of {SEEDS * len(MONTHS)} clean months are unusual: {unusual}")
     print(f"faults that are not found by their reason: {Counter(missed)}")

@@ -51,7 +51,7 @@ def loaded(database: Database, files: Files) -> Database:
 
 
 def changed(before: int, after: int) -> str:
-    return "; ".join(f"{what} {before} -> {after} against what is published" for what in ("rows", "total"))
+    return "; ".join(f"{what}: {after} (published: {before})" for what in ("rows", "total"))
 
 
 CHANGED = changed(MANY, FEW)
@@ -106,7 +106,7 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
     for number in range(1, 7):
         sell(files, f"2024-{number:02}", MANY + number)
         load_month(database, f"2024-{number:02}-01")
-    few = "rows: 10 (expected: 53 to 310); total: 10 (expected: 38.73 to 310.5)"
+    few = "rows: 10 (expected: 53 to 310); total: 10 (expected: 38.73 to 310.50)"
 
     def begin(rows: int, state: str, **conf: Any) -> AirflowRun:
         posted.clear()
@@ -274,7 +274,7 @@ def test_a_load_that_a_person_rejected_stays_rejected_until_the_run_is_cleared(
 ) -> None:
     run = waiting(loaded)
     assert run.answer("Reject") == "failed"
-    sentence = f"Rejected by a person: {CHANGED}. It stays rejected; to stage the file anew, clear the whole run."
+    sentence = f"Rejected by a person: {CHANGED}. It stays rejected; to stage the file again, clear the whole run."
     assert month_status(loaded) == ("rejected", sentence, CHANGED)
     for task in ("approve_month", "compare_month", "check_month"):
         capsys.readouterr()

@@ -114,7 +114,7 @@ def test_customer_data_has_no_month_and_names_its_run(database: Database, files:
     [post] = sent.posted
     assert (post["month"], post["task"]) == (None, "check_customers")
     assert post["text"].startswith(f"customer_data_load, {post['run']}: check_customers failed")
-    assert "1 clients have two different labels" in post["reason"]
+    assert "clients with two different labels: 1" in post["reason"]
 
 
 MESSAGE = notifier.Message("failed", SALES, "scheduled__2024-02", "2024-02", "check_month", "why", "http://ui")

@@ -105,7 +105,7 @@ FAULTS = {
         "delete from {profiles} where idx % 10 = 3; delete from {activity} where idx % 10 = 3",
         "clients that are gone, in %",
     ),
-    "clients numbered anew": (
+    "clients numbered again": (
         "update {profiles} set idx = idx + 10000; update {activity} set idx = idx + 10000",
         "clients that are new, in %: 100",
     ),
