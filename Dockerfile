@@ -1,6 +1,5 @@
-# One image for the migration and for Airflow's services.
 ARG PYTHON_IMAGE=python:3.13-slim-trixie
-FROM ${PYTHON_IMAGE}
+FROM ${PYTHON_IMAGE} AS packages
 
 ENV AIRFLOW_HOME=/opt/airflow \
     PYTHONUNBUFFERED=1 \
@@ -12,11 +11,17 @@ RUN useradd --uid 50000 --create-home --home-dir /opt/airflow airflow \
 
 WORKDIR /opt/company-data
 
-# Before the code: a change of SQL does not install the packages again.
 ARG REQUIREMENTS=requirements.lock
 COPY ${REQUIREMENTS} requirements.lock
 RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r requirements.lock
 
+# The image of the service settings, on which the databases depend: a change of a workflow or of SQL is not in it.
+FROM packages AS settings
+COPY services/__init__.py services/passwords.py services/settings.py services/workflows.env services/
+COPY dags/company_data/__init__.py dags/company_data/errors.py dags/company_data/retries.py dags/company_data/settings.py dags/company_data/
+
+# The image of the migrations and of Airflow's services.
+FROM packages AS system
 COPY alembic.ini ./
 COPY alembic alembic
 COPY dags dags

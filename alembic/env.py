@@ -16,10 +16,11 @@ EXPECTED = "Nothing was migrated. Write it as postgresql://USER:PASSWORD@HOST:PO
 OLDEST_SERVER = 17
 UPGRADE_SERVER = (
     f"This project needs PostgreSQL {OLDEST_SERVER} or later. Nothing was migrated. "
-    "Upgrade the server (docs/operations.md, Upgrades), or name another one."
+    "Upgrade the server (docs/upgrade.md), or name another one."
 )
 OTHER_CHECKOUT = (
-    "Nothing was migrated. Use the checkout that made the database, or make a new database and load the files again."
+    "Nothing was migrated. Use the checkout that made the database, which can also take its revisions back "
+    "(docs/upgrade.md, Roll back), or make a new database and load the files again."
 )
 
 # A role that may create functions in schema public must not have them called by these connections, which have the

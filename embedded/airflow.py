@@ -18,25 +18,22 @@ READY_SECONDS = 180
 
 SALES_DAG = "sales_load_and_aggregation"
 
-# The settings of Airflow that the containers have too.
+# The settings of Airflow that the containers have too, and the names of those of the workflows.
 AIRFLOW_ENV = ROOT / "services/airflow.env"
+WORKFLOWS_ENV = ROOT / "services/workflows.env"
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
 
-def read_airflow_env() -> dict[str, str | None]:
-    """The settings of AIRFLOW_ENV as docker compose reads them: one without a value is taken from the environment."""
-    settings: dict[str, str | None] = {}
-    for line in AIRFLOW_ENV.read_text().splitlines():
-        if line and not line.startswith("#"):
-            name, separator, value = line.partition("=")
-            settings[name] = value if separator else None
-    return settings
+def read_airflow_env() -> dict[str, str]:
+    """The settings of AIRFLOW_ENV as docker compose reads them."""
+    lines = [line for line in AIRFLOW_ENV.read_text().splitlines() if line and not line.startswith("#")]
+    return {name: value for name, _, value in (line.partition("=") for line in lines)}
 
 
 def pipeline_settings() -> list[str]:
     """Names of the settings of the workflows, proxies included. Airflow is restarted if one of them has changed."""
-    of_workflows = [name for name, value in read_airflow_env().items() if value is None]
+    of_workflows = [line for line in WORKFLOWS_ENV.read_text().splitlines() if not line.startswith("#")]
     return [*of_workflows, "SOURCE_CA_FILE", *PROXIES, *map(str.lower, PROXIES)]
 
 
@@ -65,7 +62,7 @@ def airflow_environment(state: State) -> dict[str, str]:
     inherited = without_passwords(os.environ)
     return {
         **{name: inherited[name] for name in inherited if not name.startswith("PG") and name not in overriding},
-        **{name: value for name, value in read_airflow_env().items() if value is not None},
+        **read_airflow_env(),
         **state.settings,
         **{setting: shlex.join(["cat", str(home / name)]) for setting, (name, _) in keys.items()},
         "PGPASSFILE": str(home / "pgpass"),

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from datetime import date
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,12 @@ IN_MONTH = sql.SQL(
 )
 
 
+def use_workflows() -> None:
+    """Make the modules of the workflows importable, and read the file of their settings, if there is one."""
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dags"))
+    import_module("company_data.settings")
+
+
 def check_source(address: str, months: Sequence[date]) -> bool:
     """Print what the source has of each kind of file, and whether the first rows fit the table; returns whether all do.
 
@@ -31,7 +38,7 @@ def check_source(address: str, months: Sequence[date]) -> bool:
     Raises:
         SourceUnavailable: the network or the source failed.
     """
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dags"))
+    use_workflows()
     from company_data.errors import FileRejected
     from company_data.settings import CONNECTION_OPTIONS
     from company_data.staging import has_file
@@ -100,6 +107,7 @@ def main() -> int:
     from airflow.sdk.exceptions import AirflowException
 
     try:
+        use_workflows()
         return 0 if check_source(os.environ["AIRFLOW_CONN_OPERATIONAL_DB"], months_due(os.environ)) else 1
     except (AirflowException, psycopg.Error, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,9 +1,10 @@
-"""Passwords, keys and certificates of the containers, as files in volumes: `python -m services.passwords write`.
+"""Passwords, keys and certificates of the containers, as files in volumes, which services/settings.py has written.
 
 A volume holds what its readers need, and they mount it read-only: `operational-db` and `airflow-db` are for the two
-servers, `airflow` for Airflow's services, `airflow-ui` for its API server, `data-ready` for that service. Two are
-written by the one service that changes a server's passwords, which keeps there the one that the server has:
-`migration`, and `airflow-database`, which airflow-db-clean reads too. `broker`, of deploy/celery, is for the broker.
+servers, `airflow` for Airflow's services, `airflow-ui` for its API server, `status` and `backup` for the services of
+that name. Two are written by the one service that changes a server's passwords, which keeps there the one that the
+server has: `migration`, and `airflow-database`, which airflow-db-clean reads too. `broker`, of deploy/celery, is for
+the broker.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ DEFAULT_PASSWORDS = {
 
 CERTIFICATE_LASTS = timedelta(days=825)
 RENEWED_BEFORE = timedelta(days=90)
+
+# Of a password where other machines can connect. One that Compose has cut off at a # is often shorter too.
+MIN_CHARACTERS = 8
 
 # The server's options if LISTEN_ADDRESS is set.
 ENCRYPTED = "-cssl=on -cssl_cert_file=/run/company-data/server.crt -cssl_key_file=/run/company-data/server.key"
@@ -98,7 +102,7 @@ def passwords_of(environment: Mapping[str, str], before: Mapping[str, str] = DEF
         of_file = Path(file).read_text().removesuffix("\n") if file else ""
         found[name] = of_file or environment.get(name) or before[name]
         if "\n" in found[name] or "\r" in found[name]:
-            raise SecretsError(f"{name} has a line break. Nothing was started. Set it to one line.")
+            raise SecretsError(f"{name} has a line break. Set it to one line.")
     return found
 
 
@@ -115,19 +119,22 @@ def ui_passwords(passwords: Mapping[str, str]) -> str:
 
 
 def require_changed(passwords: Mapping[str, str], listen_address: str) -> None:
-    """Reject documented defaults where others than this machine can connect.
+    """Reject documented defaults and short passwords where others than this machine can connect.
 
     Raises:
-        SecretsError: the ports listen to the network, and a password is a documented default.
+        SecretsError: the ports listen to the network, and a password is one of these.
     """
     if is_loopback(listen_address):
         return
     known = set(DEFAULT_PASSWORDS.values()) - {""}
-    unsafe = [name for name, password in passwords.items() if password in known]
-    if unsafe:
+    reach = f"LISTEN_ADDRESS is {listen_address}, so other machines can connect, and these passwords are"
+    remedy = "Set each of them, or set LISTEN_ADDRESS=127.0.0.1."
+    if unsafe := [name for name, password in passwords.items() if password in known]:
+        raise SecretsError(f"{reach} documented defaults: {', '.join(unsafe)}. {remedy}")
+    if short := [name for name, password in passwords.items() if 0 < len(password) < MIN_CHARACTERS]:
         raise SecretsError(
-            f"LISTEN_ADDRESS is {listen_address}, so other machines can connect, and these passwords are documented "
-            f"defaults: {', '.join(unsafe)}. Nothing was started. Set each of them, or set LISTEN_ADDRESS=127.0.0.1."
+            f"{reach} shorter than {MIN_CHARACTERS} characters: {', '.join(short)}. In .env, a $ or a # ends or "
+            f"changes a value that is not in single quotes. {remedy}"
         )
 
 
@@ -184,8 +191,15 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
     migration.write("pgpass", pgpass(host, "*", "admin", passwords["ADMIN_PASSWORD"]))
     as_pipeline = pgpass(host, "companydata", "pipeline", passwords["PIPELINE_PASSWORD"])
     as_airflow = pgpass("airflow-db", "airflow", "airflow", of_airflow)
-    data_ready = Volume(folder / "data-ready", AIRFLOW)
-    data_ready.write("pgpass", as_pipeline)
+    status = Volume(folder / "status", AIRFLOW)
+    status.write("pgpass", as_pipeline)
+    backup = Volume(folder / "backup", POSTGRES)
+    backup.write(
+        "pgpass",
+        pgpass(host, "*", "admin", passwords["ADMIN_PASSWORD"]) + pgpass("airflow-db", "*", "airflow", of_airflow),
+    )
+    backup.write("admin_password", passwords["ADMIN_PASSWORD"])
+    backup.write("airflow_db_password", of_airflow)
     airflow_database.write("pgpass", as_airflow)
     airflow.write("pgpass", as_pipeline + as_airflow)
     Volume(folder / "airflow-ui", AIRFLOW).write("ui_passwords.json", ui_passwords(passwords))
@@ -198,9 +212,10 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
     write_certificates({}, ["airflow-db", "localhost"], airflow_db, new_keys)
     authority, authority_of_airflow = operational_db.read("ca.crt") or "", airflow_db.read("ca.crt") or ""
     migration.write("ca.crt", authority)
-    data_ready.write("ca.crt", authority)
+    status.write("ca.crt", authority)
     airflow_database.write("ca.crt", authority_of_airflow)
-    airflow.write("ca.crt", f"{authority}\n{authority_of_airflow}")
+    for both in (airflow, backup):
+        both.write("ca.crt", f"{authority}\n{authority_of_airflow}")
     operational_db.write("pg_hba.conf", host_based_access(listen_address, "admin", "companydata all"))
     airflow_db.write("pg_hba.conf", host_based_access(listen_address, "airflow"))
     for server in (operational_db, airflow_db):
@@ -231,12 +246,13 @@ def host_based_access(listen_address: str, admin: str, *others: str) -> str:
 
     Args:
         listen_address: where the port listens.
-        admin: the superuser, who alone connects to every database.
+        admin: the superuser, who alone connects to every database, and makes backups.
         others: a database and who else connects to it.
     """
     kind = "host" if is_loopback(listen_address) else "hostssl"
-    lines = [f"local all {admin} trust", f"local replication {admin} trust"]
-    lines += [f"{kind} {admitted} all scram-sha-256" for admitted in (f"all {admin}", *others)]
+    lines = [f"local all {admin} trust"]
+    admitted = (f"all {admin}", f"replication {admin}", *others)
+    lines += [f"{kind} {each} all scram-sha-256" for each in admitted]
     return "\n".join(lines) + "\n"
 
 
@@ -254,7 +270,7 @@ def write_certificates(environment: Mapping[str, str], names: Sequence[str], dat
         if missing := [name for name, text in own.items() if not text]:
             raise SecretsError(
                 f"your own certificate needs three files, and {', '.join(missing)} is empty or not set. "
-                "Nothing was started."
+                "Set all three, or none."
             )
         for name, text in zip(("server.crt", "server.key", "ca.crt"), own.values(), strict=True):
             database.write(name, text)
@@ -354,6 +370,9 @@ def log_in(address: str, user: str, passwords: Sequence[str]) -> psycopg.Connect
 def alter_roles(connection: psycopg.Connection[tuple[object, ...]], passwords: Mapping[str, str]) -> None:
     """Set the passwords of those logins that the server has."""
     with connection.transaction():
+        # The verifier is enough to guess the password from, and the server logs data definition.
+        connection.execute("set local log_statement = none")
+        connection.execute("set local log_min_error_statement = panic")
         for user, password in passwords.items():
             if connection.execute("select from pg_roles where rolname = %s", [user]).fetchone() is not None:
                 # The SCRAM verifier is computed here, so that the server's log never holds the password.
@@ -367,17 +386,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m services.passwords", description=__doc__)
     parser.add_argument("--folder", type=Path, default=FOLDER, help="where the volumes are mounted")
     commands = parser.add_subparsers(dest="command", required=True)
-    writing = commands.add_parser("write", help="write the secrets of every service")
-    writing.add_argument("--new-keys", action="store_true", help="make new keys and a new certificate")
     setting = commands.add_parser("set-passwords", help="give a server's logins the passwords that were written")
     setting.add_argument("server", choices=list(SERVERS))
     setting.add_argument("address", help="its URL, without a password")
     arguments = parser.parse_args()
     try:
-        if arguments.command == "write":
-            write(os.environ, arguments.folder, arguments.new_keys)
-        else:
-            set_passwords(arguments.server, arguments.address, arguments.folder)
+        set_passwords(arguments.server, arguments.address, arguments.folder)
     except (SecretsError, OSError, psycopg.Error) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

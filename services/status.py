@@ -204,20 +204,26 @@ def _look(row: tuple[Any, ...]) -> object:
 def wait_until_complete(address: str, expected: Sequence[date], limit: float) -> Status:
     """Look repeatedly until everything is loaded, or until a limit in seconds has passed; returns what was seen last.
 
-    The first look comes after a pause: docker compose up --wait rejects a service that has ended before it waits.
+    Raises:
+        psycopg.Error: the last look failed. Before, the server may be away, or not be migrated.
     """
     deadline = time.monotonic() + limit
     while True:
+        ends = time.monotonic() >= deadline
+        try:
+            status = read_status(address, expected)
+            if status.complete or ends:
+                return status
+        except psycopg.Error:
+            if ends:
+                raise
         time.sleep(LOOK_SECONDS)
-        status = read_status(address, expected)
-        if status.complete or time.monotonic() > deadline:
-            return status
 
 
 def main() -> int:
-    """Wait for the first loads in the database of DATABASE_URL; returns the exit status."""
+    """Print what is loaded in the database of DATABASE_URL; the exit status is 0 if it is all that should be."""
     parser = argparse.ArgumentParser(prog="python -m services.status", description=main.__doc__)
-    parser.add_argument("--wait", type=float, required=True, metavar="HOURS", help="the limit")
+    parser.add_argument("--wait", type=float, default=0, metavar="HOURS", help="how long to wait for the first loads")
     limit = parser.parse_args().wait * 3600
     try:
         status = wait_until_complete(os.environ["DATABASE_URL"], months_due(os.environ), limit)

@@ -37,6 +37,9 @@ def upgrade() -> None:
         op.execute("-- Passwords are not printed. Set those of ds_user, mle_user and pipeline with psql's \\password.")
         return
     connection = op.get_bind()
+    # The server may log data definition, and a verifier is enough to guess a short password from.
+    if connection.scalar(sa.text("select current_setting('is_superuser')")) == "on":
+        connection.execute(sa.text("set local log_statement = none"))
     for login, (variable, default) in PASSWORDS.items():
         # The SCRAM verifier is computed here, so that the server's log never holds the password.
         verifier = encrypt_password(

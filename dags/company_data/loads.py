@@ -14,6 +14,13 @@ from sql_link import RenderedSql
 # Errors of pipeline.publish_load and pipeline.open_staged, by their SQLSTATE.
 SUPERSEDED, PUBLISHED_ALREADY = "PL001", "PL002"
 
+# What rejects a load while it is checked or published, as a migration that came between does, is kept by the ledger too.
+RECORD_REJECTED = """
+    select pipeline.check_load(load_id, %(error)s)
+    from pipeline.loads
+    where load_id = any(%(loads)s::bigint[]) and starts_with(%(error)s, source_url)
+"""
+
 REQUIRE_CHECKED = "select pipeline.require_checked(variadic %(loads)s::bigint[])"
 
 # What the events of the assets say: the tables that it is about, and the rest.
@@ -58,7 +65,8 @@ def _describe(context: Any, query: str, of: list[Any]) -> None:
 
 def loads_of(parameters: Any) -> list[int]:
     """The loads that the parameters of a task name, one by one or all together as "loads"."""
-    return [int(load) for load in parameters.get("loads") or parameters.values()]
+    named = {name: value for name, value in parameters.items() if name.endswith(("load", "loads"))}
+    return [int(load) for load in named.get("loads") or named.values()]
 
 
 class LoadOperator(SQLExecuteQueryOperator):
@@ -87,6 +95,9 @@ class LoadOperator(SQLExecuteQueryOperator):
             if error.sqlstate == SUPERSEDED:
                 raise AirflowSkipException(error.diag.message_primary) from None
             if error.sqlstate != PUBLISHED_ALREADY:
+                if isinstance(error, psycopg.errors.CheckViolation):
+                    rejected = {"error": error.diag.message_primary, "loads": loads_of(self.parameters)}
+                    self.get_db_hook().run(RECORD_REJECTED, autocommit=True, parameters=rejected)
                 raise
             self.log.info(error.diag.message_primary)
         if self.outlets:

@@ -1,7 +1,9 @@
 """Settings of the workflows, each read from the environment here and nowhere else."""
 
+import json
 import os
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,10 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
 from company_data.retries import SQL_RETRIES, LoadRetryPolicy
+
+# In the containers, services/settings.py has checked them and written them into this file.
+if file := os.environ.get("SETTINGS_FILE"):
+    os.environ.update(json.loads(Path(file).read_text()))
 
 DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaws.com"
 DEFAULT_SOURCE_MAX_BYTES = 10_000_000_000
@@ -116,6 +122,19 @@ def source_url(path: str) -> str:
     return f"{folder.rstrip('/')}/{path}{separator}{query}"
 
 
+def check_source_base_url() -> None:
+    """Check the form of SOURCE_BASE_URL.
+
+    Raises:
+        ValueError: it is not an address with HTTPS. The message does not show it: it may hold a password.
+    """
+    if not re.match(r"\s*https://[^/?#\s]", os.environ.get("SOURCE_BASE_URL") or DEFAULT_SOURCE_BASE_URL, re.I):
+        raise ValueError(
+            "SOURCE_BASE_URL does not begin with https:// and a host. Write it as https://HOST/FOLDER, or unset it for "
+            "the public bucket."
+        )
+
+
 def source_ca_file() -> Path | None:
     """File of the certificate authorities to trust for the source. It replaces the system's; None: the system's."""
     value = os.environ.get("SOURCE_CA_FILE")
@@ -157,8 +176,29 @@ def last_sales_month() -> datetime | None:
 
 
 def notify_email() -> str | None:
-    """E-mail addresses that are notified of failed and overdue loads, separated by commas; none by default."""
-    return os.environ.get("NOTIFY_EMAIL") or None
+    """E-mail addresses that are notified of failed and overdue loads, separated by commas; none by default.
+
+    Raises:
+        ValueError: NOTIFY_EMAIL has something else than addresses.
+    """
+    addresses = os.environ.get("NOTIFY_EMAIL") or None
+    if addresses and not all(re.fullmatch(r"[^@\s]+@[^@\s]+", each.strip()) for each in addresses.split(",")):
+        raise ValueError(
+            f'NOTIFY_EMAIL is "{addresses}", which is not a list of addresses. Write it as one@example.org,two@example.org.'
+        )
+    return addresses
+
+
+def check_mail_server() -> None:
+    """Check the form of AIRFLOW_CONN_SMTP_DEFAULT, which Airflow reads.
+
+    Raises:
+        ValueError: it is not a connection of a mail server. The message does not show it: it may hold a password.
+    """
+    if not (os.environ.get("AIRFLOW_CONN_SMTP_DEFAULT") or "{").startswith(("smtp://", "{")):
+        raise ValueError(
+            "AIRFLOW_CONN_SMTP_DEFAULT does not begin with smtp://. Write it as smtp://USER:PASSWORD@HOST:587/?…."
+        )
 
 
 def notify_webhook_url() -> str | None:
@@ -243,7 +283,23 @@ def check_settings() -> None:
     """Read every setting, so that a wrong one is named before anything runs.
 
     Raises:
-        ValueError: a setting is wrong; the message has its name and its form.
+        ValueError: settings are wrong; the message has the name and the form of each, on a line of its own.
+    """
+    wrong = []
+    for read in CHECKED:
+        try:
+            read()
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("\n".join(wrong))
+
+
+def check_sales_months() -> None:
+    """Check that the first month is not after the last one.
+
+    Raises:
+        ValueError: it is, or one of them is not a month.
     """
     first, last = first_sales_month(), last_sales_month()
     if last and last < first:
@@ -251,12 +307,20 @@ def check_settings() -> None:
             f"SALES_LAST_MONTH ({last:%Y-%m}) is before SALES_FIRST_MONTH ({first:%Y-%m}), so there is no month to load. "
             "Correct one of them."
         )
-    source_max_bytes()
-    notify_webhook_url()
-    on_anomaly()
-    sales_deadline()
-    feature_history_keep_for()
-    feature_store_max_loss()
+
+
+CHECKED: tuple[Callable[[], object], ...] = (
+    check_source_base_url,
+    source_max_bytes,
+    check_sales_months,
+    notify_email,
+    notify_webhook_url,
+    check_mail_server,
+    on_anomaly,
+    sales_deadline,
+    feature_history_keep_for,
+    feature_store_max_loss,
+)
 
 
 def _month(setting: str, value: str) -> datetime:

@@ -172,7 +172,7 @@ class Download:
         return FileRejected(
             f"{self.address}: {problem}, and SOURCE_MAX_BYTES allows {self._max_bytes:,}, so that no file fills the disk of "
             f"the database. {KEPT} If the file is right, set SOURCE_MAX_BYTES higher, and see that there is room for it "
-            f'("A full disk" in docs/operations.md); otherwise correct the file. Then clear this run.'
+            f'("A full disk" in docs/server.md); otherwise correct the file. Then clear this run.'
         )
 
     def _not_gzip(self, error: Exception) -> FileRejected:

@@ -292,8 +292,8 @@ def test_airflow_brings_a_month_to_its_end_through_dropped_connections_and_a_cra
 
 
 def orphaned_files(database: Database) -> list[str]:
-    """The files that the command of docs/operations.md lists."""
-    [command] = re.findall(r"^psql [^`]*pg_filenode_relation[^`]*", (ROOT / "docs/operations.md").read_text(), re.M)
+    """The files that the command of docs/server.md lists."""
+    [command] = re.findall(r"^psql [^`]*pg_filenode_relation[^`]*", (ROOT / "docs/server.md").read_text(), re.M)
     address = "postgresql://admin:admin@localhost:5432/companydata"
     assert address in command
     printed = database.client("bash", "-ec", command.replace(address, f"'{database.url()}'"))

@@ -275,8 +275,8 @@ def test_mle_user_puts_no_row_trigger_on_a_table_with_partitions(database: Datab
 
 
 def test_what_a_person_made_who_leaves_stays_and_is_read(database: Database) -> None:
-    """By the commands of docs/operations.md."""
-    page = (ROOT / "docs/operations.md").read_text()
+    """By the commands of docs/server.md."""
+    page = (ROOT / "docs/server.md").read_text()
     [leave] = re.findall(r"-c \"\n(  reassign owned by anna .*?)\"\n```", page, re.S)
     database.run("create role anna login password 'anna' in role mle_user_role")
     try:

@@ -139,7 +139,7 @@ def test_limits_that_only_a_superuser_sets_are_named_in_notices_with_their_comma
 
 
 def test_the_documented_logins_are_those_that_are_limited(migrated: Database) -> None:
-    """A login that is added later has no limits by itself; docs/operations.md has the commands."""
+    """A login that is added later has no limits by itself; docs/server.md has the commands."""
     limited = migrated.run("select rolname from pg_roles where rolconnlimit > 0 order by rolname")
     assert limited == [("ds_user",), ("mle_user",)]
     assert set(DEFAULT_PASSWORDS) == {"pipeline"}

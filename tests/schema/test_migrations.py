@@ -102,7 +102,7 @@ def test_a_server_that_is_too_old_is_named_before_anything_is_made(empty_databas
     [(version,)] = empty_database.run("show server_version")
     too_old = (
         f"server is PostgreSQL {version}. This project needs PostgreSQL 99 or later. Nothing was migrated. "
-        "Upgrade the server (docs/operations.md, Upgrades), or name another one.\n"
+        "Upgrade the server (docs/upgrade.md), or name another one.\n"
     )
     for command in ASKING_THE_DATABASE:
         done = empty_database.alembic(*demanding, *command)
@@ -121,7 +121,8 @@ OF_ANOTHER_CHECKOUT = (
 )
 REJECTED = (
     "error: the database is at revision 0014, which this checkout does not have. Nothing was migrated. Use the "
-    "checkout that made the database, or make a new database and load the files again.\n"
+    "checkout that made the database, which can also take its revisions back (docs/upgrade.md, Roll back), or make a "
+    "new database and load the files again.\n"
 )
 
 

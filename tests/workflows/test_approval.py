@@ -327,7 +327,7 @@ def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_rejected(
 
     # By the command of the page.
     ended = waiting(loaded)
-    page = (ROOT / "docs/operations.md").read_text()
+    page = (ROOT / "docs/wrong_month.md").read_text()
     [command] = re.findall(r"^  (select load_id, [^\"]*decide_load.*?)\"$", page, re.M | re.S)
     loaded.run(command.replace("RUN", ended.run_id))
     assert load_of(loaded, ended) == ("rejected", "admin")

@@ -107,6 +107,28 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
     assert database.run("select location from stores order by idx") == [("Porto",), ("Faro, Sul",), ("Łódź",)]
 
 
+@pytest.mark.parametrize("task", ["check_month", "publish_month"])
+def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it_is_staged_again(
+    task: str, database: Database, files: Files
+) -> None:
+    def migrate(change: str) -> None:
+        for table in ("public.sales", "staging.sales"):
+            database.run(f"alter table {table} {change}")
+
+    write_sales(files, "2024-02", FEBRUARY)
+    run = AirflowRun(SALES, "2024-02")
+    run.before[task] = lambda: migrate("add column note text")
+    assert run.go_on() == "failed"
+    [(status, error)] = database.run("select status, error from month_status where file_month = '2024-02-01'")
+    assert status == "rejected"
+    assert "since it was staged, a migration has changed the columns" in error
+    assert "Clear this run from its staging tasks on." in error
+    assert monthly_sales(database) == []
+    migrate("drop column note")
+    assert run.clear() == "success"
+    assert monthly_sales(database) == FEBRUARY_SUMS
+
+
 def test_a_run_whose_timetable_was_not_asked_fails_at_once_with_what_to_do(
     database: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
