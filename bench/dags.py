@@ -61,7 +61,7 @@ def run(dag_id: str, argument: str = "") -> dict[str, float]:
 
 def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, Any], task_id: str) -> tuple[Any, float]:
     """Execute a task after those that are done; returns its result and its seconds."""
-    from airflow.sdk.execution_time.context import set_current_context
+    from airflow.sdk.execution_time.context import OutletEventAccessors, set_current_context
     from airflow.utils.types import DagRunType
 
     begin = time.perf_counter()
@@ -81,7 +81,7 @@ def run_task(dag_id: str, month: datetime | None, run_id: str, done: dict[str, A
             data_interval_end=month and (month + timedelta(days=31)).replace(day=1),
         ),
         "data_interval_start": month,
-        "outlet_events": {},
+        "outlet_events": OutletEventAccessors(),
         "task_state_store": {},
     }
     task.render_template_fields(context)
