@@ -32,6 +32,8 @@ LONGEST_WAIT = 300  # seconds
 
 # A scheduler that has nothing to do otherwise looks ten times a second, which takes a fifth of a core from other tests.
 CALM = {"AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5"}
+# Its log says that it has heard of the end of a task, for which a test waits.
+HEARD = {"AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.jobs.scheduler_job_runner=INFO"}
 
 
 @dataclass
@@ -106,7 +108,7 @@ def started(
     """
     copy_tree(folder)
     with (folder / "services/airflow.env").open("a") as file:
-        file.writelines(f"{name}={value}\n" for name, value in {**CALM, **(airflow_settings or {})}.items())
+        file.writelines(f"{name}={value}\n" for name, value in {**CALM, **HEARD, **(airflow_settings or {})}.items())
     for name, text in (dags or {}).items():
         # The checks of the tree, which a documented command runs there, are not for them.
         (folder / "dags" / name).write_text(f"# fmt: off\n# ruff: noqa\n# mypy: ignore-errors\n{text}")

@@ -129,10 +129,10 @@ def test_three_months_are_loaded_again_by_the_form_for_backfills(page: Page, sys
         form.get_by_text("Date Range").click()
         expect(page.get_by_placeholder("YYYY/MM/DD")).to_have_count(0)  # the calendar closes with an animation
     form.get_by_text("All Runs", exact=True).click()
-    form.get_by_role("spinbutton").fill("3")
+    form.get_by_role("spinbutton").fill("10")
     expect(form).to_contain_text("3 runs will be triggered")
-    page.set_viewport_size({"width": WIDTH, "height": 960})  # the whole form
-    picture(page, "backfill")
+    page.set_viewport_size({"width": WIDTH, "height": 1100})  # the whole form
+    picture(page, "backfill", last=form.get_by_role("button", name="Run Backfill"))
     page.set_viewport_size({"width": WIDTH, "height": HEIGHT})
     form.get_by_role("button", name="Run Backfill").click()
     expect(form).to_be_hidden()
