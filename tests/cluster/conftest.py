@@ -67,7 +67,6 @@ NOT_HERE = {
     ),
     "mle_user does not truncate a partitioned table": (
         "test_a_table_that_was_emptied_by_hand_is_built_again[feature_history]",
-        "test_features_that_were_emptied_by_hand",
         "test_mle_user_writes_every_table",
     ),
     "a function with a return body does not read a distributed table": ("test_functions_and_views_on_closed_features",),
