@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from datetime import date
 from typing import IO, Any
@@ -13,6 +14,8 @@ from embedded.environment import use_company_data
 from embedded.state import ROOT, RunError, State
 
 CHUNK = 1 << 20
+# The end of the messages of a load; a preview has no run.
+ADVICE = re.compile(r" (Then|When the file is corrected,) clear this run\.$")
 
 BEGIN = """
     insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table)
@@ -82,7 +85,7 @@ def download(connection: psycopg.Connection[Any], table: str, month: str | None)
         with open_file(source_url(path)) as found:
             copy.writelines(found.chunks())
     except AirflowException as error:
-        raise RunError(str(error)) from None
+        raise RunError(ADVICE.sub("", str(error))) from None
     copy.seek(0)
     return table, month, path, found, copy
 
@@ -102,7 +105,7 @@ def stage(
     try:
         copy_load(connection, load, found, text, path, optional_columns(connection, table, month))
     except FileRejected as error:
-        raise RunError(f"the file would be rejected: {error}") from None
+        raise RunError(f"the file would be rejected: {ADVICE.sub('', str(error))}") from None
     return int(load)
 
 
