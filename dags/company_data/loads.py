@@ -101,8 +101,7 @@ class LoadOperator(SQLExecuteQueryOperator):
                 raise
             self.log.info(error.diag.message_primary)
         if self.outlets:
-            loads = [int(load) for name, load in self.parameters.items() if name.endswith("load")]  # type: ignore[union-attr]
-            _describe(context, PUBLISHED, loads)
+            _describe(context, PUBLISHED, loads_of(self.parameters))
         return result
 
 
