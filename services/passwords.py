@@ -257,7 +257,7 @@ def host_based_access(listen_address: str, admin: str, *others: str) -> str:
 
 
 def write_certificates(environment: Mapping[str, str], names: Sequence[str], database: Volume, new_keys: bool) -> None:
-    """Write server.crt, server.key and ca.crt: one's own, or of an authority made here, whose key is not kept.
+    """Write server.crt, server.key and ca.crt: your own, or of an authority made here, whose key is not kept.
 
     Raises:
         SecretsError: one of the files for your own certificate is missing.

@@ -74,7 +74,7 @@ def check_authorities(environment: Mapping[str, str]) -> None:
 
 
 def check_certificate(environment: Mapping[str, str]) -> None:
-    """Check that the certificate and the key of one's own belong together.
+    """Check that your own certificate and its key belong together.
 
     Raises:
         SecretsError: they do not.

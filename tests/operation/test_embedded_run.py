@@ -532,7 +532,7 @@ def test_other_passwords_new_keys_and_an_earlier_first_month_take_effect_with_a_
         file.write_text(csv_text.sales(f"1,many,{month},1"))
 
     system.environment |= {
-        "ADMIN_PASSWORD": "admin of one's own",
+        "ADMIN_PASSWORD": "admin's own password",
         "PIPELINE_PASSWORD": "its own",
         "AIRFLOW_UI_PASSWORD": 'of "the" UI',
         "DS_USER_PASSWORD": "ds_user",

@@ -160,7 +160,7 @@ def test_documented_passwords_are_named_with_what_they_mean_and_what_changes_the
         "Every account on this machine can log in with the documented passwords, as superuser too. Change them: "
         "ADMIN_PASSWORD=… DS_USER_PASSWORD=… MLE_USER_PASSWORD=… PIPELINE_PASSWORD=… AIRFLOW_UI_PASSWORD=… make up"
     )
-    assert up.shared_machine(dict.fromkeys(DEFAULT_PASSWORDS, "one's own")) == ""
+    assert up.shared_machine(dict.fromkeys(DEFAULT_PASSWORDS, "the operator's own")) == ""
 
 
 def test_airflow_gets_no_password_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

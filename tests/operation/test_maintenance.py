@@ -233,7 +233,7 @@ def test_old_log_files_are_deleted_with_the_folders_that_they_leave_empty(tmp_pa
     assert list(tmp_path.rglob("*.log")) == [tmp_path / "a/run_id=2/attempt=1.log"]
 
 
-# By hand 500, on PostgreSQL: see docs/operations.md.
+# By hand 500, on PostgreSQL.
 MONTHS = int(os.environ.get("MAINTENANCE_MONTHS", "4"))
 MONTH = timedelta(days=31)
 KEPT = 1

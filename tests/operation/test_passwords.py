@@ -23,7 +23,7 @@ from services.passwords import DEFAULT_PASSWORDS, SecretsError
 pytestmark = pytest.mark.slow
 
 REQUIRED = [name for name, default in DEFAULT_PASSWORDS.items() if default]
-OWN = dict.fromkeys(REQUIRED, "of one's own")
+OWN = dict.fromkeys(REQUIRED, "the operator's own")
 EVERYWHERE = {"LISTEN_ADDRESS": "0.0.0.0"}  # noqa: S104 - the tests' own servers listen on loopback
 
 # What a URL, JSON, a password file, a shell or SQL would have to quote.
@@ -70,7 +70,7 @@ def test_each_documented_default_is_rejected_where_other_machines_can_connect(vo
         )
     with pytest.raises(SecretsError, match=r"shorter than 8 characters: ADMIN_PASSWORD\. In \.env, a \$ or a # ends"):
         write(volumes, {**EVERYWHERE, **OWN, "ADMIN_PASSWORD": "my#1 x"})
-    # Nor is the default of another login a password of one's own.
+    # Nor is the default of another login a changed password.
     with pytest.raises(SecretsError, match=r"documented defaults: ADMIN_PASSWORD\."):
         write(volumes, {**EVERYWHERE, **OWN, "ADMIN_PASSWORD": "ds_user"})
     assert not [file for file in volumes.rglob("*") if file.is_file()]
@@ -153,7 +153,7 @@ def test_each_service_has_the_secrets_that_it_needs_and_writes_none_of_another()
 
 
 def test_no_secret_is_in_a_volume_whose_readers_do_not_need_it(volumes: Path) -> None:
-    secrets = {name: f"{name} of one's own" for name in DEFAULT_PASSWORDS}
+    secrets = {name: f"the operator's own {name}" for name in DEFAULT_PASSWORDS}
     files = write(volumes, secrets)
     secrets |= {name: files[f"airflow/{name}"] for name in ("fernet_key", "jwt_secret", "api_secret")}
     secrets |= {f"key of {name}": files[f"{name}/server.key"] for name in ("operational-db", "airflow-db")}
@@ -281,7 +281,7 @@ def programs_with_tls() -> str | None:
     return None
 
 
-def certificate_of_ones_own(folder: Path) -> dict[str, str]:
+def certificate_of_the_operator(folder: Path) -> dict[str, str]:
     authority = trustme.CA()
     issued = authority.issue_cert("localhost")
     files = {
@@ -310,8 +310,8 @@ def test_off_this_machine_only_encrypted_connections_are_accepted(
         address = f"hostaddr=127.0.0.1 port={cluster.port} user=admin dbname=postgres"
         return psycopg.connect(make_conninfo(address, password=NASTY, **{"host": "localhost", **options}))
 
-    # With the certificate that is made here, and with one of one's own.
-    for certificate in ({}, certificate_of_ones_own(volumes)):
+    # With the certificate that is made here, and with the operator's own.
+    for certificate in ({}, certificate_of_the_operator(volumes)):
         write(volumes, {**EVERYWHERE, **OWN, "OPERATIONAL_DB_HOSTNAME": "localhost", **certificate})
         shutil.copytree(volumes / "operational-db", folder, dirs_exist_ok=True)
         for path in (folder, *folder.iterdir()):
