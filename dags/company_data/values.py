@@ -1,7 +1,7 @@
 """How a value of each type is written in a file, the same for all columns, servers and settings.
 
 PostgreSQL accepts more, and not the same in every version: dates of many orders, words such as today, infinities,
-hexadecimal digits, underscores. docs/data_users.md has the table.
+hexadecimal digits, underscores. docs/file_rules.md has the table.
 """
 
 from typing import NamedTuple

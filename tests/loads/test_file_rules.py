@@ -107,11 +107,11 @@ def found_limits(connection: psycopg.Connection[Any], load: int) -> dict[str, tu
 def limit(text: str, median: float) -> float:
     """A limit as the page writes it."""
     match text.split():
-        case ["times", factor]:
+        case ["\N{MULTIPLICATION SIGN}", factor]:
             return median * float(factor)
-        case ["less", less]:
+        case ["\N{MINUS SIGN}", less]:
             return median - float(less)
-        case ["plus", more]:
+        case ["+", more]:
             return median + float(more)
         case ["any"]:
             return 0
@@ -122,8 +122,9 @@ def require_documented(file: str, found: dict[str, tuple[float, float, float]]) 
     """Each measure is in the page, with its limits, and each of the page was measured."""
     documented = {
         re.sub("(`column`|`value`|`idx`)", r"\\S+", re.escape(name).replace(r"\`", "`").replace("\\ ", " ")): limits
-        for of, name, *limits in LIMITS
+        for of, names, *limits in LIMITS
         if of == file
+        for name in names.split("; ")
     }
     for measure, (median, low, high) in found.items():
         [(lowest, highest)] = [limits for name, limits in documented.items() if re.fullmatch(name, measure)]
