@@ -289,12 +289,13 @@ def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FaultySystem]:
         yield running
 
 
-# The files with tests on the whole system, which one worker runs.
-SYSTEM_FILES = (
-    "tests/operation/test_embedded_run.py",
-    "tests/repository/test_recipes.py",
-    "tests/repository/test_documents.py",
-)
+# The files with tests on the whole system: two workers start one each.
+SYSTEM_FILES = {
+    "tests/operation/test_embedded_run.py": "system",
+    "tests/repository/test_documents.py": "system",
+    "tests/operation/test_restored_run.py": "second system",
+    "tests/repository/test_recipes.py": "second system",
+}
 # Files with runs of Airflow, which one worker begins: the server that Airflow makes for them takes seconds in each.
 AIRFLOW_FILES = (
     "tests/loads/test_loads.py",
@@ -312,13 +313,13 @@ SHARING_FILES = ("tests/repository/test_examples.py",)
 
 
 class OneSystem(LoadScopeScheduling):  # type: ignore[misc]
-    """Gives the workers test by test, and to one of them each all tests on the whole system and all runs of Airflow."""
+    """Gives the workers test by test, and to one of them each all tests on a whole system and all runs of Airflow."""
 
     # Not by --dist loadgroup: pytest-xdist 3.8 adds the group to an attribute that pytest 9.2 no longer reads.
 
     def _split_scope(self, nodeid: str) -> str:
-        if nodeid.startswith(SYSTEM_FILES):
-            return "system"
+        if system := SYSTEM_FILES.get(nodeid.partition("::")[0]):
+            return system
         if nodeid.startswith(AIRFLOW_FILES):
             return "airflow"
         return nodeid.partition("::")[0] if nodeid.startswith(SHARING_FILES) else nodeid
@@ -341,7 +342,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in on_the_system:
         item.add_marker(pytest.mark.slow)
         assert item.nodeid.startswith((*SYSTEM_FILES, "tests/ui/")), f"{item.nodeid}: add its file to SYSTEM_FILES"
-    items.sort(key=lambda item: not item.nodeid.startswith(SYSTEM_FILES))
+    items.sort(key=lambda item: not item.nodeid.startswith(tuple(SYSTEM_FILES)))
 
 
 @pytest.fixture

@@ -24,24 +24,11 @@ def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.mark.parametrize(
-    ("setting", "value", "first"),
-    [
-        ("NO_PROXY", "", []),
-        ("NO_PROXY", "bucket.here, .there", ["bucket.here", ".there"]),
-        ("no_proxy", "localhost", ["localhost"]),
-    ],
-)
-def test_this_machine_is_never_reached_through_a_proxy(
-    setting: str, value: str, first: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv(setting, value)
+def test_this_machine_is_never_reached_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "bucket.here, .there")
     up.keep_local_traffic_from_proxies()
     once = os.environ["NO_PROXY"]
-    hosts = once.split(",")
-    assert hosts[: len(first)] == first
-    assert {"127.0.0.1", "localhost", "::1"} <= set(hosts)
-    assert len(set(hosts)) == len(hosts)
+    assert once.startswith("bucket.here,.there,127.0.0.1,localhost,::1,")
     up.keep_local_traffic_from_proxies()
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == once
     # A setting that admits no proxy at all stays.
@@ -55,10 +42,8 @@ def test_this_machine_is_never_reached_through_a_proxy(
     [
         ("ALL_PROXY", "socks5h://me:hidden@127.0.0.1:1080", "ALL_PROXY is a SOCKS proxy, .*PySocks"),
         ("https_proxy", "socks5h://me:hidden@127.0.0.1:1080", "HTTPS_PROXY is a SOCKS proxy, .*PySocks"),
-        *(
-            ("SOURCE_BASE_URL", source, r"SOURCE_BASE_URL does not begin with https://\. ")
-            for source in ("http://me:hidden@host/?sig=hidden", "s3://hidden", "hidden")
-        ),
+        ("SOURCE_BASE_URL", "http://me:hidden@host/?sig=hidden", r"SOURCE_BASE_URL does not begin with https://\. "),
+        ("SOURCE_BASE_URL", "hidden", r"SOURCE_BASE_URL does not begin with https://\. "),
     ],
 )
 def test_an_address_that_cannot_be_used_is_named_and_not_shown(
@@ -71,26 +56,13 @@ def test_an_address_that_cannot_be_used_is_named_and_not_shown(
     assert "hidden" not in str(failure.value)
 
 
-@pytest.mark.parametrize(
-    ("settings", "error"),
-    [
-        ({"ON_ANOMALY": "HOLD"}, 'ON_ANOMALY is "HOLD". Write it as one of: protect, ask, warn, ignore.'),
-        ({"SALES_LAST_MONTH": "2026-8"}, 'SALES_LAST_MONTH is "2026-8", which is not a month.*YYYY-MM'),
-        ({"SALES_FIRST_MONTH": "2026-01-05T10"}, 'SALES_FIRST_MONTH is "2026-01-05T10", which is not a month'),
-        (
-            {"SALES_FIRST_MONTH": "2026-05", "SALES_LAST_MONTH": "2026-01"},
-            r"SALES_LAST_MONTH \(2026-01\) is before SALES_FIRST_MONTH \(2026-05\)",
-        ),
-        ({"SALES_DEADLINE_HOURS": "soon"}, 'SALES_DEADLINE_HOURS is "soon", which is not a number of hours'),
-    ],
-)
-def test_a_wrong_setting_is_named_with_its_form_before_anything_runs(
-    settings: dict[str, str], error: str, monkeypatch: pytest.MonkeyPatch
+def test_a_wrong_setting_of_the_workflows_is_named_with_its_form_before_anything_runs(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
+    """tests/operation/test_container_settings.py has every setting, which the same function checks."""
+    monkeypatch.setenv("SALES_LAST_MONTH", "2026-8")
     monkeypatch.setattr(State, "load", lambda: pytest.fail("it began"))
-    with pytest.raises(RunError, match=f"^{error}"):
+    with pytest.raises(RunError, match=r'^SALES_LAST_MONTH is "2026-8", which is not a month.*YYYY-MM'):
         up.up()
 
 

@@ -22,7 +22,7 @@ DOCUMENTS = sorted(
 RECIPES = ("docs/add_a_column.md", "docs/add_a_feature_file.md", "docs/add_a_monthly_file.md")
 TESTED_ELSEWHERE = {
     **dict.fromkeys(RECIPES, "tests/repository/test_recipes.py"),
-    "docs/another_bucket.md": "tests/operation/test_embedded_run.py",
+    "docs/another_bucket.md": "tests/operation/test_restored_run.py",
     "docs/tour.md": "tests/ui/test_operator.py",
     "sql/README.md": "tests/sql/test_sql_steps.py",
 }
@@ -44,6 +44,14 @@ def run(*command: str) -> subprocess.CompletedProcess[str]:
 def by_ci(command: str, _: FaultySystem) -> None:
     """Left to .ci/run, which is where these tests run: they would start themselves, or take minutes."""
     assert command in (ROOT / ".ci/run").read_text().splitlines()
+
+
+def by_its_start(command: str, system: FaultySystem) -> None:
+    """The tested system was started by it."""
+    *settings, make, up = command.split()
+    assert (make, up) == ("make", "up")
+    assert {setting.partition("=")[0] for setting in settings} <= system.environment.keys()
+    assert "months of sales: " in system.output
 
 
 def by_its_test(command: str, _: FaultySystem) -> None:
@@ -83,9 +91,10 @@ HOW: dict[str, Callable[[str, FaultySystem], None]] = {
     r"make (test|lint)$": by_ci,
     # The examples themselves are run by tests/repository/test_examples.py.
     r"make (test-fast|bench|examples|test-ui|test-celery|audit|sbom|lock)\b": dry,
-    r"make (restore$|rotate$|preview )": by_its_test,
+    r"(\w+=\S+ )*make up$": by_its_start,
+    r"make (backup|restore|rotate|check-source)$|make preview ": by_its_test,
     r"(PGOPTIONS='[^']+' )?psql [\s\S]*retire_load": by_its_test,
-    r"(\w+=\S+ )*make (up|status|check-source|backup)$": on_the_system,
+    r"make status$": on_the_system,
     r"psql [\s\S]*deploy/": on_a_cluster,
     r"(PGOPTIONS='[^']+' )?psql ": on_the_system,
     r"\.venv/bin/": on_the_system,

@@ -30,10 +30,14 @@ from services.passwords import DEFAULT_PASSWORDS
 SALES_DAG = "sales_load_and_aggregation"
 LONGEST_WAIT = 300  # seconds
 
-# A scheduler that has nothing to do otherwise looks ten times a second, which takes a fifth of a core from other tests.
-CALM = {"AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5"}
-# Its log says that it has heard of the end of a task, for which a test waits.
-HEARD = {"AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.jobs.scheduler_job_runner=INFO"}
+AIRFLOW_SETTINGS = {
+    # An idle scheduler looks ten times a second otherwise, which takes a fifth of a core from other tests.
+    "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
+    # Seconds until a DAG file that a test adds is found.
+    "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "3",
+    # The scheduler's log says that it has heard of the end of a task, for which a test waits.
+    "AIRFLOW__LOGGING__NAMESPACE_LEVELS": "airflow.jobs.scheduler_job_runner=INFO",
+}
 
 
 @dataclass
@@ -108,7 +112,7 @@ def started(
     """
     copy_tree(folder)
     with (folder / "services/airflow.env").open("a") as file:
-        file.writelines(f"{name}={value}\n" for name, value in {**CALM, **HEARD, **(airflow_settings or {})}.items())
+        file.writelines(f"{name}={value}\n" for name, value in {**AIRFLOW_SETTINGS, **(airflow_settings or {})}.items())
     for name, text in (dags or {}).items():
         # The checks of the tree, which a documented command runs there, are not for them.
         (folder / "dags" / name).write_text(f"# fmt: off\n# ruff: noqa\n# mypy: ignore-errors\n{text}")
