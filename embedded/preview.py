@@ -25,7 +25,9 @@ BEGIN = """
     returning load_id
 """
 FOUND = """
-    select loads.status, loads.error, loads.anomalies, requests.figures, loads.sha256 = published.sha256
+    select
+        loads.error, loads.anomalies, requests.figures, loads.sha256 = published.sha256, requests.on_anomaly,
+        requests.replaces_rows
     from pipeline.loads
     left join pipeline.approval_requests as requests using (load_id)
     left join pipeline.loads as published on published.file_id = loads.file_id and published.status = 'published'
@@ -119,11 +121,15 @@ def run(connection: psycopg.Connection[Any], name: str, parameters: dict[str, in
 
 def answer(found: list[tuple[Any, ...]]) -> str:
     """The conclusion, and then the figures."""
-    (_, _, anomalies, figures, is_same), *_ = found
-    if errors := [error for _, error, *_ in found if error]:
+    from company_data.settings import asks_a_person, on_anomaly
+
+    (_, anomalies, figures, is_same, of_source, replaces_rows), *_ = found
+    if errors := [error for error, *_ in found if error]:
         return f"The month would be rejected: {'; '.join(errors)}."
     if is_same:
         return "The same file as is published: nothing would change."
-    if anomalies:
-        return f"The month is unusual, and ON_ANOMALY would decide: {anomalies}.\n\n{figures}"
-    return f"The month would be published, without a question.\n\n{figures}"
+    if not anomalies:
+        return f"The month would be published.\n\n{figures}"
+    mode = on_anomaly(of_source)
+    end = "wait for a person" if asks_a_person(mode, replaces_rows=replaces_rows) else "be published without a decision"
+    return f"The month is unusual and would {end} (ON_ANOMALY={mode}): {anomalies}.\n\n{figures}"

@@ -16,7 +16,7 @@ comment on table public.feature_history is
 'The features of every client that has a profile, an activity and a label, on every day, and when they were known. The
 rows of a client that are known now (known_to is null) follow each other without a gap from its first day on.';
 comment on column public.feature_history.idx is 'Client: customer_profiles.idx.';
-comment on column public.feature_history.valid_from is 'First day on which the row holds.';
+comment on column public.feature_history.valid_from is 'First day of the period that the row applies to.';
 comment on column public.feature_history.valid_to is
 'Day on which the next row of the client begins; null for the last row, which is the row of feature_store.';
 comment on column public.feature_history.attr_a is 'customer_profiles.attr_a';

@@ -27,7 +27,7 @@ comment on view public.feature_rows is
 'The rows of feature_history, each with its features as a row of feature_store. The rebuild of feature_store,
 feature_store_as_of and feature_store_at read it.';
 comment on column public.feature_rows.idx is 'Client: customer_profiles.idx.';
-comment on column public.feature_rows.valid_from is 'First day on which the row holds.';
+comment on column public.feature_rows.valid_from is 'First day of the period that the row applies to.';
 comment on column public.feature_rows.valid_to is
 'Day on which the next row of the client begins; null for the last row.';
 comment on column public.feature_rows.known_from is 'feature_history.known_from';

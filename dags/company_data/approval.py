@@ -12,7 +12,7 @@ from airflow.sdk import get_current_context, task
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 
 from company_data.notifier import anomaly_message, try_to_send
-from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, DECISION_TIME, on_anomaly
+from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, DECISION_TIME, asks_a_person, on_anomaly
 
 REQUESTS = """
     select
@@ -123,7 +123,7 @@ class LoadApprovalOperator(ApprovalOperator):
             return
         loads = [request.load_id for request in unusual]
         replaces_rows = any(request.replaces_rows for request in unusual)
-        asks = mode == "ask" or (mode == "protect" and replaces_rows)
+        asks = asks_a_person(mode, replaces_rows=replaces_rows)
         if asks:
             kept.delete(ANSWER)
             self._run(ASK, DECISION_TIME, loads)

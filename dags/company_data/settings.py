@@ -231,6 +231,11 @@ def on_anomaly(of_run: object = None) -> str:
     return value
 
 
+def asks_a_person(mode: str, *, replaces_rows: bool) -> bool:
+    """Whether a person is asked about an unusual file, by the value of on_anomaly."""
+    return mode == "ask" or (mode == "protect" and replaces_rows)
+
+
 def sales_deadline() -> str:
     """Time after the end of a month from which on it is overdue, as an interval of PostgreSQL.
 

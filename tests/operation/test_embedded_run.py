@@ -245,7 +245,8 @@ def test_an_unusual_month_waits_for_a_person_and_tasks_that_are_killed_in_a_copy
     ledger = "select count(*), max(updated_at), (select count(*) from pipeline.files) from pipeline.loads"
     before = rows(system, ledger)
     previewed = system.make("preview", f"MONTH={newest:%Y-%m}")
-    assert f"The month is unusual, and ON_ANOMALY would decide: {changed}." in previewed
+    unusual = "The month is unusual and would be published without a decision (ON_ANOMALY=ignore)"
+    assert f"{unusual}: {changed}." in previewed
     assert by_store in previewed
     file.write_text(good)
     assert "The same file as is published: nothing would change." in system.make("preview", f"MONTH={newest:%Y-%m}")
