@@ -1,7 +1,7 @@
 """Trains a classifier on pairs of a client and a day, as ds_user, without a look into the future.
 
 Each client is shown with its features of the day on which it came, as the model would meet it. The model learns from
-the clients that came first, and is tested on those that came later. With the features of today it would have learned
+the clients who joined first, and is tested on those who joined later. With the features of today it would have learned
 from what the clients did afterwards: the script also prints the score that this pretends.
 """
 
@@ -67,10 +67,10 @@ for name, data in (("features of the day", then), ("features of today", of_today
     RocCurveDisplay.from_predictions(tested, chances, name=name, ax=axes)
 
 majority = (then.label[learned:] == then.label[:learned].mode()[0]).mean()
-print(f"trained on the {learned:,} clients that came first, tested on the {len(then) - learned:,} that came later")
+print(f"trained on the {learned:,} clients who joined first, tested on the {len(then) - learned:,} who joined later")
 print(f"always the label that was more frequent: accuracy {majority:.3f}")
 for name, (accuracy, auc) in scores.items():
     print(f"{name}: accuracy {accuracy:.3f}, area under the ROC {auc:.3f}")
 
-axes.set_title("Clients that came after the training")
+axes.set_title("Clients who joined after the training data")
 figure.savefig(arguments.picture, dpi=70, bbox_inches="tight")
