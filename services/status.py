@@ -141,12 +141,13 @@ def read_status(address: str, expected: Sequence[date]) -> Status:
 
 def print_status(status: Status) -> None:
     """Print the tables and then the months."""
-    print(f"{'table':<18} {'status':<8} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
+    print(f"{'table':<18} {'status':<16} {'rows':>13}  {'up to':<10}  {'loaded at, UTC':<16}  file version")
     for table, state, rows, up_to, loaded_at, version, _, error, _ in status.tables:
-        line = f"{table:<18} {state:<8} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
+        line = f"{table:<18} {state:<16} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if error:
-            print(f"{'':<19} {_shortened(error)}")
+            kept = "; the version above is still loaded" if version and state != "changed" else ""
+            print(f"{'':<19} {_shortened(error)}{kept}")
 
     for table, months in groupby(status.months, itemgetter(0)):
         print_months(table, [row[1:] for row in months], status.due)

@@ -71,8 +71,20 @@ where
     and published.row_count >= 100;
 
 -- The thresholds: 5 %% fewer rows or twice as many are unusual, and so is a share that moves by 5 of 100, or by more
--- than chance where there are few rows. What one of the two files lacks has the share 0 there.
-with pairs as (
+-- than chance where there are few rows. A value that one of the two files lacks has the share 0 there. A column that
+-- one of them lacks, because a migration came between, is not compared.
+with columns_of_one as (
+    select
+        mine.load_id,
+        column_profiles.column_name
+    from mine
+    inner join pipeline.column_profiles
+        on column_profiles.load_id in (mine.load_id, mine.published_load)
+    group by mine.load_id, column_profiles.column_name
+    having count(*) = 1
+),
+
+pairs as (
     select
         mine.load_id,
         mine.sample_rows,
@@ -84,7 +96,20 @@ with pairs as (
         on anomaly_checks.load_id in (mine.load_id, mine.published_load)
     where
         anomaly_checks.measure = 'rows'
-        or (mine.row_count > 0 and anomaly_checks.measure like 'share of %%')
+        or (
+            mine.row_count > 0
+            and anomaly_checks.measure like 'share of %%'
+            and not exists (
+                select
+                from columns_of_one
+                where
+                    columns_of_one.load_id = mine.load_id
+                    and (
+                        anomaly_checks.measure = concat('share of rows without ', columns_of_one.column_name)
+                        or starts_with(anomaly_checks.measure, concat('share of ', columns_of_one.column_name, ' '))
+                    )
+            )
+        )
     group by mine.load_id, mine.sample_rows, anomaly_checks.measure
 )
 

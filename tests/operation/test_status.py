@@ -13,7 +13,7 @@ from conftest import ROOT, Database, Files
 from psycopg.errors import CheckViolation
 from support import csv_text, forked
 from support.bucket_files import write_customers, write_month
-from support.steps import SALES, Run, build_feature_store, load_customers, load_month
+from support.steps import CUSTOMERS, SALES, Run, build_feature_store, load_customers, load_month
 
 import services.status
 from company_data.errors import FileNotYetAvailable, FileRejected
@@ -185,6 +185,41 @@ def test_a_feature_store_that_was_built_from_older_files_is_stale_until_it_is_bu
     }
     build_feature_store(database)
     assert status(database, "2024-01", "2024-01")[0] == 0
+
+
+def test_a_customer_file_that_ended_without_a_publication_fails_the_command_until_it_is_loaded(
+    database: Database, stores: Files
+) -> None:
+    write_month(stores, "2024-01")
+    load_month(database, "2024-01-01")
+
+    def shown() -> tuple[int, str, str, str]:
+        exit_status, line, printed = status(database, "2024-01", "2024-01")
+        [note] = [text.strip() for text in printed.splitlines() if text.startswith("  ")] or [""]
+        return exit_status, line["customer_profiles"][0], line["labels"][0], note
+
+    assert shown() == (0, "loaded", "loaded", "")
+    write_customers(stores, labels=["1,0", "1,1"])
+    with pytest.raises(CheckViolation):
+        load_customers(database)
+    exit_status, profiles, labels, note = shown()
+    assert (exit_status, profiles, labels) == (1, "loaded", "rejected")
+    assert "clients with two different labels: 1" in note
+    assert note.endswith("; the version above is still loaded")
+
+    # The same file is corrected, and is unusual.
+    write_customers(stores, labels=["1,1"])
+    run = Run(database, CUSTOMERS)
+    run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels", "check_customers")
+    assert shown()[1:3] == ("loaded", "loaded")
+    load = run.loads["stage_labels"]
+    database.run(f"update pipeline.loads set anomalies = 'share of label 1' where load_id = {load}")
+    database.run(f"select pipeline.request_approval({load}, now() + interval '1 day')", "pipeline")
+    assert shown() == (1, "loaded", "pending_approval", "share of label 1; the version above is still loaded")
+    database.run(f"select pipeline.decide_load({load}, true, 'a person')", "pipeline")
+    run.run("publish_customers")
+    build_feature_store(database)
+    assert shown() == (0, "loaded", "loaded", "")
 
 
 def data_ready(database: Database, hours: str, *pauses: Callable[[], object]) -> int:
