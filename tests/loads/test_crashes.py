@@ -9,14 +9,12 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
-from datetime import timedelta
+from contextlib import suppress
 
 import psycopg
 import pytest
 from conftest import ROOT, Database, FaultyFiles, Files, drop_database, new_database
 from support import faulty_bucket, steps
-from support.airflow_runs import run_dag
 from support.breakpoints import (
     WAIT_SECONDS,
     locks_on_tables,
@@ -27,10 +25,10 @@ from support.breakpoints import (
 )
 from support.steps import CUSTOMERS, SALES, Run, build_feature_store, load_customers, load_month, staged_tables
 from support.transitions import only_listed
-from support.versions import EVERYTHING, clients_of, path_of, seen, write_customers, write_sales
 from support.versions import FEBRUARY as MONTH
+from support.versions import clients_of, path_of, seen, shown, write_customers, write_sales
 
-from company_data import retries, source
+from company_data import source
 from company_data.settings import CONNECTION_OPTIONS
 from embedded.postgres import Cluster
 
@@ -40,22 +38,17 @@ KILLED = "The process that loaded the file was killed."
 steps.dag(SALES)  # Airflow reads DAG files in the main thread alone
 
 
-def shown(database: Database) -> list[tuple[object, ...]]:
-    return database.run(EVERYTHING, "ds_user")
-
-
 def newest_load(database: Database) -> tuple[str, str | None]:
     """Status and error of the newest load of the month."""
     loads = f"pipeline.loads join pipeline.files using (file_id) where file_month = '{MONTH}'"
-    [(status, error)] = database.run(f"select status, error from {loads} order by load_id desc limit 1")
-    return status, error
+    [found] = database.run(f"select status, error from {loads} order by load_id desc limit 1")
+    return found
 
 
 def month_status(database: Database) -> tuple[str, str | None]:
     """Status and error of the month, as a reader sees them."""
-    query = f"select status, error from month_status where file_month = '{MONTH}'"
-    [(status, error)] = database.run(query, "ds_user")
-    return status, error
+    [found] = database.run(f"select status, error from month_status where file_month = '{MONTH}'", "ds_user")
+    return found
 
 
 class Attempts:
@@ -99,19 +92,10 @@ def drop_at(database: Database, point: str, work: Callable[[], object]) -> None:
 
 # Where a load of a month can be cut off, and the status of its newest load of sales then. A load that had not
 # begun leaves none, and the ledger shows the load before it.
-POINTS = {
-    "load begun": "published",
-    "load requested": "failed",
-    "load staged": "failed",
-    "load checked": "staged",
-    "load published": "checked",
-    "insert public.stores": "checked",
-    "delete public.sales": "checked",
-    "insert public.sales": "checked",
-    "delete public.monthly_sales": "checked",
-    "insert public.monthly_sales": "checked",
-    "before commit": "checked",
-}
+POINTS = {"load begun": "published", "load requested": "failed", "load staged": "failed", "load checked": "staged"}
+TABLES = ("sales", "monthly_sales")
+WRITES = [f"{event} public.{table}" for table in TABLES for event in ("delete", "insert")]
+POINTS |= dict.fromkeys(("load published", "insert public.stores", *WRITES, "before commit"), "checked")
 STATES = {"published": "loaded", "failed": "failed", "staged": "loading", "checked": "loading"}
 CLEARED = ("load requested", "load checked", "insert public.sales")
 
@@ -119,9 +103,18 @@ CLEARED = ("load requested", "load checked", "insert public.sales")
 def test_a_connection_that_drops_at_any_point_leaves_the_old_month_and_the_retry_works(
     database: Database, files: Files
 ) -> None:
-    write_sales(files, 1)
-    load_month(database, MONTH)
     with only_listed(database):
+        write_sales(files, 1)
+        first = Attempts(database)
+        drop_at(database, "load begun", first.go_on)
+        made = "count(*), to_regclass('partitions.sales_2024_02')"
+        assert database.run(f"select {made} from pipeline.loads") == [(0, None)]
+        drop_at(database, "before commit", first.go_on)
+        assert shown(database) == seen({})
+        load_month(database, MONTH)
+        assert_all_is_as_if_nothing_had_been_cut_off(database, 1)
+        statuses = database.run("select status from pipeline.loads order by load_id")
+        assert statuses == [("superseded",)] * 2 + [("published",)] * 2
         for version, (point, expected) in enumerate(POINTS.items(), 2):
             print(point)
             write_sales(files, version)
@@ -137,24 +130,6 @@ def test_a_connection_that_drops_at_any_point_leaves_the_old_month_and_the_retry
                 attempts.clear()
             attempts.go_on()
             assert_all_is_as_if_nothing_had_been_cut_off(database, version)
-
-
-def test_a_first_load_that_is_cut_off_leaves_nothing_to_readers_and_a_new_run_supersedes_it(
-    database: Database, files: Files
-) -> None:
-    write_sales(files, 1)
-    attempts = Attempts(database)
-    drop_at(database, "load begun", attempts.go_on)
-    assert database.run("select count(*) from pipeline.loads") == [(0,)]
-    assert database.run("select to_regclass('partitions.sales_2024_02')") == [(None,)]
-    assert staged_tables(database) == []
-    drop_at(database, "before commit", attempts.go_on)
-    assert shown(database) == seen({})
-    write_sales(files, 2)
-    load_month(database, MONTH)
-    assert_all_is_as_if_nothing_had_been_cut_off(database, 2)
-    statuses = database.run("select status from pipeline.loads order by load_id")
-    assert statuses == [("superseded",)] * 2 + [("published",)] * 2
 
 
 def test_a_connection_that_drops_during_the_copy_holds_no_lock_and_leaves_the_old_month(
@@ -180,7 +155,7 @@ def test_a_connection_that_drops_during_the_copy_holds_no_lock_and_leaves_the_ol
         with pytest.raises(psycopg.OperationalError):
             load.result(WAIT_SECONDS)
     others = {"2024-03-01": 2}
-    assert database.run(EVERYTHING)[0][:2] == seen({MONTH: 1} | others)[0][:2]
+    assert shown(database)[0][:2] == seen({MONTH: 1} | others)[0][:2]
     status, error = newest_load(database)
     assert (status, month_status(database)) == ("failed", ("failed", error))
     attempts.go_on()
@@ -190,7 +165,7 @@ def test_a_connection_that_drops_during_the_copy_holds_no_lock_and_leaves_the_ol
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")  # of Python 3.12; the child starts no thread
 @pytest.mark.parametrize(
     ("point", "task"),
-    [("load requested", "stage_sales"), ("load staged", "stage_sales"), ("insert public.sales", "publish_month")],
+    [("load requested", "stage_sales"), ("insert public.sales", "publish_month")],
 )
 def test_a_loading_process_that_is_killed_leaves_the_old_month_and_the_retry_works(
     database: Database, files: Files, monkeypatch: pytest.MonkeyPatch, point: str, task: str
@@ -243,11 +218,6 @@ def own_database(own_server: Database) -> Iterator[Database]:
     drop_database(database)
 
 
-def crash_and_start(cluster: Cluster) -> None:
-    cluster.stop("immediate")
-    cluster.start()
-
-
 def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works_and_outlives_a_crash(
     own_database: Database, files: Files
 ) -> None:
@@ -263,32 +233,9 @@ def test_a_server_that_crashes_leaves_the_old_month_and_the_retry_works_and_outl
         assert month_status(own_database) == (("failed", KILLED) if point == "load staged" else ("loading", None))
         attempts.go_on()
         assert_all_is_as_if_nothing_had_been_cut_off(own_database, version)
-    crash_and_start(own_database.cluster)
+    own_database.cluster.stop("immediate")
+    own_database.cluster.start()
     assert_all_is_as_if_nothing_had_been_cut_off(own_database, version)
-
-
-def test_airflow_brings_a_month_to_its_end_through_dropped_connections_and_a_crash_of_the_server(
-    own_database: Database, files: Files, airflow: None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # All retries together take longer than a start of the server may.
-    pauses = (timedelta(seconds=0.2), timedelta(seconds=15))
-    monkeypatch.setattr(retries, "PAUSES", dict.fromkeys(retries.PAUSES, pauses))
-    points = ["sales requested", "stores staged", "sales checked", "insert public.sales"]
-    with ExitStack() as stack, ThreadPoolExecutor(1) as pool:
-        *dropping, crashing = [stack.enter_context(pausing(own_database, point)) for point in points]
-
-        def strike() -> None:
-            for pause in dropping:
-                terminate(own_database, pause.wait())
-                pause.release()
-            crashing.wait()
-            crash_and_start(own_database.cluster)
-
-        write_sales(files, 1)
-        struck = pool.submit(strike)
-        assert run_dag(SALES, "2024-02", retries=9) == "success"
-        struck.result(WAIT_SECONDS)
-    assert_all_is_as_if_nothing_had_been_cut_off(own_database, 1)
 
 
 def orphaned_files(database: Database) -> list[str]:
@@ -326,67 +273,45 @@ def test_the_file_of_a_copy_that_a_crash_cut_off_is_found_and_can_be_removed(own
     assert own_database.run("select idx from copied") == [(1,)]
 
 
-POINTS_OF_CUSTOMERS = [
-    "labels staged",
-    "customer_activity checked",
-    "labels published",
-    "delete public.customer_profiles",
-    "insert public.customer_activity",
-    "insert public.labels",
-    "before commit",
-]
+# Where a load of customers, and the rebuild of the features after it, are cut off.
+POINTS_OF_CLIENTS = {
+    "labels staged": "delete pipeline.rejected_builds",
+    "customer_activity checked": "update public.feature_history",
+    "labels published": "insert public.feature_history",
+    "delete public.customer_profiles": "delete public.feature_store",
+    "insert public.customer_activity": "insert public.feature_store",
+    "insert public.labels": "insert pipeline.client_hashes",
+    "before commit": "insert pipeline.feature_store_builds",
+}
 
 
-def test_a_load_of_customers_that_is_cut_off_at_any_point_leaves_the_old_tables_and_the_retry_works(
+def test_customers_and_features_that_are_cut_off_at_any_point_stay_whole_and_the_retry_works(
     database: Database, files: Files
 ) -> None:
+    def assert_features_are_of(version: int) -> None:
+        expected = [(idx, version, version) for idx in clients_of(version)]
+        known = "(select * from feature_history where known_to is null) as known"
+        for table in ("feature_store", known):
+            assert database.run(f"select idx, attr_a, scd_a from {table} order by idx", "ds_user") == expected
+
     write_customers(files, 1)
     load_customers(database)
+    build_feature_store(database)
     with only_listed(database):
-        for version, point in enumerate(POINTS_OF_CUSTOMERS, 2):
-            print(point)
+        for version, (of_load, of_build) in enumerate(POINTS_OF_CLIENTS.items(), 2):
+            print(of_load, of_build)
             write_customers(files, version)
             attempts = Attempts(database, CUSTOMERS)
-            drop_at(database, point, attempts.go_on)
+            drop_at(database, of_load, attempts.go_on)
             assert shown(database) == seen({}, version - 1)
             attempts.go_on()
             assert shown(database) == seen({}, version)
             assert staged_tables(database) == []
 
-
-POINTS_OF_FEATURES = [
-    "delete pipeline.rejected_builds",
-    "update public.feature_history",
-    "insert public.feature_history",
-    "delete public.feature_store",
-    "insert public.feature_store",
-    "insert pipeline.client_hashes",
-    "insert pipeline.feature_store_builds",
-]
-
-
-def test_features_whose_rebuild_is_cut_off_stay_whole(database: Database, files: Files) -> None:
-    known = "select idx, attr_a, scd_a from feature_history where known_to is null order by idx"
-
-    def features() -> list[tuple[object, ...]]:
-        found = database.run("select idx, attr_a, scd_a from feature_store order by idx", "ds_user")
-        assert database.run(known, "ds_user") == found
-        return found
-
-    def expected(version: int) -> list[tuple[object, ...]]:
-        return [(idx, version, version) for idx in clients_of(version)]
-
-    write_customers(files, 1)
-    load_customers(database)
-    build_feature_store(database)
-    for version, point in enumerate(POINTS_OF_FEATURES, 2):
-        print(point)
-        write_customers(files, version)
-        load_customers(database)
-        drop_at(database, point, lambda: build_feature_store(database))
-        assert features() == expected(version - 1)
-        build_feature_store(database)
-        assert features() == expected(version)
-        superseded = "select idx, attr_a from feature_history where known_to is not null order by attr_a, idx"
-        assert database.run(superseded) == [(idx, old) for old in range(1, version) for idx in clients_of(old)]
-        assert database.run("select count(*) from pipeline.feature_store_builds") == [(version,)]
+            drop_at(database, of_build, lambda: build_feature_store(database))
+            assert_features_are_of(version - 1)
+            build_feature_store(database)
+            assert_features_are_of(version)
+            superseded = "select idx, attr_a from feature_history where known_to is not null order by attr_a, idx"
+            assert database.run(superseded) == [(idx, old) for old in range(1, version) for idx in clients_of(old)]
+            assert database.run("select count(*) from pipeline.feature_store_builds") == [(version,)]

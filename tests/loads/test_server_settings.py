@@ -19,27 +19,13 @@ BUILD = (
     "(a client may lack both)"
 )
 REPORTS = [MONTH, BUILD, MONTH, BUILD]
-FOREIGN = {
-    "array_nulls": "off",
-    "backslash_quote": "on",
-    "bytea_output": "escape",
-    "client_encoding": "LATIN1",
-    "client_min_messages": "error",
-    "constraint_exclusion": "off",
-    "DateStyle": "SQL, DMY",
-    "default_transaction_deferrable": "on",
-    "default_transaction_isolation": "serializable",
-    "extra_float_digits": "-15",
-    "IntervalStyle": "iso_8601",
-    "quote_all_identifiers": "on",
-    "row_security": "on",
-    "search_path": "public",
-    "standard_conforming_strings": "off",
-    "TimeZone": "Asia/Tokyo",
-    "transaction_timeout": "1ms",
-    "transform_null_equals": "on",
-    "xmloption": "document",
-}
+FOREIGN = """
+    array_nulls=off backslash_quote=on bytea_output=escape client_encoding=LATIN1 client_min_messages=error
+    constraint_exclusion=off DateStyle=SQL,DMY default_transaction_deferrable=on
+    default_transaction_isolation=serializable extra_float_digits=-15 IntervalStyle=iso_8601 quote_all_identifiers=on
+    row_security=on search_path=public standard_conforming_strings=off TimeZone=Asia/Tokyo transaction_timeout=1ms
+    transform_null_equals=on xmloption=document
+"""
 
 
 def test_settings_of_somebody_else_change_nothing(database: Database, files: Files) -> None:
@@ -47,7 +33,8 @@ def test_settings_of_somebody_else_change_nothing(database: Database, files: Fil
     files.write("sales/2024-02-01/sales.csv", csv_text.sales("1,10.10,2024-02-01,1", "2,0.20,2024-02-29,2"))
     activity = ["1,2023-03-04,2023-04-05,0.12345678901234568,1", "1,2023-04-05,,0.3,2", "2,2023-01-02,,1e-7,3"]
     write_customers(files, ["1,10,A,x", "2,20,B,y"], activity, ["1,0", "2,1"])
-    database.run(";".join(f"alter database {database.name} set {name} = '{FOREIGN[name]}'" for name in FOREIGN))
+    settings = (setting.split("=") for setting in FOREIGN.split())
+    database.run(";".join(f"alter database {database.name} set {name} = '{value}'" for name, value in settings))
 
     reports = [*load_month(database, "2024-02-01"), *load_customers(database), *build_feature_store(database)]
     # What the month is compared with, and the features with what is known of them.

@@ -3,17 +3,14 @@
 A fuzz test compares what is loaded with what Python's csv module reads.
 """
 
-import bz2
 import csv
 import gzip
-import hashlib
 import io
 import itertools
 import lzma
 import os
 import random
 import re
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from decimal import Decimal
@@ -22,10 +19,10 @@ from typing import Any
 
 import psycopg
 import pytest
-from conftest import Database, Files, Rows, copied
+from conftest import Database, Rows, copied
 from psycopg import sql
 from support import csv_text
-from support.steps import connect, stage_file
+from support.steps import connect
 
 from company_data.csv_files import MAX_ROW_BYTES
 from company_data.errors import FileRejected, shown
@@ -39,17 +36,10 @@ CHUNK = 1 << 18
 
 # Seeded, so that a failure can be repeated: RANDOM_SEED and RANDOM_FILES make another or a longer search.
 SEED = int(os.environ.get("RANDOM_SEED", "20240201"))
-FUZZED_FILES = int(os.environ.get("RANDOM_FILES", "800"))
+FUZZED_FILES = int(os.environ.get("RANDOM_FILES", "400"))
 DATE_STYLES = ("ISO, YMD", "ISO, DMY", "SQL, MDY", "German, DMY", "Postgres, MDY")
-EVERY_TYPE = {
-    "small": "smallint",
-    "whole": "integer",
-    "big": "bigint",
-    "amount": "numeric",
-    "measure": "double precision",
-    "day": "date",
-    "words": "text",
-}
+EVERY_TYPE = {"small": "smallint", "whole": "integer", "big": "bigint", "amount": "numeric"}
+EVERY_TYPE |= {"measure": "double precision", "day": "date", "words": "text"}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +48,8 @@ def connection(template: Database) -> Iterator[psycopg.Connection[Any]]:
     columns = ", ".join(f"{name} {type_name}" for name, type_name in EVERY_TYPE.items())
     with copied(template, "test_csv_files") as database:
         database.run(f"create table staging.every_type ({columns})")
-        database.run("grant select, insert, truncate on staging.every_type to pipeline")
+        database.run("create table staging.rounding (value numeric(10, 1))")
+        database.run("grant select, insert, truncate on staging.every_type, staging.rounding to pipeline")
         with connect(database) as connection:
             for table in csv_text.HEADERS:
                 month = MONTH if table == "sales" else None
@@ -102,58 +93,38 @@ def test_blank_lines_at_the_end_are_left_out_up_to_64_kib(connection: psycopg.Co
     assert "line 3: missing data" in str(load(connection, HEADER + ROW + "\n" * 65_536))
 
 
-def zipped(text: str) -> bytes:
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w") as opened:
-        opened.writestr("sales.csv", text)
-    return file.getvalue()
-
-
 OTHER_FORMAT = "line 1: this is not CSV but"
-PACKED, UNICODE = f"{OTHER_FORMAT} a file compressed with", f"{OTHER_FORMAT} text in UTF-16 or UTF-32"
+CODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
         ("", "line 1: there is no header"),
-        ("\n", "line 1: there is no header"),
-        (b"\xef\xbb\xbf", "line 1: there is no header"),
-        (
-            "idx,value,date\n",
-            'the header lacks "store_idx" (it should name "idx", "value", "date", "store_idx", in any',
-        ),
+        (b"\xef\xbb\xbf\n", "line 1: there is no header"),
+        ("value,date,idx\n", 'header lacks "store_idx" (it should name "idx", "value", "date", "store_idx", in any'),
         ("idx,value,date,store_idx,note\n", 'line 1: the header has "note", which the table does not have'),
         ("idx,value,date,store_idx,idx\n", 'line 1: the header repeats "idx"'),
-        ("a;b\n", 'lacks "idx", "value", "date", "store_idx"; has "a;b"'),
-        ('idx,value,date,"store_idx""; drop table public.sales; --"\n', "the header lacks"),
+        ("idx,value,\u200bdate,store_idx\xa0\n", r'lacks "date", "store_idx"; has "\u200bdate", "store_idx\xa0"'),
         (b"idx,value,date,store_idx\xff\n", "line 1: the header cannot be read"),
         ('"idx,value,date,store_idx\n1,1,2024-02-01,7\n', "line 1: the header cannot be read"),
         ("idx,value\0\n", "line 1: the header has a NUL byte"),
-        ("\ufeff\ufeff" + HEADER, r'the header lacks "idx"; has "\ufeffidx"'),
-        ("idx,value,\u200bdate,store_idx\xa0\n", r'lacks "date", "store_idx"; has "\u200bdate", "store_idx\xa0"'),
         ("x" * 70_000, "line 1: the first record does not end"),
         (b"\xef\xbb\xbf<?xml", f"{OTHER_FORMAT} HTML or XML"),
-        (gzip.compress(HEADER.encode(), mtime=0), f"{PACKED} gzip, which begins with"),
-        (bz2.compress(HEADER.encode()), f"{PACKED} bzip2, xz, zstd or 7z"),
-        (lzma.compress(HEADER.encode()), f"{PACKED} bzip2, xz, zstd or 7z"),
-        (zipped(HEADER), f"{OTHER_FORMAT} a zip archive or an Excel workbook"),
+        (gzip.compress(HEADER.encode()), f"{OTHER_FORMAT} a file compressed with gzip, which begins with"),
+        (lzma.compress(HEADER.encode()), f"{OTHER_FORMAT} a file compressed with bzip2, xz, zstd or 7z"),
+        (b"PK\x03\x04\x14\x00", f"{OTHER_FORMAT} a zip archive or an Excel workbook"),
         (bytes.fromhex("d0cf11e0a1b11ae1"), f"{OTHER_FORMAT} an Excel workbook"),
         (b"PAR1\x15\x04\x15\x10", f"{OTHER_FORMAT} Parquet"),
-        *((HEADER.encode(coding), UNICODE) for coding in ("utf-16", "utf-16-le", "utf-16-be", "utf-32")),
+        *((HEADER.encode(coding), f"{OTHER_FORMAT} text in UTF-16 or UTF-32") for coding in CODINGS),
         (HEADER + ROW + "abc,1,2024-02-01,7\n", 'line 3, column idx: "abc" is not an integer: digits, with or without'),
         (HEADER + "99999999999,1,2024-02-01,7\n", 'line 2, column idx: value "99999999999" is out of range'),
-        (
-            HEADER + "1,,2024-02-01,7\n",
-            'line 2, column value: there is no value, and each row needs one (found "1,,2024-02-01,7")',
-        ),
+        (HEADER + "1,,2024-02-01,7\n", "column value: there is no value, and each row needs one (found"),
         (HEADER + "1,1,02/03/2024,7\n", 'line 2, column date: "02/03/2024" is not a date: YYYY-MM-DD, YYYY/MM/DD,'),
         (HEADER + "1,1,2024-02-30,7\nx\n", 'line 2, column date: date/time field value out of range: "2024-02-30"'),
         (HEADER + "x,1,2024-02-01,7\n1,1,2024-02-30,7\n", 'line 2, column idx: "x" is not an integer'),
-        (HEADER + ROW + ROW + ",1,2024-02-01,x\n", 'line 4, column store_idx: "x" is not an integer'),
         (HEADER + '1,"1\n\n",2024-02-01,7\n', r'line 2, column value: "1\n\n" is not a decimal number'),
         (HEADER + ROW * 30_000 + "x,1,2024-02-01,7\n", 'line 30002, column idx: "x" is not an integer'),
-        (HEADER + ROW + "1,1,2024-02-01 10:00:00,7\n", 'line 3, column date: "2024-02-01 10:00:00"'),
         (HEADER + "1" * 5000 + ",1,2024-02-01,7\n", f'value "{"1" * 193}… (found'),
         (HEADER + ROW + ROW + "1,1\n", 'line 4: missing data for column "date" (found "1,1")'),
         (HEADER + ROW + "\n" + ROW, 'line 3: missing data for column "value" (found "")'),
@@ -161,13 +132,11 @@ PACKED, UNICODE = f"{OTHER_FORMAT} a file compressed with", f"{OTHER_FORMAT} tex
         (HEADER + ROW + '2,"1,2024-02-01,7\n' + ROW, "line 3, column value: a quote opens here and never closes"),
         (HEADER + '2,1"5,2024-02-01,7\n', "line 2, column value: a quote is inside a value"),
         (HEADER + '2,"1"5,2024-02-01,7\n', "line 2, column value: a quoted value continues after its closing quote"),
-        (HEADER + ROW + "2,1\0,2024-02-01,7\n", 'line 3, column value: a NUL byte is not text, after "2,1"'),
-        ((HEADER + ROW + "2,1\0,2024-02-01,7\n").replace("\n", "\r"), "line 3, column value: a NUL byte is not text"),
+        ((HEADER + ROW + "2,1\0,,\n").replace("\n", "\r"), 'line 3, column value: a NUL byte is not text, after "2,1"'),
         (f"{HEADER}2,".encode() + b"\xff,2024-02-01,7\n", 'column value: the bytes ff are invalid UTF-8, after "2,"'),
         (f"{HEADER}2,1,2024-02-01,".encode() + b"\xc3", "line 2, column store_idx: the bytes c3 are invalid UTF-8"),
         (HEADER.replace("\n", "\r\n") + ROW + ROW, "line 2: the line ends with LF and the header with CR LF (found"),
         (HEADER + ROW + ROW.replace("\n", "\r\n") + ROW, "line 3: the line ends with CR LF and the header with LF"),
-        (HEADER.replace("\n", "\r") + ROW + ROW, "line 2: the line ends with LF and the header with CR (found"),
         (HEADER + "1,1,2024-02-01," + "7" * (1 << 21), "store_idx: the row has more than 1,048,576 bytes"),
         (HEADER + ROW + "\\.\n" + ROW, "line 3"),
     ],
@@ -187,11 +156,10 @@ def test_a_wrong_row_is_found_after_many_rows_that_all_look_different(connection
     assert f'line {len(rows) + 2}, column idx: "1_0" is not an integer' in message
 
 
-def test_a_rejected_file_leaves_no_table(database: Database, files: Files) -> None:
-    files.write(PATH, HEADER + ROW + "x")
-    with pytest.raises(FileRejected, match=f"{PATH}, line 3"):
-        stage_file(database, "sales", MONTH)
-    assert database.run("select to_regclass(staged_table), status from pipeline.loads") == [(None, "rejected")]
+def test_a_column_whose_type_has_no_grammar_is_rejected(connection: psycopg.Connection[Any]) -> None:
+    # 1.55 would be rounded without an error.
+    problem = "line 1: value has type numeric(10,1), which dags/company_data/values.py does not describe"
+    assert problem in load(connection, "value\n1.55\n", "rounding")
 
 
 def test_a_message_shows_what_is_invisible() -> None:
@@ -204,9 +172,8 @@ def test_a_message_shows_what_is_invisible() -> None:
     assert shown("ł".encode() * 60) == "ł" * 60
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
+def test_a_file_may_be_written_in_several_ways_and_be_empty(connection: psycopg.Connection[Any]) -> None:
+    for content in (
         HEADER + ROW,
         HEADER + ROW.rstrip(),
         HEADER + ROW + "\n\n\r\n",
@@ -214,30 +181,16 @@ def test_a_message_shows_what_is_invisible() -> None:
         (HEADER + ROW).replace("\n", "\r"),
         b"\xef\xbb\xbf" + b'"idx","value","date","store_idx"\r\n"1","1.50","2024-02-01","7"\r\n',
         "store_idx,date,value,idx\n7,2024-02-01,1.50,1\n",
-    ],
-)
-def test_a_file_that_is_written_differently_loads_the_same_row(
-    content: str | bytes, connection: psycopg.Connection[Any]
-) -> None:
-    assert load(connection, content) == [(1, Decimal("1.50"), date(2024, 2, 1), 7)]
-
-
-def test_a_header_without_rows_is_an_empty_file(connection: psycopg.Connection[Any]) -> None:
+    ):
+        assert load(connection, content) == [(1, Decimal("1.50"), date(2024, 2, 1), 7)], content
     assert [load(connection, content) for content in (HEADER, HEADER.rstrip())] == [[], []]
 
 
-def test_a_row_may_be_almost_as_long_as_the_limit(connection: psycopg.Connection[Any]) -> None:
-    name = "x" * (MAX_ROW_BYTES - 100)
-    assert load(connection, csv_text.stores(f"1,{name}"), "stores") == [(1, name)]
-
-
-def test_quoted_separators_line_ends_and_quotes_load_as_they_are(connection: psycopg.Connection[Any]) -> None:
-    text = csv_text.profiles('1,2,"a,b","c\r\nd"', '2,3,"""","\\."', '3,4,,""', '"4","","",""')
+def test_quotes_separators_line_ends_and_long_values_load_as_they_are(connection: psycopg.Connection[Any]) -> None:
+    long = "x" * (MAX_ROW_BYTES - 100)
+    text = csv_text.profiles('1,2,"a,b","c\r\nd"', '2,3,"""","\\."', '3,4,,""', '"4","","",""', f"5,6,,{long}")
     assert load(connection, text, "customer_profiles") == [
-        (1, 2, "a,b", "c\r\nd"),
-        (2, 3, '"', "\\."),
-        (3, 4, None, ""),
-        (4, None, "", ""),
+        *((1, 2, "a,b", "c\r\nd"), (2, 3, '"', "\\."), (3, 4, None, ""), (4, None, "", ""), (5, 6, None, long))
     ]
 
 
@@ -303,59 +256,47 @@ def has_end_of_copy(text: str) -> bool:
 
 def test_what_is_loaded_is_what_the_csv_module_reads(connection: psycopg.Connection[Any]) -> None:
     chance = random.Random(SEED)  # noqa: S311 - no secret
-    outcomes = []
+    loaded = 0
     columns = "idx, coalesce(attr_a, 0), coalesce(attr_b, ''), coalesce(attr_c, '')"
     for number in range(FUZZED_FILES):
         text = make_text(chance)
         expected = read_by_csv(text)
         found = load(connection, text, "customer_profiles", columns, chance)
-        outcomes.append(found)
         if isinstance(found, str):
             # A blank line between rows, which the csv module leaves out, is a row that is too short.
             blank = re.search(r"(?:^\ufeff?|[\r\n])[\r\n]+[^\r\n]", text.replace("\r\n", "\n"))
             assert expected is None or not is_plain(text) or blank or has_end_of_copy(text), (number, text)
         else:
+            loaded += 1
             assert expected is not None, (number, text)
             assert not has_end_of_copy(text)
             assert sorted(found) == sorted(expected), (number, text)
-    loaded = sum(not isinstance(found, str) for found in outcomes)
-    text = "".join(repr(found if isinstance(found, str) else sorted(found)) for found in outcomes)
-    # Servers that agree print the same hash.
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    print(f"RANDOM_SEED={SEED}: {FUZZED_FILES} files, {loaded} loaded, {digest[:16]}")
+    print(f"RANDOM_SEED={SEED}: {FUZZED_FILES} files, {loaded} loaded")
     assert FUZZED_FILES / 3 < loaded < FUZZED_FILES * 19 / 20
 
 
 # What other readers take for a number or a date. No column of any table accepts one of them.
 NOT_NUMBERS = [
     *"""
-    NaN nan Infinity -inf inf +Infinity 1_000 1_2 0x1A 0b11 0o17 0x1p3 1,5 1.000,00 1.5.2 1e 1e+ e5 . - + +-1 --1 1-
-    (1) $1 1% 1f 1L ½ ² ١٢ \N{FULLWIDTH DIGIT ONE} \N{MINUS SIGN}1 1e1000 1e100000 1e-100000 true null NULL N/A \\N ?
+    NaN inf Infinity 1_000 0x1A 0b11 0x1p3 1,5 1.000,00 1.5.2 1e 1e+ e5 . - + +-1 1- (1) $1 1% 1f ½ ² ١٢
+    \N{FULLWIDTH DIGIT ONE} \N{MINUS SIGN}1 1e1000 1e-100000 true null N/A \\N ?
     """.split(),  # noqa: SIM905 - a list would take a line for each
     *(" 1", "1 ", "1\t", "1\n", "1\xa0", " ", "1 000", "\ufeff1", "1\u200b", "'1", "- 1", "1;5"),
 ]
-NOT_INTEGERS = ["1.0", "1.", "1.5", "1e3", "1E0", ".5"]
 NOT_DATES = [
     *"""
-    31/12/21 31-DEC-21 12/31/2021 31.12.2021 2021-DEC-31 2021.12.31 21-12-31 211231 2021-1-2 2021/1/2 2021-365 2021.365
-    2021365 J2459580 2021-W52-5 20211231T000000 today now tomorrow yesterday epoch infinity -infinity allballs NaN
-    2020-02-29T24:00:00 2020-02-29T12:00:00 2020-02-29T00:00:00Z 2020-02-29T00:00:00+00 2020-02-29T00:00:00.001
-    2020-02-29T00:00 2020-02-29t00:00:00 2020-02-29Z 2020/02/29T00:00:00 2020-02/29 2020/02-29 12020-02-29 +2020-02-29
-    -2020-02-29 2020-02-29-01 44561 1577836800 0 ٢٠٢٠-02-29 2020-02-2\N{FULLWIDTH DIGIT NINE}
-    2020\N{HYPHEN}02\N{HYPHEN}29
+    31/12/21 31-DEC-21 12/31/2021 31.12.2021 2021-DEC-31 2021.12.31 21-12-31 211231 2021-1-2 2021-365 2021.365 2021365
+    J2459580 2021-W52-5 today now epoch infinity allballs NaN 20211231T000000 2020-02-29T24:00:00 2020-02-29T12:00:00
+    2020-02-29T00:00:00Z 2020-02-29T00:00:00+00 2020-02-29T00:00:00.001 2020-02-29T00:00 2020-02-29t00:00:00 2020-02-29Z
+    2020/02/29T00:00:00 2020-02/29 12020-02-29 +2020-02-29 -2020-02-29 2020-02-29-01 44561 0 ٢٠٢٠-02-29
+    2020-02-2\N{FULLWIDTH DIGIT NINE} 2020\N{HYPHEN}02\N{HYPHEN}29
     """.split(),  # noqa: SIM905 - a list would take a line for each
-    *("2020-02-29 24:00:00", "2020-02-29 13:00:00", "2020-02-29 00:00:00+01", "2020-02-29 00:00:00 UTC"),
-    *("2020-02-29 00:00:00.", "2020-02-29  00:00:00", "2020-02-29 BC", "Feb 29 2020", "29 February 2020"),
+    *("2020-02-29 00:00:00 UTC", "2020-02-29 00:00:00.", "2020-02-29  00:00:00", "2020-02-29 BC", "Feb 29 2020"),
     *(" 2020-02-29", "2020-02-29 ", "2020-02-29\n", "2020-02-29\u200b", "2020 02 29"),
 ]
-WRONG = {
-    "smallint": ["1_0"],
-    "integer": [*NOT_NUMBERS, *NOT_INTEGERS],
-    "bigint": ["1_0"],
-    "numeric": NOT_NUMBERS,
-    "double precision": NOT_NUMBERS,
-    "date": NOT_DATES,
-}
+NOT_INTEGERS = [*NOT_NUMBERS, "1.0", "1.", "1.5", "1e3", ".5"]
+WRONG = {"smallint": ["1_0"], "integer": NOT_INTEGERS, "bigint": ["1_0"], "date": NOT_DATES}
+WRONG |= {"numeric": NOT_NUMBERS, "double precision": NOT_NUMBERS}
 
 
 @pytest.mark.parametrize("table", ["every_type", *csv_text.HEADERS])
@@ -378,53 +319,25 @@ def test_a_value_that_is_spelt_otherwise_is_rejected_in_every_column(
         assert f'line 3, column {name}: "{shown(wrong)}" is not a' in found
 
 
-def test_a_column_whose_type_has_no_grammar_is_rejected(database: Database, files: Files) -> None:
-    # numeric(10,1) would round 1.55 without an error.
-    database.run("alter table staging.sales alter value type numeric(10, 1)")
-    files.write(PATH, HEADER + ROW)
-    with pytest.raises(
-        FileRejected, match=r"line 1: value has type numeric\(10,1\), which .*values.py does not describe"
-    ):
-        stage_file(database, "sales", MONTH)
-
-
-# What each type reads, at its limits; None is rejected by PostgreSQL, since its digits may be right.
-DAY, EXACT = date(2024, 2, 29), Decimal("1.50")
+# What each type reads, at its limits. PostgreSQL rejects the others, whose digits may be right.
 DAYS = ("2024-02-29", "2024/02/29", "20240229", "2024-02-29T00:00:00", "2024-02-29 00:00:00", "2024-02-29 00:00:00.000")
 NO_DAYS = ("2023-02-29", "2020-13-01", "2020-00-10", "0000-01-01", "1900/02/29", "20210431")
+AMOUNTS = ("1.50", "+01.50", "150e-2", "15.0E-1", ".15e+1", "1.", "0e999", "1e999", "-1e309", "1e-400")
+MEASURES = ("1e308", "-5e-1", "1e-323", "4e-324", "0.1", ".1e1", "0e999", "12345678901234567")
 READ: dict[str, dict[str, Any]] = {
     **{
-        name: {"0": 0, "-0": 0, "+7": 7, "-007": -7, "08": 8, "": None}
+        name: {"0": 0, "-0": 0, "+7": 7, "-007": -7, "08": 8}
         | {str(number): number for number in (2 ** (bits - 1) - 1, -(2 ** (bits - 1)))}
         | {str(number): FileRejected for number in (2 ** (bits - 1), -(2 ** (bits - 1)) - 1)}
         for name, bits in (("small", 16), ("whole", 32), ("big", 64))
     },
-    "amount": {
-        "1.50": EXACT,
-        "+01.50": EXACT,
-        "150e-2": EXACT,
-        "15.0E-1": EXACT,
-        ".15e+1": EXACT,
-        "1.": Decimal(1),
-        "": None,
-    }
-    | {text: Decimal(text) for text in ("0e999", "1e999", "-1e309", "1e-400", f"{10**100 - 1}.{'1' * 100}")}
+    "amount": {text: Decimal(text) for text in (*AMOUNTS, f"{10**100 - 1}.{'1' * 100}")}
     | {f"1{'0' * 100}": FileRejected, f".{'1' * 101}": FileRejected},
-    "measure": {
-        "1e308": 1e308,
-        "-5e-1": -0.5,
-        "1e-323": 1e-323,
-        "4e-324": 5e-324,
-        "0.1": 0.1,
-        ".1e1": 1.0,
-        "0e999": 0.0,
-    }
-    | {"12345678901234567": 12345678901234568.0, "": None}
-    | dict.fromkeys(("-1e309", "1e999", "1e-400"), FileRejected),
-    "day": dict.fromkeys(DAYS, DAY)
-    | {"0001-01-01": date.min, "99991231": date.max, "": None}
+    "measure": {text: float(text) for text in MEASURES} | dict.fromkeys(("-1e309", "1e999", "1e-400"), FileRejected),
+    "day": dict.fromkeys(DAYS, date(2024, 2, 29))
+    | {"0001-01-01": date.min, "99991231": date.max}
     | dict.fromkeys(NO_DAYS, FileRejected),
-    "words": {text: text for text in ("a b", "日本é", " \\.'", "\u200b\xa0\t", "1", "")} | {"a\0": FileRejected},
+    "words": {text: text for text in ("a b", "日本é", " \\.'", "\u200b\xa0\t", "1")} | {"a\0": FileRejected},
 }
 
 
@@ -432,7 +345,8 @@ READ: dict[str, dict[str, Any]] = {
 def test_a_value_is_what_its_text_says_whatever_the_date_style_and_quotes(
     name: str, connection: psycopg.Connection[Any]
 ) -> None:
-    for style, (text, value) in product(DATE_STYLES if name == "day" else DATE_STYLES[:1], READ[name].items()):
+    values = READ[name] | {"": None}
+    for style, (text, value) in product(DATE_STYLES if name == "day" else DATE_STYLES[:1], values.items()):
         connection.execute("select set_config('datestyle', %s, false)", [style])
         for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_ALL):
             row = dict.fromkeys(EVERY_TYPE, "") | {name: text}
@@ -440,5 +354,5 @@ def test_a_value_is_what_its_text_says_whatever_the_date_style_and_quotes(
             if value is FileRejected:
                 assert f"line 2, column {name}: " in found, text
             else:
-                expected = None if name == "words" and not text and quoting == csv.QUOTE_MINIMAL else value
+                expected = "" if (name, text, quoting) == ("words", "", csv.QUOTE_ALL) else value
                 assert found == [(expected,)], (text, style)

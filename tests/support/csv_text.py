@@ -1,5 +1,7 @@
 """CSV files as the source sends them: the header of each file stands here alone."""
 
+from functools import partial
+
 HEADERS = {
     "sales": "idx,value,date,store_idx",
     "stores": "idx,location",
@@ -9,30 +11,10 @@ HEADERS = {
 }
 
 
-def _file(name: str, rows: tuple[str, ...]) -> str:
-    return "".join(f"{line}\n" for line in (HEADERS[name], *rows))
+def file_of(table: str, *rows: str) -> str:
+    """The file of a table, with rows such as "1,2.50,2024-01-05,7"."""
+    return "".join(f"{line}\n" for line in (HEADERS[table], *rows))
 
 
-def sales(*rows: str) -> str:
-    """A file of sales, with rows such as "1,2.50,2024-01-05,7"."""
-    return _file("sales", rows)
-
-
-def stores(*rows: str) -> str:
-    """A list of stores, with rows such as "7,Porto"."""
-    return _file("stores", rows)
-
-
-def profiles(*rows: str) -> str:
-    """A file of profiles, with rows such as "1,2,A,xy"."""
-    return _file("customer_profiles", rows)
-
-
-def activity(*rows: str) -> str:
-    """A file of activity, with rows such as "1,2024-01-01,,0.5,3"."""
-    return _file("customer_activity", rows)
-
-
-def labels(*rows: str) -> str:
-    """A file of labels, with rows such as "1,0"."""
-    return _file("labels", rows)
+sales, stores, labels = (partial(file_of, table) for table in ("sales", "stores", "labels"))
+profiles, activity = (partial(file_of, table) for table in ("customer_profiles", "customer_activity"))

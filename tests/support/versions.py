@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from conftest import Files, Rows
+from conftest import Database, Files, Rows
 from support import csv_text
 
 JANUARY, FEBRUARY, MARCH = MONTHS = ("2024-01-01", "2024-02-01", "2024-03-01")
@@ -24,6 +24,11 @@ EVERYTHING = """
         (select string_agg(concat_ws(' ', idx, scd_a::integer), ', ' order by idx) from customer_activity),
         (select string_agg(idx::text, ', ' order by idx) from labels)
 """
+
+
+def shown(database: Database) -> Rows:
+    """What ds_user sees now."""
+    return database.run(EVERYTHING, "ds_user")
 
 
 def path_of(month: str) -> str:
