@@ -9,7 +9,7 @@ transaction have cases together, by the name of the task:
     parameters   the parameters of the SQL file
     expected     tables: rows after, of the columns in the header, sorted by them from the left;
                  reports: what the file reports; answer: the only value that the last statement returns;
-                 rejected, superseded or published: the message that the file fails with, and what for
+                 rejected or superseded: the message that the file fails with, and what for
 
 Tables are CSV: a value left empty is null, and "" is the empty text. Tables of public that are not expected must not
 change. A publish file that fails changes nothing at all. Its second run fails, because its load is published already.
@@ -68,11 +68,7 @@ PUBLISH_STORES = """
 SCHEMAS = ("public", "pipeline", "staging", "partitions")
 
 # Why a file fails, by the name that a case gives it: the SQLSTATE.
-FAILURES = {
-    "rejected": str(psycopg.errors.CheckViolation.sqlstate),
-    "superseded": SUPERSEDED,
-    "published": PUBLISHED_ALREADY,
-}
+FAILURES = {"rejected": str(psycopg.errors.CheckViolation.sqlstate), "superseded": SUPERSEDED}
 Failure = tuple[str, str]  # SQLSTATE, message
 Connection = psycopg.Connection[Any]
 
