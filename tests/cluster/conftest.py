@@ -117,8 +117,7 @@ def cluster() -> Iterator[CitusCluster]:
 @pytest.fixture(scope="session")
 def template(cluster: CitusCluster) -> Iterator[Database]:
     database = new_database(cluster, "test_migrated")
-    done = database.alembic("upgrade", "head")
-    assert done.returncode == 0, done.stderr
+    database.migrate("upgrade head")
     cluster.distribute(database.name)
     yield database
     drop_database(database)
