@@ -48,12 +48,12 @@ def test_a_month_that_is_loaded_again_and_again_takes_the_room_of_two(database: 
     load_months(database, files, 12_000)
     size = "select sum(pg_total_relation_size(relid)) from pg_partition_tree('public.sales')"
     sizes = []
-    for _ in range(4):
+    for _ in range(3):
         [(before,)] = database.run(size)
         sizes.append(before)
         load_month(database, "2024-01-01")
         database.run("vacuum public.sales")  # as autovacuum does
-    first, second, *_, last = sizes
+    first, second, last = sizes
     # A table is extended by up to 64 pages at a time.
     assert second - first <= first / len(MONTHS) + 64 * 8192
     assert last - second <= 64 * 8192 < first / len(MONTHS)

@@ -22,20 +22,6 @@ FEBRUARY = csv_text.sales("1,10.10,2024-02-01,1", "2,0.20,2024-02-29,1", "3,-5,2
 FEBRUARY_SUMS = [(1, "Porto", date(2024, 2, 1), Decimal("10.30")), (2, "Faro, Sul", date(2024, 2, 1), Decimal(-5))]
 
 
-@pytest.fixture
-def customers(files: Files) -> Files:
-    write_customers(
-        files,
-        ["1,10,A,xyz", '2,20,B,"a,b"', "3,30,C,", "4,40,D,ç"],
-        [
-            *("1,2020-01-01,2020-06-30,0.12345678901234567,1", "1,2020-07-01,,0.98765432109876543,2"),
-            *("2,2020-01-01,2020-03-31,1.5,3", "2,2020-04-01,2020-12-31,2.5,4", "3,2020-01-01,,3.5,5"),
-        ],
-        ["1,0", "2,1", "4,1", "5,0"],
-    )
-    return files
-
-
 def write_sales(files: Files, month: str, content: str) -> None:
     files.write("stores.csv", STORES)
     files.write(f"sales/{month}-01/sales.csv", content)
@@ -58,12 +44,21 @@ def test_the_dags_are_these_four_and_none_of_our_files_warns() -> None:
 
 
 def test_a_scheduled_run_builds_one_row_for_each_complete_client_and_is_skipped_if_nothing_is_stale(
-    database: Database, customers: Files, capsys: pytest.CaptureFixture[str]
+    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import update
 
+    write_customers(
+        files,
+        ["1,10,A,xyz", '2,20,B,"a,b"', "3,30,C,", "4,40,D,ç"],
+        [
+            *("1,2020-01-01,2020-06-30,0.12345678901234567,1", "1,2020-07-01,,0.98765432109876543,2"),
+            *("2,2020-01-01,2020-03-31,1.5,3", "2,2020-04-01,2020-12-31,2.5,4", "3,2020-01-01,,3.5,5"),
+        ],
+        ["1,0", "2,1", "4,1", "5,0"],
+    )
     load_customers(database)
     database.run("create view public.of_others as select idx, label from feature_store", user="mle_user")
     for end in ("success", "skipped"):
