@@ -169,19 +169,18 @@ def test_a_publication_of_all_tables_stops_no_load(database: Database, files: Fi
 KEYED = ("stores", "monthly_sales", "feature_store")
 
 
+def keyed_rows(database: Database) -> list[Rows]:
+    return [database.run(f"select * from {table} order by 1") for table in KEYED]
+
+
 @pytest.fixture
-def publisher() -> Iterator[Database]:
+def publisher(monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
     """A migrated database of a server that can publish changes."""
     with Cluster.temporary({"wal_level": "logical"}) as cluster:
         database = new_database(cluster, "companydata")
         database.migrate("upgrade head")
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
-            yield database
-
-
-def keyed_rows(database: Database) -> list[Rows]:
-    return [database.run(f"select * from {table} order by 1") for table in KEYED]
+        monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
+        yield database
 
 
 def test_a_subscriber_receives_every_change_of_the_tables_that_have_keys(publisher: Database, files: Files) -> None:
