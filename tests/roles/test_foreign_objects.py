@@ -65,9 +65,15 @@ LACKS_PRIVILEGES = ("insert into public.changes values (now())", "permission den
     [(SALES, "stores", RAISES, "row"), (FEATURES, "feature_store", LACKS_PRIVILEGES, "statement")],
 )
 def test_a_load_that_a_trigger_stops_says_whose_trigger_it_is(
-    loaded: Database, files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
-    dag: str, table: str, failure: tuple[str, str], each: str,
-) -> None:  # fmt: skip
+    loaded: Database,
+    files: Files,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    dag: str,
+    table: str,
+    failure: tuple[str, str],
+    each: str,
+) -> None:
     statement, error = failure
     with loaded.connect("mle_user") as mle:
         mle.execute(f"""

@@ -175,9 +175,17 @@ class Case:
 
 
 def create_load(
-    pipeline: Connection, number: int, file: str, status: str, rows: str = "", month: object = None,
-    error: str | None = None, request: int | None = None, sha256: str | None = None, run: str | None = None,
-) -> None:  # fmt: skip
+    pipeline: Connection,
+    number: int,
+    file: str,
+    status: str,
+    rows: str = "",
+    month: object = None,
+    error: str | None = None,
+    request: int | None = None,
+    sha256: str | None = None,
+    run: str | None = None,
+) -> None:
     """Create a load in the ledger, and take it to its status as the workflows do.
 
     Args:

@@ -111,16 +111,13 @@ def each(changed: Callable[[int, Decimal, date, int], Sale]) -> Change:
 # What is done to the last month, given the same month a year before, and the reason.
 FAULTS: dict[str, tuple[Change, str]] = {
     "cut off on the 20th": (only(lambda i, v, d, s: d.day <= 20), "days without rows at the end: 11"),
-    "a week missing in the middle": (
-        only(lambda i, v, d, s: not 8 <= d.day <= 14),
-        "longest gap before that, in days: 7",
-    ),
+    "a week missing": (only(lambda i, v, d, s: not 8 <= d.day <= 14), "longest gap before that, in days: 7"),
     "days 1 to 5 missing": (only(lambda i, v, d, s: d.day > 5), "longest gap before that, in days: 5"),
     "empty": (only(lambda *_: False), "rows: 0"),
     "halved": (lambda sold, _: sold[::2], "rows: "),
     "doubled": (lambda sold, _: sold * 2, "share of repeated idx: 50 %"),
     "a quarter of the rows twice": (lambda sold, _: sold + sold[::4], "share of repeated idx: 20"),
-    "a large store missing": (
+    "no large store": (
         only(lambda i, v, d, s: s != 2),
         "store_idx 2: no rows, with rows in each of the last three months",
     ),
@@ -129,14 +126,8 @@ FAULTS: dict[str, tuple[Change, str]] = {
     "a store in cents": (each(lambda i, v, d, s: (i, v * 100 if s == 3 else v, d, s)), "store_idx 3 ("),
     "a store in tens": (each(lambda i, v, d, s: (i, v * 10 if s == 1 else v, d, s)), "store_idx 1 ("),
     "5 % more refunds": (each(lambda i, v, d, s: (i, v if i % 20 else -abs(v), d, s)), "share of negative amounts: "),
-    "numbers of another month": (
-        each(lambda i, v, d, s: (i - 2_000_000, v, d, s)),
-        "share of months with the same range of idx: ",
-    ),
-    "stores with other numbers": (
-        each(lambda i, v, d, s: (i, v, d, s + 50)),
-        "store_idx 51, 52, 53, 54, 55, 56, 57, 58",
-    ),
+    "idx of a month before": (each(lambda i, v, d, s: (i - 2_000_000, v, d, s)), "months with the same range of idx: "),
+    "stores numbered again": (each(lambda i, v, d, s: (i, v, d, s + 50)), "store_idx 51, 52, 53, 54, 55, 56, 57, 58"),
     "the file of last year with new dates": (
         lambda _, before: [(i, v, d.replace(year=LAST.year), s) for i, v, d, s in before],
         f"the same rows and total of each group as {YEAR_BEFORE:%Y-%m}",
