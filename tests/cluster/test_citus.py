@@ -69,8 +69,7 @@ def plain(cluster: CitusCluster, template: Database) -> Iterator[Database]:
     database = Database(cluster, "test_moved")
     try:
         database.run("drop extension citus")
-        done = database.alembic("upgrade", "head")
-        assert done.returncode == 0, done.stderr
+        database.migrate("upgrade head")
         yield database
     finally:
         drop_database(database)
@@ -113,19 +112,14 @@ def schema(database: Database) -> str:
     return database.client("pg_dump", "--schema-only", *left_out, database.url())
 
 
-def distribute(database: Database) -> None:
+def citus(database: Database) -> CitusCluster:
     assert isinstance(database.cluster, CitusCluster)
-    database.cluster.distribute(database.name)
+    return database.cluster
 
 
-def take_back(database: Database) -> None:
-    assert isinstance(database.cluster, CitusCluster)
-    database.cluster.take_back(database.name)
-
-
-def alembic(database: Database, *arguments: str) -> None:
-    done = database.alembic(*arguments)
-    assert done.returncode == 0, done.stderr
+def on_each(database: Database, query: str) -> list[list[tuple[Any, ...]]]:
+    """What each server answers, the coordinator last."""
+    return [server.execute(query.encode()).fetchall() for server in citus(database).each(database.name)]
 
 
 def sent_to_workers(database: Database, query: str) -> list[str]:
@@ -151,7 +145,9 @@ def test_each_table_is_where_its_rows_are_joined(database: Database) -> None:
     ]
 
 
-def test_the_computed_tables_are_what_the_files_say(database: Database, bucket: Files) -> None:
+def test_the_computed_tables_are_what_the_files_say_also_after_loads_and_rebuilds_at_once(
+    database: Database, bucket: Files
+) -> None:
     load_everything(database)
     found = content(database)
     per_store = ROWS // STORES
@@ -162,11 +158,6 @@ def test_the_computed_tables_are_what_the_files_say(database: Database, bucket: 
     expected = [(n, n % 7, "ABC"[n % 3], n / 7, 2, n % 2) for n in range(CLIENTS)]
     assert found["feature_store"] == sorted(expected, key=repr)
     assert database.run("select pg_relation_size('partitions.sales_2024_01')") == [(0,)]
-
-
-def test_loads_and_rebuilds_at_once_end_with_the_rows_of_the_files(database: Database, bucket: Files) -> None:
-    load_everything(database)
-    rows = content(database)
     with ThreadPoolExecutor(7) as pool:
         works = [
             *(partial(load_month, database, month) for month in [*MONTHS, MONTHS[0], MONTHS[0]]),
@@ -175,22 +166,18 @@ def test_loads_and_rebuilds_at_once_end_with_the_rows_of_the_files(database: Dat
         for _ in range(3):
             for done in [pool.submit(work) for work in works]:
                 done.result()
-    assert content(database) == rows
+    assert content(database) == found
 
 
-def test_one_client_is_asked_of_one_server(database: Database, bucket: Files) -> None:
+def test_one_client_is_asked_of_one_server_and_pairs_are_joined_where_the_history_is(
+    database: Database, bucket: Files
+) -> None:
     load_customers(database)
     build_feature_store(database)
     for table in ("feature_store where", "feature_history where known_to is null and"):
         assert len(sent_to_workers(database, f"select * from {table} idx = 7")) == 1
-
-
-def test_pairs_are_joined_where_the_history_is(database: Database, bucket: Files) -> None:
-    load_customers(database)
-    build_feature_store(database)
-    sent = sent_to_workers(
-        database, "select * from feature_store_at('{7, 8, -1}', '{2020-02-05, 2020-03-05, 2020-01-01}')"
-    )
+    pairs = "'{7, 8, -1}', '{2020-02-05, 2020-03-05, 2020-01-01}'"
+    sent = sent_to_workers(database, f"select * from feature_store_at({pairs})")
     assert sent
     assert all("JOIN" in command and "intermediate_result" in command for command in sent)
 
@@ -213,7 +200,7 @@ def test_mle_user_distributes_a_table_that_ds_user_reads(database: Database, buc
     with pytest.raises(psycopg.errors.InsufficientPrivilege):
         database.run("insert into scores (idx, score) values (1, 1)", "ds_user")
     rows = database.run("select * from scores order by idx", "ds_user")
-    take_back(database)
+    citus(database).take_back(database.name)
     assert database.run("select * from scores order by idx", "ds_user") == rows
 
 
@@ -236,7 +223,7 @@ def test_a_table_is_altered_on_all_servers_and_the_script_runs_after_each_upgrad
 ) -> None:
     load_everything(database)
     before = schema(database)
-    distribute(database)
+    citus(database).distribute(database.name)
     assert schema(database) == before
     # As a revision does; it makes the functions again, in the words of one server.
     file = ROOT / "alembic/versions/0108_feature_functions.sql"
@@ -246,31 +233,22 @@ def test_a_table_is_altered_on_all_servers_and_the_script_runs_after_each_upgrad
         admin.execute("alter table public.labels add column note text default 'none'")
         admin.execute(drop.encode())
         admin.execute(make.encode())
-    distribute(database)
+    citus(database).distribute(database.name)
     assert database.run("select note, count(*) from labels group by note", "ds_user") == [("none", CLIENTS)]
     assert len(database.run("select * from feature_store_as_of('2020-02-05')", "ds_user")) == CLIENTS
     assert len(database.run("select * from feature_store_at('{7}', '{2020-02-05}')", "ds_user")) == 1
 
 
-def test_the_limit_of_a_login_holds_on_the_coordinator(database: Database) -> None:
-    assert isinstance(database.cluster, CitusCluster)
-    limits = [
-        server.execute("select rolconnlimit from pg_roles where rolname in ('ds_user', 'mle_user')").fetchall()
-        for server in database.cluster.each(database.name)
-    ]
+def test_a_limit_of_a_login_holds_on_the_coordinator_and_a_changed_password_reaches_all_servers(
+    database: Database, bucket: Files
+) -> None:
+    limits = on_each(database, "select rolconnlimit from pg_roles where rolname in ('ds_user', 'mle_user')")
     assert limits == [[(-1,)] * 2, [(-1,)] * 2, [(20,)] * 2]
-
-
-def test_a_changed_password_reaches_all_servers(database: Database, bucket: Files) -> None:
     load_customers(database)
     hashes = []
     for verifier in ("other", "ds_user"):
         database.run(f"alter role ds_user password '{verifier}'")
-        assert isinstance(database.cluster, CitusCluster)
-        hashes += [
-            server.execute("select rolpassword from pg_authid where rolname = 'ds_user'").fetchall()
-            for server in database.cluster.each(database.name)
-        ]
+        hashes += on_each(database, "select rolpassword from pg_authid where rolname = 'ds_user'")
     assert hashes[0] == hashes[1] == hashes[2] != hashes[3] == hashes[4] == hashes[5]
     assert database.run("select count(*) from labels", "ds_user") == [(CLIENTS,)]
 
@@ -314,11 +292,7 @@ def test_a_server_that_crashes_before_the_commit_leaves_the_old_month_and_a_retr
     run.run("publish_month")
     assert database.run("select count(*), min(value), max(value) from sales") == [(ROWS, 2, 2)]
     database.run("select recover_prepared_transactions()")
-    assert isinstance(database.cluster, CitusCluster)
-    for connection in database.cluster.each(database.name):
-        assert (
-            connection.execute("select gid from pg_prepared_xacts where database = current_database()").fetchall() == []
-        )
+    assert on_each(database, "select gid from pg_prepared_xacts where database = current_database()") == [[]] * 3
 
 
 def crash_during(database: Database, server: int, point: str, work: Callable[[], object]) -> None:
@@ -334,8 +308,7 @@ def crash_during(database: Database, server: int, point: str, work: Callable[[],
 
 def crash(database: Database, server: int) -> None:
     """Kill a session of a server, which ends all of its sessions, and wait until it has recovered."""
-    assert isinstance(database.cluster, CitusCluster)
-    host, port = database.cluster.nodes[server]
+    host, port = citus(database).nodes[server]
     connect = partial(psycopg.connect, database.url(), host=host, port=port, autocommit=True)
     # This process lives as long as no session crashes.
     checkpointer = "select pid from pg_stat_activity where backend_type = 'checkpointer'"
@@ -362,27 +335,26 @@ def test_a_database_with_rows_moves_to_the_cluster_and_back(plain: Database, buc
     rows, made = content(plain), schema(plain)
     assert any(known_to is not None for _, known_to, *_ in rows["feature_history"])
     for _ in range(2):
-        distribute(plain)
+        citus(plain).distribute(plain.name)
         assert content(plain) == rows
         assert plain.run("select total from my_sales", "mle_user") == [(ROWS * len(MONTHS),)]
         assert len(plain.run("select * from feature_store_as_of('2020-02-05')", "ds_user")) == CLIENTS
         load_everything(plain)
         assert content(plain) == rows
-        take_back(plain)
+        citus(plain).take_back(plain.name)
         assert schema(plain) == made
         assert content(plain) == rows
-    take_back(plain)
+    citus(plain).take_back(plain.name)
     load_everything(plain)
     assert content(plain) == rows
 
 
 def test_a_database_that_was_taken_back_is_downgraded_and_upgraded(database: Database, bucket: Files) -> None:
-    take_back(database)
+    citus(database).take_back(database.name)
     made = schema(database)
-    alembic(database, "downgrade", "base")
-    alembic(database, "upgrade", "head")
+    database.migrate("downgrade base", "upgrade head")
     assert schema(database) == made
-    distribute(database)
+    citus(database).distribute(database.name)
     load_everything(database)
     assert database.run("select count(*) from feature_store", "ds_user") == [(CLIENTS,)]
 

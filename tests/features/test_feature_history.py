@@ -1,6 +1,5 @@
 """feature_history: the features of each client on each day, when they were known, and the functions that select."""
 
-import math
 import os
 import random
 from collections.abc import Callable, Iterable
@@ -13,7 +12,8 @@ from psycopg.errors import CheckViolation
 from support.bucket_files import write_customers
 from support.steps import build_feature_store, load_customers
 
-from company_data.settings import feature_history_keep_for, feature_store_max_loss
+from company_data.settings import feature_history_keep_for as keep_for
+from company_data.settings import feature_store_max_loss as max_loss
 
 # A failure prints the seed. RANDOM_SEED sets another one.
 SEED = int(os.environ.get("RANDOM_SEED", "20240204"))
@@ -26,12 +26,6 @@ def database(database: Database) -> Database:
     """A database whose features are open: the tests insert rows that no build has."""
     database.open_to_readers()
     return database
-
-
-def insert(database: Database, table: str, rows: list[Any]) -> None:
-    with database.connect() as connection, connection.cursor() as cursor, cursor.copy(f"copy {table} from stdin") as to:
-        for row in rows:
-            to.write_row(row)
 
 
 def as_of(database: Database, day: str) -> Rows:
@@ -48,7 +42,6 @@ def clients(database: Database) -> Database:
 
 # Dates of nasty files lie in these days, so that they often meet.
 FIRST_DAY, NASTY_DAYS = date(2024, 1, 1), 12
-NASTY_CLIENTS = 1_000
 
 
 class CustomerFiles(NamedTuple):
@@ -60,20 +53,15 @@ class CustomerFiles(NamedTuple):
 
 
 def nasty_files(numbers: random.Random, clients: Iterable[int]) -> CustomerFiles:
-    """Overlaps, ends before beginnings, rows without an end, ties, nulls, not-a-number, and repeated rows."""
+    """Overlaps, ends before beginnings, rows without an end, ties, nulls, and repeated rows."""
 
     def day() -> date:
         return FIRST_DAY + timedelta(days=numbers.randrange(NASTY_DAYS))
 
     ids = list(clients)
+    values = [None, 0.5, 1.5, -2.5, 1e300]
     activity = [
-        (
-            client,
-            day(),
-            numbers.choice([None, day(), day(), day()]),
-            numbers.choice([None, 0.5, 1.5, -2.5, 1e300]),
-            numbers.randint(0, 2),
-        )
+        (client, day(), numbers.choice([None, day(), day(), day()]), numbers.choice(values), numbers.randint(0, 2))
         for client in ids
         for _ in range(numbers.choice([0, 1, 2, 2, 3, 4, 6]))
     ]
@@ -89,17 +77,12 @@ def nasty_files(numbers: random.Random, clients: Iterable[int]) -> CustomerFiles
 def on_day(files: CustomerFiles, day: date) -> dict[int, tuple[Any, ...]]:
     """The features of each client on a day, read from the files as docs/data_users.md states the rule."""
 
-    def number(value: float | None) -> tuple[bool, bool, float]:
-        """PostgreSQL sorts not-a-number above all numbers; null counts as the least here."""
-        nothing = value is None or math.isnan(value)
-        return (value is not None, value is not None and math.isnan(value), 0 if nothing else value)  # type: ignore[return-value]
-
     chosen: dict[int, tuple[tuple[Any, ...], tuple[Any, ...]]] = {}
     for client, begin, end, scd_a, scd_b in files.activity:
         if begin > day:
             continue
         is_valid = end is None or end > day
-        rank = (is_valid, date.min if is_valid else end, begin, number(scd_a), scd_b)
+        rank = (is_valid, date.min if is_valid else end, begin, (scd_a is not None, scd_a or 0), scd_b)
         if client not in chosen or rank > chosen[client][0]:
             chosen[client] = (rank, (scd_a, scd_b))
     labels = dict(files.labels)
@@ -125,18 +108,22 @@ def pairs_of(clients: Iterable[int]) -> list[tuple[int, date]]:
     return [(client, day) for client in clients for day in each_day()]
 
 
-def at(database: Database, pairs: list[tuple[int, date]], known_at: datetime | None = None) -> list[str]:
-    """What feature_store_at shows for the pairs, in their order, as text: not-a-number does not equal itself."""
+def at(database: Database, pairs: list[tuple[int, date]], known_at: datetime | None = None) -> Rows:
+    """What feature_store_at shows for the pairs, in their order."""
     moment = [] if known_at is None else [known_at]
     query = f"select {OF_PAIRS} from feature_store_at(%s::int[], %s::date[]{', %s' if moment else ''})"
     with database.connect("ds_user") as connection:
         arrays = [[client for client, _ in pairs], [day for _, day in pairs]]
-        return [str(row) for row in connection.execute(query, [*arrays, *moment])]
+        return connection.execute(query, [*arrays, *moment]).fetchall()
 
 
-def expected_at(files: CustomerFiles, pairs: list[tuple[int, date]]) -> list[str]:
+def expected_at(files: CustomerFiles, pairs: list[tuple[int, date]]) -> Rows:
     shown = {day: on_day(files, day) for day in each_day()}
-    return [str((client, day, *shown[day].get(client, (None,) * 5))) for client, day in pairs]
+    return [(client, day, *shown[day].get(client, (None,) * 5)) for client, day in pairs]
+
+
+def expected_as_of(files: CustomerFiles, day: date) -> Rows:
+    return [(client, *features) for client, features in sorted(on_day(files, day).items())]
 
 
 # What the key of the table does not enforce, and holds for every client and at every moment.
@@ -155,26 +142,6 @@ BROKEN_CLIENTS = """
 
     select known_at, idx, valid_from, valid_to, next_from from known where valid_to is distinct from next_from
 """
-
-
-def test_on_nasty_files_each_client_and_day_equals_an_independent_reading_of_the_rule(database: Database) -> None:
-    numbers = random.Random(SEED)  # noqa: S311 - no secret
-    files = nasty_files(numbers, range(NASTY_CLIENTS))
-    insert(database, "customer_profiles", [(*row, "x") for row in files.profiles])
-    insert(database, "customer_activity", files.activity)
-    insert(database, "labels", files.labels)
-    build_feature_store(database)
-
-    pairs = pairs_of(range(NASTY_CLIENTS))
-    numbers.shuffle(pairs)
-    assert at(database, pairs) == expected_at(files, pairs), f"RANDOM_SEED={SEED}"
-    for day in (FIRST_DAY, each_day()[-1]):
-        assert [str(row) for row in as_of(database, f"'{day}'")] == [
-            str((client, *features)) for client, features in sorted(on_day(files, day).items())
-        ]
-    assert as_of(database, "'infinity'") == as_of(database, f"'{each_day()[-1]}'")
-    assert as_of(database, "'-infinity'") == as_of(database, "null") == []
-    assert database.run(f"select count(*) from ({BROKEN_CLIENTS}) as broken") == [(0,)]
 
 
 def corrected(numbers: random.Random, files: CustomerFiles, clients: range) -> CustomerFiles:
@@ -201,15 +168,19 @@ def known_now(database: Database) -> datetime:
     return moment
 
 
-def test_what_was_known_at_each_moment_equals_the_replayed_list_of_loads(database: Database, files: Files) -> None:
+def test_each_client_day_and_moment_of_nasty_files_equals_an_independent_reading_of_the_rule(
+    database: Database, files: Files
+) -> None:
     numbers = random.Random(SEED)  # noqa: S311 - no secret
-    clients = range(60)
+    clients = range(250)
     pairs = pairs_of(clients)
+    numbers.shuffle(pairs)
+    pairs += pairs[:100]
     content = nasty_files(numbers, clients)
     replayed: list[tuple[datetime, CustomerFiles]] = []
     superseded = 0
-    rows = "select idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label from feature_history"
-    rows_known_now = f"{rows} where known_to is null"
+    columns = "idx, valid_from, valid_to, attr_a, attr_b, scd_a, scd_b, label"
+    rows_known_now = f"select {columns} from feature_history where known_to is null"
     count_superseded = "select count(*) from feature_history where known_to is not null"
     for number in range(5):
         write(files, content)
@@ -237,11 +208,14 @@ def test_what_was_known_at_each_moment_equals_the_replayed_list_of_loads(databas
         for known_at in (moment, until):
             assert at(database, pairs, known_at) == expected_at(known, pairs), f"RANDOM_SEED={SEED}, {known_at}"
         day = numbers.choice(each_day())
-        assert [str(row) for row in as_of(database, f"'{day}', '{until}'")] == [
-            str((client, *features)) for client, features in sorted(on_day(known, day).items())
-        ]
+        assert as_of(database, f"'{day}', '{until}'") == expected_as_of(known, day), f"RANDOM_SEED={SEED}, {day}"
     assert at(database, pairs, replayed[0][0] - tick) == expected_at(CustomerFiles([], [], []), pairs)
-    assert at(database, pairs) == expected_at(replayed[-1][1], pairs)
+    content = replayed[-1][1]
+    assert at(database, pairs) == expected_at(content, pairs)
+    for day in (FIRST_DAY, each_day()[-1]):
+        assert as_of(database, f"'{day}'") == expected_as_of(content, day)
+    assert as_of(database, "'infinity'") == as_of(database, f"'{each_day()[-1]}'")
+    assert as_of(database, "'-infinity'") == as_of(database, "null") == []
     assert database.run(f"select count(*) from ({BROKEN_CLIENTS}) as broken") == [(0,)]
 
 
@@ -290,45 +264,23 @@ def test_superseded_rows_are_kept_or_deleted_after_the_days_of_the_setting(clien
             clients.run(f"select * from {query.format('now() - 15 * interval $$1 day$$')}", "ds_user")
 
 
-def test_arrays_of_different_length_are_no_pairs(clients: Database) -> None:
-    with pytest.raises(CheckViolation, match="There are 2 clients and 1 days"):
-        clients.run("select * from feature_store_at('{1, 2}', '{2020-02-01}')")
-    assert clients.run("select * from feature_store_at('{}', '{}')") == []
-
-
-KEEP = (feature_history_keep_for, "FEATURE_HISTORY_KEEP_DAYS")
-LOSS = (feature_store_max_loss, "FEATURE_STORE_MAX_LOSS")
-Setting = tuple[Callable[[], str], str]
-
-
 @pytest.mark.parametrize(
-    ("setting", "value", "found"),
+    ("read", "name", "right", "wrong"),
     [
-        *((KEEP, None, "infinity"), (KEEP, "", "infinity"), (KEEP, "730", "730 days")),
-        *((LOSS, "", "20"), (LOSS, "0", "0"), (LOSS, "100", "100")),
+        (keep_for, "FEATURE_HISTORY_KEEP_DAYS", {"": "infinity", "730": "730 days"}, ["-1", "9" * 9, "\u0663"]),
+        (max_loss, "FEATURE_STORE_MAX_LOSS", {"": "20", "0": "0", "100": "100"}, ["-1", "20%", "\u0663"]),
     ],
 )
-def test_a_setting(monkeypatch: pytest.MonkeyPatch, setting: Setting, value: str | None, found: str) -> None:
-    read, name = setting
-    if value is not None:
-        monkeypatch.setenv(name, value)
-    assert read() == found
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        *((KEEP, value) for value in ("0", "-1", "1.5", "a year", "9" * 9, "\u0663")),
-        *((LOSS, value) for value in ("-1", "101", "20%", "0.2", "1000", "\u0663")),
-    ],
-)
-def test_a_wrong_setting_is_an_error_that_names_it(
-    monkeypatch: pytest.MonkeyPatch, setting: Setting, value: str
+def test_a_setting_is_read_or_is_an_error_that_names_it(
+    monkeypatch: pytest.MonkeyPatch, read: Callable[[], str], name: str, right: dict[str, str], wrong: list[str]
 ) -> None:
-    read, name = setting
-    monkeypatch.setenv(name, value)
-    with pytest.raises(ValueError, match=f"{name} is"):
-        read()
+    for value, found in right.items():
+        monkeypatch.setenv(name, value)
+        assert read() == found
+    for value in wrong:
+        monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match=f"{name} is"):
+            read()
 
 
 @pytest.mark.parametrize("table", ["feature_history", "feature_store"])
@@ -340,28 +292,25 @@ def test_a_table_that_was_emptied_by_hand_is_built_again(clients: Database, tabl
     assert clients.run("select idx from feature_store") == clients.run("select idx from feature_history") == [(1,)]
 
 
-def test_pairs_keep_their_order_and_their_repetitions(clients: Database) -> None:
-    clients.run(
-        "insert into customer_activity values (1, '2020-01-01', null, 1.5, 11), (2, '2020-02-01', null, 2.5, 22)"
-    )
-    build_feature_store(clients)
-    january, march = date(2020, 1, 15), date(2020, 3, 15)
-    one, two = (10, "A", 1.5, 11, 1), (20, "A", 2.5, 22, 0)
+def test_pairs_may_be_none_or_null_and_have_as_many_clients_as_days(database: Database) -> None:
+    assert at(database, []) == []
     nothing = (None,) * 5
-    pairs = [(2, march, two), (1, january, one), (2, january, nothing), (9, march, nothing), (2, march, two)]
-    assert at(clients, [(idx, day) for idx, day, _ in pairs]) == [str((idx, day, *row)) for idx, day, row in pairs]
-    assert at(clients, []) == []
-    assert clients.run(f"select {OF_PAIRS} from feature_store_at('{{1, null}}', '{{null, 2020-03-15}}')") == [
+    assert database.run(f"select {OF_PAIRS} from feature_store_at('{{1, null}}', '{{null, 2020-03-15}}')") == [
         (1, None, *nothing),
-        (None, march, *nothing),
+        (None, date(2020, 3, 15), *nothing),
     ]
-
-
-def plan_of(database: Database, query: str) -> str:
-    return "\n".join(line for (line,) in database.run(f"explain select * from {query}", "ds_user"))
+    with pytest.raises(CheckViolation, match="There are 2 clients and 1 days"):
+        database.run("select * from feature_store_at('{1, 2}', '{2020-02-01}')")
 
 
 def test_a_client_is_looked_up_by_an_index_in_the_query_that_calls_the_function(database: Database) -> None:
+    def plan_of(query: str) -> str:
+        return "\n".join(line for (line,) in database.run(f"explain select * from {query}", "ds_user"))
+
+    for query in ("feature_store_as_of('2024-01-01')", "feature_store_at('{7}', '{2024-01-01}')"):
+        plan = plan_of(query)
+        assert "feature_history_known" in plan
+        assert "feature_history_superseded" not in plan  # nor are superseded rows read
     database.run("""
         insert into feature_history (idx, valid_from, attr_a, attr_b, scd_a, scd_b, label, known_from, known_to)
         select n, '2020-01-01', 1, 'A', 1, 1, 1, '2020-01-01', case when n % 2 = 0 then timestamp '2021-01-01' end
@@ -374,14 +323,7 @@ def test_a_client_is_looked_up_by_an_index_in_the_query_that_calls_the_function(
         "feature_store_at('{7}', '{2024-01-01}')": 1,
         "feature_store_at('{7}', '{2024-01-01}', now())": 2,
     }.items():
-        plan = plan_of(database, call)
+        plan = plan_of(call)
         assert "Function Scan on feature_store" not in plan
         assert plan.count("Index Cond: ") == indexes, plan
         assert "Seq Scan" not in plan
-
-
-def test_what_is_known_now_does_not_read_superseded_rows(database: Database) -> None:
-    for query in ("feature_store_as_of('2024-01-01')", "feature_store_at('{7}', '{2024-01-01}')"):
-        plan = plan_of(database, query)
-        assert "feature_history_known" in plan
-        assert "feature_history_superseded" not in plan

@@ -1,6 +1,8 @@
 """The features are closed until the first build that has a row; all else is open from the upgrade on."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from itertools import product
 from typing import Any
 
 import psycopg
@@ -8,7 +10,7 @@ import pytest
 from conftest import Database, Files
 from psycopg.errors import CheckViolation, InsufficientPrivilege
 from support import csv_text, steps
-from support.breakpoints import wait_until_blocked
+from support.breakpoints import wait_for
 from support.bucket_files import write_customers, write_month
 from support.steps import CUSTOMERS, FEATURES, Run, build_feature_store, connect, load_customers, load_month, run_sql
 
@@ -76,9 +78,7 @@ def test_the_features_are_closed_until_the_first_build_that_has_a_row(database: 
     build_feature_store(database)
     assert open_tables(database) == TABLES
 
-
-def test_features_that_a_later_build_empties_stay_open(database: Database, bucket: Files) -> None:
-    loads_again(database, bucket)
+    # They stay open if a later build empties them.
     bucket.write("labels.csv", csv_text.labels())
     load_customers(database)
     build_feature_store(database)
@@ -87,18 +87,11 @@ def test_features_that_a_later_build_empties_stay_open(database: Database, bucke
 
 
 def test_functions_and_views_on_closed_features_are_denied_too(database: Database, bucket: Files) -> None:
+    body = "(select count(*) from feature_store)"
     database.run("create view public.clients as select idx from feature_store", "mle_user")
-    database.run(
-        "create function public.clients_of_today() returns bigint language sql return "
-        "(select count(*) from feature_store)",
-        "mle_user",
-    )
-    queries = [
-        "select * from feature_store_as_of('2024-01-01')",
-        "select * from feature_store_at('{1}', '{2024-01-01}')",
-        "select * from clients",
-    ]
-    asked = [(user, query) for user in ("ds_user", "mle_user") for query in queries]
+    database.run(f"create function clients_of_today() returns bigint language sql return {body}", "mle_user")
+    tables = ("feature_store_as_of('2024-01-01')", "feature_store_at('{1}', '{2024-01-01}')", "clients")
+    asked = [(user, f"select * from {table}") for user, table in product(("ds_user", "mle_user"), tables)]
     asked.append(("mle_user", "select clients_of_today()"))
     for user, query in asked:
         with pytest.raises(InsufficientPrivilege):
@@ -121,31 +114,31 @@ def test_a_first_build_that_fails_opens_nothing(database: Database, bucket: File
     assert open_tables(database) == TABLES
 
 
-def found_while_building(database: Database, user: str, table: str, fails: bool) -> list[tuple[object, ...]]:
-    """What a reader finds that asked, and is made to wait, while the first build has not ended."""
+def test_readers_that_wait_for_the_first_build_are_denied_if_it_fails_and_else_see_rows(
+    database: Database, bucket: Files
+) -> None:
     load_customers(database)
     run_sql(connect(database), REBUILD, {})
-    query = f"select count(*) from {table}"
-    with connect(database) as building, database.connect(user) as reader, ThreadPoolExecutor(1) as pool:
-        with building.transaction(force_rollback=fails):
-            with pytest.raises(InsufficientPrivilege):
-                reader.execute(query.encode())
-            building.execute(OPEN.encode())
-            found = pool.submit(lambda: reader.execute(query.encode()).fetchall())
-            wait_until_blocked(database, building.info.backend_pid, found)
-        return found.result(60)
-
-
-@pytest.mark.parametrize(("user", "table"), [("ds_user", "feature_store"), ("mle_user", "feature_history")])
-def test_a_reader_that_waits_is_denied_and_then_sees_rows_and_never_an_empty_table(
-    database: Database, bucket: Files, user: str, table: str
-) -> None:
-    assert found_while_building(database, user, table, fails=False) == [(1,)]
-
-
-def test_a_reader_that_waits_for_a_build_that_fails_is_denied(database: Database, bucket: Files) -> None:
-    with pytest.raises(InsufficientPrivilege):
-        found_while_building(database, "ds_user", "feature_store", fails=True)
+    queries = {"ds_user": "select count(*) from feature_store", "mle_user": "select count(*) from feature_history"}
+    with ExitStack() as stack, ThreadPoolExecutor(2) as pool:
+        readers = {stack.enter_context(database.connect(user)): query for user, query in queries.items()}
+        for fails in (True, False):
+            with connect(database) as building, building.transaction(force_rollback=fails):
+                for reader, query in readers.items():
+                    assert not is_allowed(reader, query)
+                building.execute(OPEN.encode())
+                waiting = [
+                    pool.submit(lambda args: args[0].execute(args[1]).fetchall(), each) for each in readers.items()
+                ]
+                pid = building.info.backend_pid
+                blocked = f"select pid from pg_stat_activity where {pid} = any(pg_blocking_pids(pid))"
+                wait_for(database, blocked, enough=lambda rows: len(rows) == len(queries))
+            for each in waiting:
+                if fails:
+                    with pytest.raises(InsufficientPrivilege):
+                        each.result(60)
+                else:
+                    assert each.result(60) == [(1,)]
 
 
 def loads_again(database: Database, _: Files) -> None:
@@ -176,9 +169,7 @@ def migrates(database: Database, _: Files) -> None:
     database.migrate("downgrade -1", "upgrade head")
 
 
-def test_what_a_person_revokes_later_stays_revoked_and_what_is_open_stays_open(
-    database: Database, bucket: Files
-) -> None:
+def test_what_a_person_revokes_stays_revoked_and_what_is_open_stays_open(database: Database, bucket: Files) -> None:
     loads_again(database, bucket)
     assert open_tables(database) == TABLES
     for table in ("labels", "monthly_sales", "feature_store"):
@@ -188,10 +179,8 @@ def test_what_a_person_revokes_later_stays_revoked_and_what_is_open_stays_open(
         left = ["customer_profiles", "customer_activity", "stores", "sales", "feature_history"]
         assert open_tables(database) == left, event
 
-
-def test_features_that_are_made_again_are_closed_until_they_are_built(database: Database, bucket: Files) -> None:
-    loads_again(database, bucket)
+    # Features that are made again are closed until they are built.
     database.migrate("downgrade 0106", "upgrade head")
-    assert open_tables(database) == OTHER_TABLES
+    assert open_tables(database) == [table for table in left if table not in FEATURE_TABLES]
     build_feature_store(database)
-    assert open_tables(database) == TABLES
+    assert open_tables(database) == [*left, "feature_store"]

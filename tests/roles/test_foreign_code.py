@@ -8,8 +8,8 @@ import psycopg
 import pytest
 from conftest import DEFAULT_PASSWORDS, Database, Files
 from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege
-from support import csv_text
 from support.airflow_runs import run_dag
+from support.bucket_files import write_month
 from support.foreign_code import plant_shadows, safe, shadows_ran, watched_logins
 from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, Run, build_feature_store, load_customers, load_month
 
@@ -23,62 +23,28 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 MONTH, NEXT_MONTH = "2024-02-01", date(2024, 3, 1)
 
 
-@pytest.fixture
-def attacked(database: Database, files: Files) -> Database:
-    """A database with shadows, before anything was loaded, and a bucket with files for all workflows."""
+def test_no_task_command_printed_sql_or_function_for_readers_runs_a_shadow(
+    database: Database, files: Files, tmp_path: Path
+) -> None:
+    """Shadows are planted before anything is loaded."""
     write_bucket(files.folder, months_before(NEXT_MONTH, 1))
     plant_shadows(database.url)
-    return database
-
-
-def test_a_shadow_runs_where_public_is_on_the_search_path(attacked: Database) -> None:
-    """The attack itself works: without this, the tests below could not fail."""
-    attacked.run("select count(1::integer), 1::integer = date '2024-02-01'")
-    assert shadows_ran(attacked.url)
-
-
-def test_no_task_and_no_command_runs_a_shadow(attacked: Database, tmp_path: Path) -> None:
-    attacked.migrate("upgrade head", "downgrade base", "upgrade head")
-    with watched_logins(attacked.url) as logins:
-        load_month(attacked, MONTH)
+    database.migrate("upgrade head", "downgrade base", "upgrade head")
+    with watched_logins(database.url) as logins:
         for dag, month in ((SALES, MONTH[:7]), (CUSTOMERS, None), (FEATURES, None)):
             assert run_dag(dag, month) == "success"
-        Run(attacked, MAINTENANCE).run("discard_orphans", "analyze_months")
-        attacked.migrate("upgrade head")
-        read_status(attacked.url(), [NEXT_MONTH])
+        Run(database, MAINTENANCE).run("discard_orphans", "analyze_months")
+        database.migrate("upgrade head")
+        read_status(database.url(), [NEXT_MONTH])
         write_passwords(tmp_path)
-        set_passwords("operational-db", attacked.url(), tmp_path)
+        set_passwords("operational-db", database.url(), tmp_path)
         paths = logins.paths()
-    assert not shadows_ran(attacked.url)
     safe_path = "pg_catalog,pg_temp"
     assert {(who, path.replace(" ", "")) for who, path in paths} == {("pipeline", safe_path), ("admin", safe_path)}
+    assert not shadows_ran(database.url)
 
-
-def write_passwords(folder: Path) -> None:
-    """The passwords as the service that migrates has them."""
-    (folder / "admin_password.known").write_text("admin")
-    for login in ("admin", "ds_user", "mle_user", "pipeline"):
-        (folder / f"{login}_password").write_text(DEFAULT_PASSWORDS.get(login, login))
-
-
-def test_the_printed_sql_runs_no_shadow(attacked: Database) -> None:
-    for target in ("downgrade head:base", "upgrade head"):
-        printed = attacked.alembic(*target.split(), "--sql")
-        attacked.client("psql", "--quiet", "--set=ON_ERROR_STOP=1", attacked.url(), text=printed.stdout)
-        if target.startswith("downgrade"):
-            with safe(attacked.url) as connection:
-                connection.execute("drop schema migrations cascade")
-    assert not shadows_ran(attacked.url)
-
-
-def test_no_function_of_the_pipeline_runs_a_shadow_for_a_reader(attacked: Database) -> None:
-    """The caller's own path has public first, as an attacker would want it.
-
-    Functions that become part of the caller's query are as safe as that: on the path that PostgreSQL sets.
-    """
-    load_month(attacked, MONTH)
-    load_customers(attacked)
-    build_feature_store(attacked)
+    # The caller's own path has public first, as an attacker would want it. Functions that become part of the caller's
+    # query are as safe as that: on the path that PostgreSQL sets.
     pairs = "'{1, 2}', '{2024-02-01, 2024-02-01}'"
     for options, statements in {
         "-c search_path=public,pg_catalog": (
@@ -91,10 +57,29 @@ def test_no_function_of_the_pipeline_runs_a_shadow_for_a_reader(attacked: Databa
             *(f"select public.feature_store_at({pairs}{known})" for known in ("", ", 'infinity'")),
         ),
     }.items():
-        with psycopg.connect(attacked.url("ds_user"), autocommit=True, options=options) as connection:
+        with psycopg.connect(database.url("ds_user"), autocommit=True, options=options) as connection:
             for statement in statements:
                 assert connection.execute(statement.encode()).fetchall(), statement
-    assert not shadows_ran(attacked.url)
+    assert not shadows_ran(database.url)
+
+    for target in ("downgrade head:base", "upgrade head"):
+        printed = database.alembic(*target.split(), "--sql")
+        database.client("psql", "--quiet", "--set=ON_ERROR_STOP=1", database.url(), text=printed.stdout)
+        if target.startswith("downgrade"):
+            with safe(database.url) as connection:
+                connection.execute("drop schema migrations cascade")
+    assert not shadows_ran(database.url)
+
+    # The attack itself works where public is on the search path: without this, the test could not fail.
+    database.run("select count(1::integer), 1::integer = date '2024-02-01'")
+    assert shadows_ran(database.url)
+
+
+def write_passwords(folder: Path) -> None:
+    """The passwords as the service that migrates has them."""
+    (folder / "admin_password.known").write_text("admin")
+    for login in ("admin", "ds_user", "mle_user", "pipeline"):
+        (folder / f"{login}_password").write_text(DEFAULT_PASSWORDS.get(login, login))
 
 
 def test_each_function_has_a_fixed_path_or_names_what_was_found_when_it_was_made(database: Database) -> None:
@@ -136,13 +121,12 @@ CAST = """
 
 def test_a_foreign_key_of_mle_user_runs_no_cast_with_the_rights_of_another_owner(database: Database) -> None:
     database.open_to_readers()
-    for statement in (
-        "create table public.of_admin (idx integer primary key)",
-        "insert into of_admin values (1)",
-        "insert into stores values (1, 'Porto')",
-        "insert into feature_store values (1, 1, 'A', 1, 1, 0)",
-    ):
-        database.run(statement)
+    database.run("""
+        create table public.of_admin (idx integer primary key);
+        insert into of_admin values (1);
+        insert into stores values (1, 'Porto');
+        insert into feature_store values (1, 1, 'A', 1, 1, 0)
+    """)
     with database.connect("mle_user") as connection:
         connection.execute(CAST)
         for table in ("stores", "feature_store", "of_admin"):
@@ -204,30 +188,27 @@ ATTEMPT = """
             insert into public.statuses values (current_user, sqlstate);
     end;
 """
+ATTACK = """
+    create table public.statuses (who name, what text);
+    grant all on public.statuses to public;
+    create function public.attack() returns trigger language plpgsql as $attack$
+    declare load bigint; begin {attempts} return null; end $attack$;
+    create trigger attack after insert on monthly_sales execute function public.attack()
+"""
 
 
 def test_a_trigger_of_mle_user_does_not_reach_the_owners_rights(database: Database, files: Files) -> None:
     """It acts as pipeline, since it runs in a load; what pipeline may do is all that it may do."""
-    files.write("stores.csv", csv_text.stores("1,Porto"))
-    files.write(f"sales/{MONTH}/sales.csv", csv_text.sales(f"1,1,{MONTH},1"))
+    write_month(files, MONTH[:7])
     load_month(database, MONTH)
     attempts = "".join(ATTEMPT.format(statement=statement) for statement in AS_PIPELINE)
-    with database.connect("mle_user") as connection:
-        connection.execute(EVIL)
-        connection.execute("create table public.statuses (who name, what text)")
-        connection.execute("grant all on public.statuses to public")
-        body = f"declare load bigint; begin {attempts} return null; end"
-        connection.execute(
-            f"create function public.attack() returns trigger language plpgsql as $attack$ {body} $attack$"
-        )
-        connection.execute("create trigger attack after insert on monthly_sales execute function public.attack()")
+    database.run(EVIL + ATTACK.format(attempts=attempts), "mle_user")
     load_month(database, MONTH)
     found = database.run("select who, what from public.statuses")
     assert len(found) == len(AS_PIPELINE)
     # 428C9: load_id is generated. 55PL3: there is no such source.
     rejected = {CheckViolation.sqlstate, InsufficientPrivilege.sqlstate, "428C9", "55PL3"}
-    assert {what for _, what in found} <= rejected, found
-    assert {who for who, _ in found} == {"pipeline"}
+    assert set(found) <= {("pipeline", what) for what in rejected}, found
     assert database.run("select is_called from public.calls_as_owner") == [(False,)]
     for forbidden in ("select * from pipeline.loads", "insert into public.training_sets (name) values ('forged')"):
         with pytest.raises(InsufficientPrivilege):
@@ -262,12 +243,9 @@ def test_triggers_of_mle_user_open_no_features_and_discard_no_table_but_those_of
         where relkind in ('r', 'p') and not (relnamespace::regnamespace::text = 'staging' and relname ~ '_[0-9]+$')
     """
     features = ["public.feature_history", "public.feature_store"]
-    with database.connect("mle_user") as connection:
-        for name, call in {
-            "opens": "pipeline.open_feature_store()",
-            "discards": "pipeline.drop_staged(number) from generate_series(-1, 100) as number",
-        }.items():
-            connection.execute(CALLS_AS_PIPELINE.format(name=name, call=call).encode())
+    discards = "pipeline.drop_staged(number) from generate_series(-1, 100) as number"
+    for name, call in (("opens", "pipeline.open_feature_store()"), ("discards", discards)):
+        database.run(CALLS_AS_PIPELINE.format(name=name, call=call), "mle_user")
     before = database.run(tables)
     for is_built in (False, True):
         if is_built:

@@ -48,12 +48,12 @@ def test_a_month_that_is_loaded_again_and_again_takes_the_room_of_two(database: 
     load_months(database, files, 12_000)
     size = "select sum(pg_total_relation_size(relid)) from pg_partition_tree('public.sales')"
     sizes = []
-    for _ in range(4):
+    for _ in range(3):
         [(before,)] = database.run(size)
         sizes.append(before)
         load_month(database, "2024-01-01")
         database.run("vacuum public.sales")  # as autovacuum does
-    first, second, *_, last = sizes
+    first, second, last = sizes
     # A table is extended by up to 64 pages at a time.
     assert second - first <= first / len(MONTHS) + 64 * 8192
     assert last - second <= 64 * 8192 < first / len(MONTHS)
@@ -64,7 +64,7 @@ def test_a_month_that_is_loaded_again_and_again_takes_the_room_of_two(database: 
 
 def test_every_key_has_a_column_by_which_its_table_could_be_distributed(template: Database) -> None:
     keys = template.run("""
-        select indrelid::regclass::text, array_agg(attname::text)
+        select indrelid::regclass::text, bool_or(attname in ('idx', 'store_idx'))
         from pg_index
         join pg_class on pg_class.oid = indrelid
         join pg_attribute on attrelid = indrelid and attnum = any(indkey)
@@ -73,11 +73,5 @@ def test_every_key_has_a_column_by_which_its_table_could_be_distributed(template
             and (relnamespace::regnamespace::text in ('public', 'staging') or relname = 'feature_history_known')
         group by indrelid, indexrelid
     """)
-    assert {table for table, _ in keys} == {
-        "stores",
-        "feature_store",
-        "monthly_sales",
-        "partitions.feature_history_known",
-    }
-    for table, columns in keys:
-        assert {"idx", "store_idx"} & set(columns), table
+    tables = ("stores", "feature_store", "monthly_sales", "partitions.feature_history_known")
+    assert set(keys) == {(table, True) for table in tables}

@@ -9,7 +9,7 @@ transaction have cases together, by the name of the task:
     parameters   the parameters of the SQL file
     expected     tables: rows after, of the columns in the header, sorted by them from the left;
                  reports: what the file reports; answer: the only value that the last statement returns;
-                 rejected, superseded or published: the message that the file fails with, and what for
+                 rejected or superseded: the message that the file fails with, and what for
 
 Tables are CSV: a value left empty is null, and "" is the empty text. Tables of public that are not expected must not
 change. A publish file that fails changes nothing at all. Its second run fails, because its load is published already.
@@ -23,7 +23,7 @@ import sys
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ import psycopg
 import pytest
 import yaml
 from airflow.providers.common.sql.operators.sql import SQLExecuteQueryOperator
-from conftest import ROOT, Database
+from conftest import ROOT, Database, Rows
 from psycopg import sql
 from support.steps import SQL, connect, dag, dags, run_sql
 
@@ -68,24 +68,25 @@ PUBLISH_STORES = """
 SCHEMAS = ("public", "pipeline", "staging", "partitions")
 
 # Why a file fails, by the name that a case gives it: the SQLSTATE.
-FAILURES = {
-    "rejected": str(psycopg.errors.CheckViolation.sqlstate),
-    "superseded": SUPERSEDED,
-    "published": PUBLISHED_ALREADY,
-}
+FAILURES = {"rejected": str(psycopg.errors.CheckViolation.sqlstate), "superseded": SUPERSEDED}
 Failure = tuple[str, str]  # SQLSTATE, message
+Connection = psycopg.Connection[Any]
 
 
+def texts_of(task: SQLExecuteQueryOperator) -> list[str]:
+    return [task.sql] if isinstance(task.sql, str) else list(task.sql)
+
+
+@cache
 def sql_tasks() -> dict[str, SQLExecuteQueryOperator]:
     """The tasks that run SQL, by the text of each of their files."""
-    return {
-        text: task
-        for each in dags().values()
-        for task in each.tasks
-        if isinstance(task, SQLExecuteQueryOperator)
-        for text in ([task.sql] if isinstance(task.sql, str) else task.sql)
-        if text.startswith("-- ")
-    }
+    tasks = [task for each in dags().values() for task in each.tasks if isinstance(task, SQLExecuteQueryOperator)]
+    return {text: task for task in tasks for text in texts_of(task) if text.startswith("-- ")}
+
+
+@cache
+def files_by_text() -> dict[str, Path]:
+    return {file.read_text(): file for file in SQL.rglob("*.sql")}
 
 
 @dataclass(frozen=True)
@@ -118,23 +119,17 @@ class Case:
     @property
     def files(self) -> list[Path]:
         """The SQL files that the task runs."""
-        by_text = {file.read_text(): file for file in SQL.rglob("*.sql")}
-        texts = [self.task.sql] if isinstance(self.task.sql, str) else self.task.sql
-        return [by_text[text] for text in texts if text in by_text]
+        return [files_by_text()[text] for text in texts_of(self.task) if text in files_by_text()]
 
     @property
-    def loads(self) -> list[str]:
+    def loads(self) -> list[int]:
         """The loads that the parameters name."""
-        return [load for name, load in self.parameters.items() if name.endswith("load")]
+        return [int(load) for name, load in self.parameters.items() if name.endswith("load")]
 
     @property
     def checks(self) -> bool:
         """Whether the task raises the verdict after it."""
         return isinstance(self.task, CheckOperator)
-
-    @property
-    def publishes(self) -> bool:
-        return self.file.stem.startswith("publish_")
 
     @property
     def parameters(self) -> dict[str, Any]:
@@ -145,48 +140,42 @@ class Case:
     def failure(self) -> Failure | None:
         """What the file fails with."""
         expected = self.settings["expected"]
-        found = [(sqlstate, str(expected[name])) for name, sqlstate in FAILURES.items() if name in expected]
-        assert len(found) < 2
-        return found[0] if found else None
+        return next(((sqlstate, expected[name]) for name, sqlstate in FAILURES.items() if name in expected), None)
 
     @property
     def failure_again(self) -> Failure | None:
         """What the file fails with when it runs for the second time."""
-        if self.failure or not self.publishes:
+        if self.failure or not self.file.stem.startswith("publish_"):
             return self.failure
         number = int(self.parameters[parameters_of(self.file.read_text())[0]])
         load = self.settings["given"]["loads"][number - 1]
         address = address_of(load["file"], load.get("month"))
         return PUBLISHED_ALREADY, f"{address}: load {number} is published already, so nothing is changed."
 
-    def arrange(self, database: Database) -> None:
+    def arrange(self, database: Database, admin: Connection) -> None:
         """Create the given loads and rows, and run the given statements."""
         given: dict[str, Any] = dict(self.settings.get("given", {}))
         loads, statements = given.pop("loads", []), given.pop("statements", None)
         with connect(database) as pipeline:
             for number, load in enumerate(loads, 1):
                 create_load(pipeline, number, **load)
-            statuses = pipeline.execute("select status from pipeline.loads order by load_id").fetchall()
+        statuses = admin.execute("select status from pipeline.loads order by load_id").fetchall()
         assert [status for (status,) in statuses] == [load["status"] for load in loads]
-        with database.connect() as admin:
-            for table, text in given.items():
-                copy_in(admin, table, text)
-            if statements:
-                admin.execute(statements)
+        for table, text in given.items():
+            copy_in(admin, table, text)
+        if statements:
+            admin.execute(statements)
 
-    def check(self, database: Database, before: dict[str, str]) -> None:
+    def check(self, admin: Connection, before: dict[str, Rows]) -> None:
         """Compare every expected table, and that the other tables of public have not changed."""
         expected = {table: text for table, text in self.settings["expected"].items() if "." in table}
-        with database.connect() as admin:
-            for table, text in expected.items():
-                assert f"{table}\n{copy_out(admin, table, header(text))}" == f"{table}\n{text}"
-        for table, text in contents(database).items():
-            if table not in expected:
-                assert f"{table}\n{text}" == f"{table}\n{before[table]}"
+        assert {table: copy_out(admin, table, header(text)) for table, text in expected.items()} == expected
+        others = [{table: each[table] for table in each if table not in expected} for each in (contents(admin), before)]
+        assert others[0] == others[1]
 
 
 def create_load(
-    pipeline: psycopg.Connection[Any],
+    pipeline: Connection,
     number: int,
     file: str,
     status: str,
@@ -251,35 +240,31 @@ def address_of(file: str, month: object = None) -> str:
     return f"https://bucket/{f'{file}/{month}/' if month else ''}{file}.csv"
 
 
-def contents(database: Database, *schemas: str) -> dict[str, str]:
-    """The rows of every table of these schemas, by default of public, as CSV."""
-    with database.connect() as admin:
-        tables = admin.execute(
-            """
-            select format('%%s.%%s', relnamespace::regnamespace, relname), array_agg(attname::text order by attnum)
-            from pg_class join pg_attribute on attrelid = pg_class.oid
-            where
-                relnamespace::regnamespace::text = any(%s) and relkind in ('r', 'p')
-                and attnum > 0 and not attisdropped
-            group by relnamespace, relname
-            """,
-            [list(schemas) or ["public"]],
-        ).fetchall()
-        return {table: copy_out(admin, table, columns) for table, columns in tables}
+def contents(admin: Connection, *schemas: str) -> dict[str, Rows]:
+    """The rows of every table of these schemas, by default of public, as text."""
+    query = """
+        select string_agg(format(
+            'select %%L, (select array_agg(row::text order by row::text) from %%s as row)', oid::regclass, oid::regclass
+        ), ' union all ')
+        from pg_class where relnamespace::regnamespace::text = any(%s) and relkind in ('r', 'p')
+    """
+    [(each_table,)] = admin.execute(query, [list(schemas) or ["public"]]).fetchall()
+    found = admin.execute(each_table).fetchall()
+    return {table if "." in table else f"public.{table}": rows for table, rows in found}
 
 
 def header(text: str) -> list[str]:
     return text.partition("\n")[0].split(",")
 
 
-def copy_in(connection: psycopg.Connection[Any], table: str, text: str) -> None:
+def copy_in(connection: Connection, table: str, text: str) -> None:
     into = sql.SQL("copy {} ({}) from stdin (format csv, header match)")
     columns = sql.SQL(", ").join(map(sql.Identifier, header(text)))
     with connection.cursor().copy(into.format(sql.Identifier(*table.split(".")), columns)) as copy:
         copy.write(text)
 
 
-def copy_out(connection: psycopg.Connection[Any], table: str, columns: list[str]) -> str:
+def copy_out(connection: Connection, table: str, columns: list[str]) -> str:
     out = sql.SQL("copy (select {0} from {1} order by {0}) to stdout (format csv, header)")
     selected = sql.SQL(", ").join(map(sql.Identifier, columns))
     with connection.cursor().copy(out.format(selected, sql.Identifier(*table.split(".")))) as copy:
@@ -290,8 +275,10 @@ ALL_CASES = [Case(path) for path in sorted(CASES.glob("*/*/*.yaml"))]
 
 
 def one_of_each() -> list[Case]:
-    """The first case of each file that succeeds, and of each that fails in one of the ways."""
-    chosen = {(case.path.parent, case.failure and case.failure[0]): case for case in reversed(ALL_CASES)}
+    """The first case of each file that succeeds, and of each way to fail of the files with and without a verdict."""
+    chosen = {
+        (case.checks, case.failure[0]) if case.failure else case.path.parent: case for case in reversed(ALL_CASES)
+    }
     return sorted(chosen.values(), key=str)
 
 
@@ -300,17 +287,13 @@ def each_of(cases: list[Case]) -> pytest.MarkDecorator:
 
 
 def test_every_sql_file_has_a_case_a_task_that_binds_its_parameters_and_a_row_in_the_readme() -> None:
-    texts = {file: file.read_text() for file in SQL.rglob("*.sql")}
-    assert {file for case in ALL_CASES for file in case.files} == texts.keys()
+    parameters = {file: sorted(parameters_of(text)) for text, file in files_by_text().items()}
+    assert {file for case in ALL_CASES for file in case.files} == parameters.keys()
     # A file of another name or in another folder would not be read.
     assert {path for path in CASES.rglob("*") if path.is_file()} == {case.path for case in ALL_CASES}
-    bound = {text: sorted(task.parameters or {}) for text, task in sql_tasks().items()}
-    assert bound == {text: sorted(parameters_of(text)) for text in texts.values()}
-    named = {
-        SQL / file: sorted(re.findall(r"`(\w+)`", parameters))
-        for file, parameters in re.findall(r"\| `(\w+/\w+\.sql)` \| ([^|]*) \|", README.read_text())
-    }
-    assert named == {file: sorted(parameters_of(text)) for file, text in texts.items()}
+    assert {files_by_text()[text]: sorted(task.parameters or {}) for text, task in sql_tasks().items()} == parameters
+    rows = re.findall(r"\| `(\w+/\w+\.sql)` \| ([^|]*) \|", README.read_text())
+    assert {SQL / file: sorted(re.findall(r"`(\w+)`", named)) for file, named in rows} == parameters
 
 
 # What a file fails with, what it reports, and the only value that its last statement returns, where the case names it.
@@ -319,17 +302,18 @@ Outcome = tuple[Failure | None, list[str], object]
 
 def assert_twice(database: Database, case: Case, run: Callable[[Database, Case], Outcome]) -> None:
     """Run a case twice, and compare what it fails with, reports, returns and leaves."""
-    case.arrange(database)
-    before = contents(database)
-    expected = case.settings["expected"]
-    for failure in (case.failure, case.failure_again):
-        changes_nothing = case.publishes and failure is not None
-        everything_before = contents(database, *SCHEMAS) if changes_nothing else {}
-        # A publish file that finds its load published has stopped at its first statement.
-        reports = [] if failure and failure[0] == PUBLISHED_ALREADY else expected.get("reports", [])
-        assert run(database, case) == (failure, reports, expected.get("answer"))
-        case.check(database, before)
-        assert not changes_nothing or contents(database, *SCHEMAS) == everything_before
+    with database.connect() as admin:
+        case.arrange(database, admin)
+        before = contents(admin)
+        expected = case.settings["expected"]
+        for failure in (case.failure, case.failure_again):
+            changes_nothing = case.file.stem.startswith("publish_") and failure is not None
+            everything_before = contents(admin, *SCHEMAS) if changes_nothing else {}
+            # A publish file that finds its load published has stopped at its first statement.
+            reports = [] if failure and failure[0] == PUBLISHED_ALREADY else expected.get("reports", [])
+            assert run(database, case) == (failure, reports, expected.get("answer"))
+            case.check(admin, before)
+            assert not changes_nothing or contents(admin, *SCHEMAS) == everything_before
 
 
 def by_its_task(database: Database, case: Case) -> Outcome:
@@ -341,7 +325,7 @@ def by_its_task(database: Database, case: Case) -> Outcome:
         try:
             run_sql(pipeline, case.task.sql, case.parameters, bool(case.task.autocommit), answer)
             if case.checks:
-                pipeline.execute(REQUIRE_CHECKED, {"loads": [int(load) for load in case.loads]})
+                pipeline.execute(REQUIRE_CHECKED, {"loads": case.loads})
         except psycopg.Error as error:
             failed = str(error.sqlstate), str(error.diag.message_primary)
     return failed, reported, answer and answer[0][0]
@@ -400,7 +384,7 @@ def psql_line(database: Database, case: Case) -> str:
     if not case.checks:
         return line
     # "... and raise the verdict", says the paragraph below it.
-    loads = f"({', '.join(case.loads)})"
+    loads = f"({', '.join(map(str, case.loads))})"
     return f"{line.rstrip()} &&\n{with_replaced(raise_verdict, {example: url, '(1, 2)': loads})}"
 
 

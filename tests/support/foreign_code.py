@@ -23,15 +23,7 @@ SOURCES = (
 
 # The types of the arguments that the shadows are made for.
 TYPES = (
-    "integer",
-    "bigint",
-    "text",
-    "name",
-    "date",
-    "timestamptz",
-    "numeric",
-    "double precision",
-    "boolean",
+    *("integer", "bigint", "text", "name", "date", "timestamptz", "numeric", "double precision", "boolean"),
     "regclass",
 )
 OTHERS = (

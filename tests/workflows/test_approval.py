@@ -11,7 +11,7 @@ from support import csv_text
 from support.airflow_runs import AirflowRun
 from support.bucket_files import write_customers, write_month
 from support.receivers import mail_server, webhook
-from support.steps import CUSTOMERS, MAINTENANCE, SALES, Run, dag, load_month
+from support.steps import CUSTOMERS, MAINTENANCE, SALES, Run, dag, load_customers, load_month
 
 from company_data import notifier
 from company_data.settings import notify_webhook_url
@@ -97,11 +97,7 @@ def waiting(database: Database) -> AirflowRun:
 
 
 def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_setting_and_its_run_say(
-    database: Database,
-    files: Files,
-    posted: list[dict[str, Any]],
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    database: Database, files: Files, posted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(1, 7):
         sell(files, f"2024-{number:02}", MANY + number)
@@ -116,11 +112,13 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
         return run
 
     # Nothing of the month is published yet. A person is asked about every unusual month with ask.
-    assert begin(FEW, "running", on_anomaly="ask").answer("Reject") == "failed"
+    monkeypatch.setenv("ON_ANOMALY", "ask")
+    assert begin(FEW, "running").answer("Reject") == "failed"
     assert row_count(database) == 0
     assert [post["event"] for post in posted] == ["pending_approval", "failed"]
     assert f"Rejected by a person: {few}" in posted[-1]["reason"]
 
+    monkeypatch.delenv("ON_ANOMALY")
     begin(FEW, "success")
     assert row_count(database) == FEW
     assert month_status(database) == ("loaded", None, f"{few} (published by ON_ANOMALY=protect)")
@@ -143,29 +141,13 @@ def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_settin
     assert month_status(database) == ("loaded", None, f"{many} (published by a person)")
     assert load_of(database, run) == ("published", "a person")
 
-    # Nothing is sent of a usual month.
-    begin(MANY, "success")
-    assert posted == []
-
-    # The configuration of a run counts more than the setting; a receiver that is away stops nothing.
-    monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", ())
-    address = notify_webhook_url()
-    for setting, mode, rows, receiver, events in (
-        ("ask", "warn", FEW, f"https://127.0.0.1:{free_port()}", []),
-        ("ask", "warn", MANY, address, ["unusual"]),
-        ("warn", "ignore", FEW, address, []),
-    ):
+    # The configuration of a run counts more than the setting.
+    for setting, mode, rows, events in (("ask", "warn", FEW, ["unusual"]), ("warn", "ignore", MANY, [])):
         monkeypatch.setenv("ON_ANOMALY", setting)
-        monkeypatch.setenv("NOTIFY_WEBHOOK_URL", str(receiver))
         run = begin(rows, "success", on_anomaly=mode)
         assert row_count(database) == rows
         assert load_of(database, run) == ("published", f"ON_ANOMALY={mode}")
         assert [post["event"] for post in posted] == events
-
-    capsys.readouterr()
-    monkeypatch.setenv("ON_ANOMALY", "hold")
-    begin(FEW, "failed")
-    assert 'ON_ANOMALY is "hold". Write it as one of: protect, ask, warn, ignore.' in capsys.readouterr().out
 
 
 def test_customer_files_are_asked_about_together(database: Database, files: Files) -> None:
@@ -175,7 +157,7 @@ def test_customer_files_are_asked_about_together(database: Database, files: File
         write_customers(files, [f"{n},1,A,x" for n in numbers], activity, [f"{n},1" for n in numbers])
 
     write(200)
-    assert AirflowRun(CUSTOMERS).go_on() == "success"
+    load_customers(database)
     write(150)
     run = AirflowRun(CUSTOMERS)
     assert run.go_on() == "running"
@@ -185,8 +167,7 @@ def test_customer_files_are_asked_about_together(database: Database, files: File
     assert database.run("select count(*) from labels") == [(150,)]
     assert database.run("select distinct decided_by from data_statistics where is_current") == [("a person",)]
 
-    # The same bytes, and one file of others: the profiles have fewer labels than before.
-    assert AirflowRun(CUSTOMERS).go_on() == "success"
+    # One of the files has other bytes: the profiles have fewer labels than before.
     files.write("labels.csv", csv_text.labels(*(f"{n},1" for n in range(50))))
     run = AirflowRun(CUSTOMERS)
     assert run.go_on() == "running"
@@ -218,14 +199,23 @@ def test_a_question_is_about_the_load_that_would_be_published_and_an_answer_to_a
     assert row_count(loaded) == 3 * FEW
 
 
-def test_the_bytes_that_a_person_approved_are_not_asked_about_until_others_are_published(
+def test_an_approved_file_is_not_asked_about_until_it_is_compared_again_or_other_bytes_are_published(
     loaded: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Approved, and not published: the run begins again.
+    def run_that_asks() -> None:
+        Run(loaded, SALES, f"{MONTH}-01", asks=True).run()  # fails if a person is asked
+
+    # Approved, and not published.
     run = waiting(loaded)
     loaded.run("alter table monthly_sales add constraint nothing check (false) not valid")
     assert run.answer("Approve") == "failed"
+    assert run.clear("approve_month") == "failed"
+    assert (run.states["approve_month"], run.states["publish_month"]) == ("success", "failed")
+    assert run.clear("compare_month") == "running"
+    assert load_of(loaded, run) == ("pending_approval", None)
+    assert run.answer("Approve") == "failed"
     loaded.run("alter table monthly_sales drop constraint nothing")
+    # The run begins again.
     capsys.readouterr()
     assert run.clear() == "success"
     assert f"{CHANGED}. Nobody is asked: a person has decided on these bytes." in capsys.readouterr().out
@@ -234,18 +224,15 @@ def test_the_bytes_that_a_person_approved_are_not_asked_about_until_others_are_p
 
     # Published, with an answer or without.
     loaded.run("delete from sales where date >= '2024-07-01'")
-    assert AirflowRun(SALES, MONTH, on_anomaly="ask").go_on() == "success"
+    run_that_asks()
     assert row_count(loaded) == FEW
     sell(files, MONTH, MANY)
-    assert AirflowRun(SALES, MONTH, on_anomaly="warn").go_on() == "success"
-    assert AirflowRun(SALES, MONTH, on_anomaly="ask").go_on() == "success"
-
-    # They would replace others now, and are rejected this time.
-    sell(files, MONTH, FEW)
-    for _ in range(2):
-        assert waiting(loaded).answer("Reject") == "failed"
+    load_month(loaded, f"{MONTH}-01")
+    sell(files, MONTH, FEW)  # they would replace others now, and are rejected this time
+    assert waiting(loaded).answer("Reject") == "failed"
     sell(files, MONTH, MANY)
-    assert AirflowRun(SALES, MONTH, on_anomaly="ask").go_on() == "success"
+    loaded.run("delete from sales where date >= '2024-07-01'")
+    run_that_asks()
     assert row_count(loaded) == MANY
 
 
@@ -254,23 +241,23 @@ def test_each_receiver_gets_one_message_although_the_other_fails_and_the_task_is
 ) -> None:
     monkeypatch.setattr(notifier, "WEBHOOK_PAUSES", ())
     monkeypatch.setenv("NOTIFY_EMAIL", "operator@here")
+    address = notify_webhook_url()
+    monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://127.0.0.1:{free_port()}")
     with mail_server() as mail:
         monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", mail.connection)
-        for webhook_answers in (True, False):
-            if not webhook_answers:
-                monkeypatch.setenv("NOTIFY_WEBHOOK_URL", f"https://127.0.0.1:{free_port()}")
-            posted.clear()
-            mail.mails.clear()
-            run = waiting(loaded)
-            assert run.clear("approve_month") == "running"
-            assert [post["event"] for post in posted] == ["pending_approval"] * webhook_answers
-            assert len(mail.mails) == 1
+        run = waiting(loaded)
+        assert run.clear("approve_month") == "running"
+        assert (len(posted), len(mail.mails)) == (0, 1)
+    monkeypatch.setenv("NOTIFY_WEBHOOK_URL", str(address))
     monkeypatch.setenv("AIRFLOW_CONN_SMTP_DEFAULT", f"smtp://127.0.0.1:{free_port()}/?disable_ssl=true&timeout=1")
-    assert waiting(loaded).answer("Approve") == "success"
+    assert run.clear() == "running"
+    assert run.clear("approve_month") == "running"
+    assert [post["event"] for post in posted] == ["pending_approval"]
+    assert run.answer("Approve") == "success"
 
 
-def test_a_load_that_a_person_rejected_stays_rejected_until_the_run_is_cleared(
-    loaded: Database, capsys: pytest.CaptureFixture[str]
+def test_a_rejected_load_stays_rejected_until_the_run_is_cleared_and_an_answer_about_a_superseded_one_is_recorded(
+    loaded: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = waiting(loaded)
     assert run.answer("Reject") == "failed"
@@ -283,12 +270,18 @@ def test_a_load_that_a_person_rejected_stays_rejected_until_the_run_is_cleared(
         assert month_status(loaded) == ("rejected", sentence, CHANGED)
     assert row_count(loaded) == MANY
     assert run.clear() == "running"
+    sell(files, MONTH, MANY + 1)
+    load_month(loaded, f"{MONTH}-01")
     assert run.answer("Approve") == "success"
-    assert row_count(loaded) == FEW
+    assert (run.states["approve_month"], run.states["publish_month"]) == ("skipped", "skipped")
+    assert events(run) == []
+    assert load_of(loaded, run) == ("superseded", "a person")
+    assert row_count(loaded) == MANY + 1
+    assert month_status(loaded) == ("loaded", None, None)
 
 
-def test_a_load_that_a_check_rejected_is_checked_again_with_the_corrected_stores(
-    database: Database, files: Files
+def test_a_load_that_a_check_rejected_is_published_with_the_corrected_stores_and_its_event_is_sent_again(
+    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     sell(files, MONTH, MANY)
     files.write("stores.csv", csv_text.stores("2,Faro"))
@@ -298,8 +291,15 @@ def test_a_load_that_a_check_rejected_is_checked_again_with_the_corrected_stores
     files.write("stores.csv", csv_text.stores("1,Porto"))
     assert run.clear("stage_stores") == "success"
     assert row_count(database) == MANY
-    loads = "select count(*) from pipeline.loads join pipeline.files using (file_id) where table_name = 'sales'"
-    assert database.run(loads) == [(1,)]
+    [(source_url, sha256)] = database.run("select source_url, sha256 from pipeline.loads where row_count = 100")
+
+    assert run.clear("publish_month") == "success"
+    assert run.states["publish_month"] == "success"
+    assert "is published already, so nothing is changed" in capsys.readouterr().out
+    sent = events(run)
+    assert [name for name, _ in sent] == sorted(2 * ["stores", "sales", "monthly_sales"])
+    about = {"file": source_url, "month": MONTH, "rows": MANY, "total": str(MANY), "version": sha256}
+    assert [extra for name, extra in sent if name != "stores"] == 4 * [about]
 
 
 def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_rejected(
@@ -316,31 +316,29 @@ def test_a_load_on_which_nobody_decides_is_failed_and_a_late_answer_is_rejected(
     assert "Nobody decided until " in capsys.readouterr().out
     assert load_of(loaded, run)[0] == "failed"
 
-    # The run of this one is marked as failed.
+    # The run of the first is marked as failed. The second is decided by the command of the page.
     ended = waiting(loaded)
-    assert AirflowRun(MAINTENANCE).go_on() == "success"
-    assert load_of(loaded, ended) == ("pending_approval", None)
     ended.fail()
+    active = waiting(loaded)
     assert AirflowRun(MAINTENANCE).go_on() == "success"
     assert load_of(loaded, ended) == ("failed", None)
-    assert month_status(loaded)[1].startswith("Nobody decided until ")
-
-    # By the command of the page.
-    ended = waiting(loaded)
+    assert load_of(loaded, active) == ("pending_approval", None)
     page = (ROOT / "docs/wrong_month.md").read_text()
     [command] = re.findall(r"^  (select load_id, [^\"]*decide_load.*?)\"$", page, re.M | re.S)
-    loaded.run(command.replace("RUN", ended.run_id))
-    assert load_of(loaded, ended) == ("rejected", "admin")
+    loaded.run(command.replace("RUN", active.run_id))
+    assert load_of(loaded, active) == ("rejected", "admin")
 
-    # The runs of these are deleted before anybody answers. The maintenance writes it, or the next load of the file.
-    for ends in (lambda: Run(loaded, MAINTENANCE).run("discard_orphans"), lambda: waiting(loaded)):
-        deleted = waiting(loaded)
-        [(load,)] = loaded.run("select load_id from pipeline.loads where status = 'pending_approval'")
-        loaded.run(expire)
-        assert month_status(loaded)[0] == "failed"
-        assert loaded.run(f"select pipeline.decide_load({load}, true, 'a person')", "pipeline") == [("failed",)]
-        ends()
-        assert load_of(loaded, deleted)[0] == "failed"
+    # The runs of these are deleted before anybody answers. The next load of the file writes it, or the maintenance.
+    deleted = [waiting(loaded)]
+    loaded.run(expire)
+    deleted.append(waiting(loaded))
+    assert load_of(loaded, deleted[0])[0] == "failed"
+    [(load,)] = loaded.run("select load_id from pipeline.loads where status = 'pending_approval'")
+    loaded.run(expire)
+    assert month_status(loaded)[0] == "failed"
+    assert loaded.run(f"select pipeline.decide_load({load}, true, 'a person')", "pipeline") == [("failed",)]
+    Run(loaded, MAINTENANCE).run("discard_orphans")
+    assert load_of(loaded, deleted[1])[0] == "failed"
     assert row_count(loaded) == MANY
 
 
@@ -360,60 +358,7 @@ def test_an_answer_that_a_restarted_server_did_not_record_is_found_by_the_next_t
     assert load_of(loaded, run) == ("published", "a person")
 
 
-def test_an_answer_holds_until_the_load_is_compared_again(loaded: Database) -> None:
-    run = waiting(loaded)
-    loaded.run("alter table monthly_sales add constraint nothing check (false) not valid")
-    assert run.answer("Approve") == "failed"
-    assert run.clear("approve_month") == "failed"
-    assert (run.states["approve_month"], run.states["publish_month"]) == ("success", "failed")
-    loaded.run("alter table monthly_sales drop constraint nothing")
-    assert run.clear("compare_month") == "running"
-    assert load_of(loaded, run) == ("pending_approval", None)
-    assert run.answer("Approve") == "success"
-    assert row_count(loaded) == FEW
-
-
-def test_a_month_that_is_published_already_sends_its_event_again(
-    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
-) -> None:
-    sell(files, MONTH, MANY)
-    run = AirflowRun(SALES, MONTH)
-    assert run.go_on() == "success"
-    assert run.clear("publish_month") == "success"
-    assert run.states["publish_month"] == "success"
-    assert "is published already, so nothing is changed" in capsys.readouterr().out
-    sent = events(run)
-    assert [name for name, _ in sent] == sorted(2 * ["stores", "sales", "monthly_sales"])
-    [(source_url, sha256)] = database.run("select source_url, sha256 from pipeline.loads where row_count = 100")
-    about = {"file": source_url, "month": MONTH, "rows": MANY, "total": str(MANY), "version": sha256}
-    assert [extra for name, extra in sent if name != "stores"] == 4 * [about]
-
-
-def test_an_answer_about_a_superseded_load_is_recorded_and_the_task_is_skipped(loaded: Database, files: Files) -> None:
-    run = waiting(loaded)
-    sell(files, MONTH, MANY + 1)
-    load_month(loaded, f"{MONTH}-01")
-    assert run.answer("Approve") == "success"
-    assert (run.states["approve_month"], run.states["publish_month"]) == ("skipped", "skipped")
-    assert events(run) == []
-    assert load_of(loaded, run) == ("superseded", "a person")
-    assert row_count(loaded) == MANY + 1
-    assert month_status(loaded) == ("loaded", None, None)
-
-
-def test_a_month_is_finished_before_another_begins() -> None:
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    run = AirflowRun(SALES, MONTH)
-    with create_session() as session:
-        found = session.scalars(select(TaskInstance).where(TaskInstance.run_id == run.run_id)).all()
-        weights = {task.task_id: task.priority_weight for task in found}
-    assert [weights[task.task_id] for task in dag(SALES).topological_sort()] == [1, 2, 3, 4, 5, 6]
-
-
-def test_months_that_wait_for_a_person_keep_no_other_from_being_loaded() -> None:
+def test_a_month_is_finished_before_another_begins_and_months_that_wait_for_a_person_stop_no_other() -> None:
     from airflow.jobs.job import Job
     from airflow.jobs.scheduler_job_runner import SchedulerJobRunner
     from airflow.models.dagrun import DagRun
@@ -425,6 +370,8 @@ def test_months_that_wait_for_a_person_keep_no_other_from_being_loaded() -> None
         for run in session.scalars(select(DagRun).where(DagRun.run_id.in_(waiting + new))).all():
             states = {"approve_month": "awaiting_input"} if run.run_id in waiting else {"stage_sales": "scheduled"}
             run.state = "running" if run.run_id in waiting else "queued"
+            weights = {instance.task_id: instance.priority_weight for instance in run.task_instances}
+            assert [weights[task.task_id] for task in dag(SALES).topological_sort()] == [1, 2, 3, 4, 5, 6]
             for instance in run.task_instances:
                 instance.state = states.get(instance.task_id)
         session.commit()

@@ -24,18 +24,13 @@ def read_files(last_month: str | None) -> Any:
     return dag_bag.__wrapped__()
 
 
-def read_dag() -> Any:
-    """The DAG as the scheduler has it, taken from Airflow's database."""
-    from airflow.dag_processing.dagbag import sync_bag_to_db
-
-    bag = read_files(os.environ.get("SALES_LAST_MONTH"))
-    sync_bag_to_db(bag, bag.bundle_name, None)
-    return scheduled_dag(SALES)
-
-
 @pytest.fixture
-def sales_dag(airflow: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The DAG. Runs and versions of all DAGs are deleted before and after the test."""
+def ended(airflow: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The DAG of a source that has ended with February 2024, as the scheduler has it.
+
+    Runs and versions of all DAGs are deleted before and after the test.
+    """
+    from airflow.dag_processing.dagbag import sync_bag_to_db
     from airflow.models.backfill import Backfill, BackfillDagRun
     from airflow.models.dag_version import DagVersion
     from airflow.models.dagrun import DagRun
@@ -49,16 +44,12 @@ def sales_dag(airflow: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
 
     # Seconds for which Airflow keeps a DAG in its database although its file has changed.
     monkeypatch.setenv("AIRFLOW__CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL", "0")
-    delete_all()
-    yield read_dag()
-    delete_all()
-
-
-@pytest.fixture
-def ended(sales_dag: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The DAG of a source that has ended with February 2024."""
     monkeypatch.setenv("SALES_LAST_MONTH", "2024-02")
-    return read_dag()
+    delete_all()
+    bag = read_files("2024-02")
+    sync_bag_to_db(bag, bag.bundle_name, None)
+    yield scheduled_dag(SALES)
+    delete_all()
 
 
 def runs() -> dict[str, tuple[str, str, int]]:
@@ -94,32 +85,6 @@ def test_the_schedule_gives_the_same_months_as_airflows_own_and_ends_with_the_la
     assert months == ["2023-11", "2023-12", "2024-01", "2024-02"]
 
 
-def test_a_backfill_loads_months_that_are_not_scheduled_and_its_form_is_open(ended: Any) -> None:
-    from airflow.models.backfill import ReprocessBehavior, _create_backfill
-    from airflow.models.dag import DagModel
-    from airflow.utils.session import create_session
-
-    # What the UI's form and `airflow backfill create` do.
-    _create_backfill(
-        dag_id=SALES,
-        from_date=pendulum.datetime(2023, 10, 1),
-        to_date=pendulum.datetime(2024, 3, 1),
-        max_active_runs=3,
-        reverse=False,
-        dag_run_conf=None,
-        triggering_user_name=None,
-        reprocess_behavior=ReprocessBehavior.COMPLETED,
-    )
-    assert list(runs().values()) == [("queued", "backfill", len(ended.tasks))] * 6
-    with create_session() as session:
-        model = session.get(DagModel, SALES)
-        assert model is not None
-        # The UI disables the button that opens the form if manual runs are not allowed; None allows all types.
-        assert model.allowed_run_types is None
-    assert ended.timetable.summary == "monthly (UTC)"
-    assert ended.timetable.description == "At the start of each month (UTC), for the month before"
-
-
 @cache
 def client() -> Any:
     """Airflow's API with an administrator logged in."""
@@ -137,19 +102,25 @@ def trigger(logical_date: str | None, **fields: Any) -> Any:
     return client().post(f"/api/v2/dags/{SALES}/dagRuns", json={"logical_date": logical_date, **fields})
 
 
-def test_a_trigger_with_a_date_loads_the_last_whole_month_before_it(ended: Any) -> None:
-    """Also the last month of a source that has ended, whose date lies after that month."""
-    for logical_date, month in (
-        ("2024-02-01T00:00:01Z", "2024-01"),
-        ("2024-02-29T23:59:59.999Z", "2024-01"),
-        ("2024-03-01T00:00:00+01:00", "2024-01"),
-        ("2023-12-24T12:00:00Z", "2023-11"),
-        ("2024-03-31T12:00:00Z", "2024-02"),
-    ):
-        run = trigger(logical_date).json()
-        assert run["dag_run_id"].startswith(f"manual__{month}__")
-        assert run["data_interval_start"] == f"{month}-01T00:00:00Z"
-    assert list(runs().values()) == [("queued", "manual", len(ended.tasks))] * 5
+def backfill(first: str, last: str, behavior: str) -> Any:
+    """What the form of a backfill sends, with the first days of months."""
+    dates = {"from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"}
+    return client().post("/api/v2/backfills", json={"dag_id": SALES, **dates, "reprocess_behavior": behavior})
+
+
+def test_a_backfill_loads_months_that_are_not_scheduled_and_its_form_is_open(ended: Any) -> None:
+    from airflow.models.dag import DagModel
+    from airflow.utils.session import create_session
+
+    assert backfill("2023-10-01", "2024-03-01", "completed").status_code == 200
+    assert list(runs().values()) == [("queued", "backfill", len(ended.tasks))] * 6
+    with create_session() as session:
+        model = session.get(DagModel, SALES)
+        assert model is not None
+        # The UI disables the button that opens the form if manual runs are not allowed; None allows all types.
+        assert model.allowed_run_types is None
+    assert ended.timetable.summary == "monthly (UTC)"
+    assert ended.timetable.description == "At the start of each month (UTC), for the month before"
 
 
 REJECTED = {
@@ -170,7 +141,7 @@ REJECTED = {
 WEEK = {"data_interval_start": "2024-01-01T00:00:00Z", "data_interval_end": "2024-01-08T00:00:00Z"}
 
 
-def test_a_trigger_without_a_month_to_load_is_rejected_with_what_to_do(ended: Any) -> None:
+def test_a_trigger_loads_the_last_whole_month_before_its_date_or_is_rejected_with_what_to_do(ended: Any) -> None:
     from airflow.api.common.trigger_dag import trigger_dag
     from airflow.utils.types import DagRunTriggeredByType
 
@@ -185,24 +156,30 @@ def test_a_trigger_without_a_month_to_load_is_rejected_with_what_to_do(ended: An
         trigger_dag(SALES, triggered_by=DagRunTriggeredByType.CLI)
     assert runs() == {}
 
+    # Also the last month of a source that has ended, whose date lies after that month.
+    for logical_date, month in (
+        ("2024-02-01T00:00:01Z", "2024-01"),
+        ("2024-02-29T23:59:59.999Z", "2024-01"),
+        ("2024-03-01T00:00:00+01:00", "2024-01"),
+        ("2023-12-24T12:00:00Z", "2023-11"),
+        ("2024-03-31T12:00:00Z", "2024-02"),
+    ):
+        run = trigger(logical_date).json()
+        assert run["dag_run_id"].startswith(f"manual__{month}__")
+        assert run["data_interval_start"] == f"{month}-01T00:00:00Z"
+    assert list(runs().values()) == [("queued", "manual", len(ended.tasks))] * 5
 
-def test_a_date_that_a_run_has_is_rejected_with_what_to_do_and_a_backfill_loads_its_month(sales_dag: Any) -> None:
-    date = "2024-02-15T00:00:00Z"
-    assert trigger(date).status_code == 200
+    # A date that a run has, also for a run with an id of its own. A backfill loads its month: the run that the first
+    # one makes is queued, and so left alone by the others.
     for fields in ({}, {"dag_run_id": "mine"}):
-        answer = trigger(date, **fields)
+        answer = trigger("2024-02-01T00:00:01Z", **fields)
         assert answer.status_code == 409
         assert re.search("A run with this logical date .* exists .* a minute later", answer.json()["detail"])
-    assert trigger("2024-02-15T00:00:01Z").status_code == 200
-
-    # The month of the first two runs, three times; the run that the first backfill makes is queued, and so left alone.
-    fields = {"dag_id": SALES, "from_date": "2024-01-01T00:00:00Z", "to_date": "2024-01-01T00:00:00Z"}
     for behavior in ("none", "failed", "completed"):
-        answer = client().post("/api/v2/backfills", json={**fields, "reprocess_behavior": behavior})
+        answer = backfill("2024-01-01", "2024-01-01", behavior)
         assert answer.status_code == 200, answer.json()
-        cancelled = client().put(f"/api/v2/backfills/{answer.json()['id']}/cancel")
-        assert cancelled.status_code == 200
-    assert sorted(kind for _, kind, _ in runs().values()) == ["backfill", "manual", "manual"]
+        assert client().put(f"/api/v2/backfills/{answer.json()['id']}/cancel").status_code == 200
+    assert sorted(kind for _, kind, _ in runs().values()) == ["backfill", *["manual"] * 5]
 
 
 def test_without_the_plugin_the_dag_says_what_is_missing() -> None:

@@ -5,13 +5,12 @@ import warnings
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
-import pendulum
 import pytest
 from conftest import ROOT, Database, Files, Rows
 from support import csv_text
 from support.airflow_runs import AirflowRun, run_dag
 from support.bucket_files import write_customers
-from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag
+from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag, load_customers, load_month
 
 from company_data import settings, source
 from company_data.errors import FileRejected
@@ -21,20 +20,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
 STORES = csv_text.stores("1,Porto", '2,"Faro, Sul"', "3,Łódź")
 FEBRUARY = csv_text.sales("1,10.10,2024-02-01,1", "2,0.20,2024-02-29,1", "3,-5,2024-02-15,2")
 FEBRUARY_SUMS = [(1, "Porto", date(2024, 2, 1), Decimal("10.30")), (2, "Faro, Sul", date(2024, 2, 1), Decimal(-5))]
-
-
-@pytest.fixture
-def customers(files: Files) -> Files:
-    write_customers(
-        files,
-        ["1,10,A,xyz", '2,20,B,"a,b"', "3,30,C,", "4,40,D,ç"],
-        [
-            *("1,2020-01-01,2020-06-30,0.12345678901234567,1", "1,2020-07-01,,0.98765432109876543,2"),
-            *("2,2020-01-01,2020-03-31,1.5,3", "2,2020-04-01,2020-12-31,2.5,4", "3,2020-01-01,,3.5,5"),
-        ],
-        ["1,0", "2,1", "4,1", "5,0"],
-    )
-    return files
 
 
 def write_sales(files: Files, month: str, content: str) -> None:
@@ -59,13 +44,22 @@ def test_the_dags_are_these_four_and_none_of_our_files_warns() -> None:
 
 
 def test_a_scheduled_run_builds_one_row_for_each_complete_client_and_is_skipped_if_nothing_is_stale(
-    database: Database, customers: Files, capsys: pytest.CaptureFixture[str]
+    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from airflow.models.dagrun import DagRun
     from airflow.utils.session import create_session
     from sqlalchemy import update
 
-    assert run_dag(CUSTOMERS) == "success"
+    write_customers(
+        files,
+        ["1,10,A,xyz", '2,20,B,"a,b"', "3,30,C,", "4,40,D,ç"],
+        [
+            *("1,2020-01-01,2020-06-30,0.12345678901234567,1", "1,2020-07-01,,0.98765432109876543,2"),
+            *("2,2020-01-01,2020-03-31,1.5,3", "2,2020-04-01,2020-12-31,2.5,4", "3,2020-01-01,,3.5,5"),
+        ],
+        ["1,0", "2,1", "4,1", "5,0"],
+    )
+    load_customers(database)
     database.run("create view public.of_others as select idx, label from feature_store", user="mle_user")
     for end in ("success", "skipped"):
         run = AirflowRun(FEATURES)
@@ -75,25 +69,25 @@ def test_a_scheduled_run_builds_one_row_for_each_complete_client_and_is_skipped_
         assert set(run.states.values()) == {end}
     left_out = "2 of 4 clients with a profile; left out: 1 without an activity, 1 without a label"
     assert left_out in capsys.readouterr().out
-    for _ in range(2):
-        assert database.run("select * from feature_store order by idx", user="ds_user") == [
-            (1, 10, "A", 0.98765432109876543, 2, 0),
-            (2, 20, "B", 2.5, 4, 1),
-        ]
-        assert run_dag(FEATURES) == "success"  # a run that is triggered builds always
+    assert run_dag(FEATURES) == "success"  # a run that is triggered builds always
+    assert database.run("select * from feature_store order by idx", user="ds_user") == [
+        (1, 10, "A", 0.98765432109876543, 2, 0),
+        (2, 20, "B", 2.5, 4, 1),
+    ]
     assert database.run("select * from of_others order by idx", user="ds_user") == [(1, 0), (2, 1)]
 
 
 def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_deleted(
-    database: Database, files: Files
+    database: Database, files: Files, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_sales(files, "2023-12", "store_idx,date,value,idx\n3,2023-12-31,7.77,1\n")
     write_sales(files, "2024-02", FEBRUARY)
     december = (3, "Łódź", date(2023, 12, 1), Decimal("7.77"))
     place = "select tableoid::regclass, ctid, * from sales where date < '2024-01-01'"
-    assert run_dag(SALES, "2023-12") == "success"
+    load_month(database, "2023-12-01")
     before = database.run(place)
-    for _ in range(2):
+    for driver in ("postgresql", "postgres"):
+        monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline", driver=driver))
         assert run_dag(SALES, "2024-02") == "success"
         assert monthly_sales(database) == [december, *FEBRUARY_SUMS]
         assert database.run("select idx, value, date, store_idx from sales where date > '2024-01-01' order by idx") == [
@@ -107,9 +101,8 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
     assert database.run("select location from stores order by idx") == [("Porto",), ("Faro, Sul",), ("Łódź",)]
 
 
-@pytest.mark.parametrize("task", ["check_month", "publish_month"])
 def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it_is_staged_again(
-    task: str, database: Database, files: Files
+    database: Database, files: Files
 ) -> None:
     def migrate(change: str) -> None:
         for table in ("public.sales", "staging.sales"):
@@ -117,14 +110,16 @@ def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it
 
     write_sales(files, "2024-02", FEBRUARY)
     run = AirflowRun(SALES, "2024-02")
-    run.before[task] = lambda: migrate("add column note text")
-    assert run.go_on() == "failed"
-    [(status, error)] = database.run("select status, error from month_status where file_month = '2024-02-01'")
-    assert status == "rejected"
-    assert "since it was staged, a migration has changed the columns" in error
-    assert "Clear this run from its staging tasks on." in error
-    assert monthly_sales(database) == []
-    migrate("drop column note")
+    for task, go_on in (("check_month", run.go_on), ("publish_month", run.clear)):
+        run.before[task] = lambda: migrate("add column note text")
+        assert go_on() == "failed"
+        assert run.states[task] == "failed"
+        [(status, error)] = database.run("select status, error from month_status where file_month = '2024-02-01'")
+        assert status == "rejected"
+        assert "since it was staged, a migration has changed the columns" in error
+        assert "Clear this run from its staging tasks on." in error
+        assert monthly_sales(database) == []
+        migrate("drop column note")
     assert run.clear() == "success"
     assert monthly_sales(database) == FEBRUARY_SUMS
 
@@ -144,36 +139,20 @@ def test_a_plain_http_source_is_rejected(monkeypatch: pytest.MonkeyPatch) -> Non
         pass
 
 
-def test_the_address_of_the_database_may_begin_with_postgres_and_one_with_a_driver_is_answered_with_a_sentence(
-    database: Database, files: Files, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_address_of_the_database_with_a_driver_is_answered_with_a_sentence(
+    database: Database, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_sales(files, "2024-02", FEBRUARY)
-    for driver, end in (("postgres", "success"), ("postgresql+psycopg2", "failed")):
-        monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline", driver=driver))
-        assert run_dag(SALES, "2024-02", retries=3) == end
+    monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline", driver="postgresql+psycopg2"))
+    assert run_dag(SALES, "2024-02", retries=3) == "failed"
     log = capsys.readouterr().out
     assert 'operational_db has the type "postgresql+psycopg2", and only "postgres" is supported' in log
     assert "Begin AIRFLOW_CONN_OPERATIONAL_DB with postgresql://" in log
     assert "Unknown hook" not in log
 
 
-def test_the_feature_store_is_looked_at_once_a_day_from_the_next_day_on() -> None:
-    from airflow.serialization.serialized_objects import DagSerialization
-    from airflow.timetables.base import TimeRestriction
-
-    timetable = DagSerialization.deserialize_dag(DagSerialization.serialize_dag(dag(FEATURES))).timetable
-    restriction = TimeRestriction(earliest=None, latest=None, catchup=dag(FEATURES).catchup)
-    tomorrow = pendulum.tomorrow("UTC")
-    first = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction)
-    assert first is not None
-    # Shortly after midnight also the day that has just begun.
-    assert first.run_after in (tomorrow, tomorrow.subtract(days=1))
-    second = timetable.next_dagrun_info(last_automated_data_interval=first.data_interval, restriction=restriction)
-    assert second is not None
-    assert second.run_after == first.run_after.add(days=1)
-
-
-def test_catch_up_begins_with_the_configured_month_and_has_no_end_date(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sales_catch_up_from_the_configured_month_without_an_end_date_and_the_features_are_looked_at_once_a_day(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     from airflow.dag_processing.dagbag import DagBag
 
     from company_data.schedule import MonthlyTimetable
@@ -188,3 +167,5 @@ def test_catch_up_begins_with_the_configured_month_and_has_no_end_date(monkeypat
     assert [dag(name).start_date for name in (CUSTOMERS, FEATURES, MAINTENANCE)] == [None] * 3
     assert sales.start_date == datetime(1900, 1, 1, tzinfo=UTC)
     assert sales.timetable.serialize() == {"first": "2021-05", "last": "2022-02"}
+    features = dag(FEATURES)
+    assert (features.timetable.timetable.expression, features.catchup) == ("0 0 * * *", False)
