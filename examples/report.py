@@ -80,7 +80,7 @@ age.className = hours < {old_hours} ? "" : "old";
 <div class="pictures">{figures}</div>
 <h2>Tables</h2>{freshness}
 <h2>Columns of the customer files</h2>
-<p>The published files, and those before them.</p>{drift}
+<p>Columns of the published files and of the previous ones.</p>{drift}
 </html>
 """
 OLD_HOURS = 24

@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import sys
+import textwrap
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -252,8 +253,7 @@ def _number(value: Any) -> str:
 
 
 def _shortened(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= NOTE_LETTERS else text[:NOTE_LETTERS] + "…"
+    return textwrap.shorten(text, NOTE_LETTERS, placeholder=" …")
 
 
 def _moment(value: Any) -> str:

@@ -55,7 +55,7 @@ begin
         ));
     elsif cardinality(require_known.idx) <> cardinality(require_known.day) then
         perform pipeline.reject(format(
-            'There are %s clients and %s days, so they are no pairs. Give arrays of equal length.',
+            'idx has length %s and day has length %s. Pass arrays of equal length.',
             cardinality(require_known.idx), cardinality(require_known.day)
         ));
     end if;

@@ -299,7 +299,7 @@ def test_pairs_may_be_none_or_null_and_have_as_many_clients_as_days(database: Da
         (1, None, *nothing),
         (None, date(2020, 3, 15), *nothing),
     ]
-    with pytest.raises(CheckViolation, match="There are 2 clients and 1 days"):
+    with pytest.raises(CheckViolation, match="idx has length 2 and day has length 1"):
         database.run("select * from feature_store_at('{1, 2}', '{2020-02-01}')")
 
 

@@ -1,13 +1,15 @@
 """Every change of a load's status is in the table at the top of 0104_ledger.sql."""
 
+import re
 from collections.abc import Iterator
 from itertools import count
 from typing import Any
 
 import psycopg
 import pytest
-from conftest import Database
+from conftest import ROOT, Database
 from support import transitions
+from support.transitions import LEDGER
 
 pytestmark = pytest.mark.slow
 
@@ -111,3 +113,23 @@ def test_every_listed_change_of_a_status_happens_and_no_other(database: Database
 
     with database.connect() as admin:
         assert transitions.seen(admin) == transitions.listed()
+
+
+def changes_a_status(text: str) -> bool:
+    """Whether SQL inserts loads, or names their status where it sets columns."""
+    return any(
+        kind == "insert into" or re.search(r"\bstatus\s*=", re.split(r"\b(?:from|where)\b", statement)[0])
+        for kind, statement in re.findall(r"\b(update|insert into|merge into)\s+pipeline\.loads\b([^;]*)", text.lower())
+    )
+
+
+def test_nothing_but_the_listed_functions_changes_a_status() -> None:
+    functions = (
+        each.split("(", 1) for each in re.split(r"^create function pipeline\.", LEDGER.read_text(), flags=re.M)[1:]
+    )
+    changing = {name for name, text in functions if changes_a_status(text.partition("\ncomment on ")[0])}
+    assert changing == {each.function for each in transitions.listed()}
+    folders = ("alembic", "dags", "embedded", "plugins", "services", "sql")
+    paths = [path for folder in folders for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".sql")]
+    # What a preview inserts is rolled back.
+    assert [path for path in paths if changes_a_status(path.read_text())] == [LEDGER, ROOT / "embedded/preview.py"]

@@ -13,9 +13,16 @@ pytestmark = pytest.mark.slow
 ROWS = 200
 LONG = "".join(sha256(bytes([n])).hexdigest() for n in range(100))  # too long for a key, also compressed
 HOSTILE = {
-    **{"# big": "U+0023U+0020big", "|a|b|": "U+007CaU+007CbU+007C", "<b>x": "U+003CbU+003Ex", "`x`": "U+0060xU+0060"},
-    **{"a\nb": "aU+000Ab", "\x1b[31m": "U+001BU+005B31m", "\u202ex": "U+202Ex", "www.a.io": "wwwU+002EaU+002Eio"},
-    **{"@all": "U+0040all", "É": "É"},
+    "# big": "U+0023U+0020big",
+    "|a|b|": "U+007CaU+007CbU+007C",
+    "<b>x": "U+003CbU+003Ex",
+    "`x`": "U+0060xU+0060",
+    "a\nb": "aU+000Ab",
+    "\x1b[31m": "U+001BU+005B31m",
+    "\u202ex": "U+202Ex",
+    "www.a.io": "wwwU+002EaU+002Eio",
+    "@all": "U+0040all",
+    "É": "É",
     **dict.fromkeys(("![x](https://evil.example/x.png)", "[x](https://evil.example)", LONG), "(longer text)"),
 }
 
