@@ -95,7 +95,7 @@ def test_the_report_is_one_page_with_every_month_and_table(python: Path, loaded:
     assert "sales, 2024-01, unusual: few &lt;rows&gt; (published by a person)" in text
     assert "sales, 2024-03, pending_approval: many rows" in text
     # Every status that the view can have is shown in a colour of its own.
-    [(view,)] = loaded.run("select pg_get_viewdef('public.month_status')")
+    [(view,)] = loaded.run("select pg_get_viewdef('pipeline.newest_attempts')")
     statuses = set(re.findall(r"'(\w+)'::text", view)) - {"published", "superseded"}
     assert statuses | {"unusual", "missing"} == set(re.findall(r"^\.(\w+) \{ background: #", text, re.M))
 
