@@ -20,6 +20,7 @@ EXAMPLES = re.findall(r"^\| `(\w+)\.csv` \| `(.+?)` \| (loaded|rejected) \|", PA
 LIMITS = re.findall(r"^\| (month|customers) \| (.+?) \| .+? \| (.+?) \| (.+?) \|$", PAGE, re.M)
 MONTH = date(2024, 2, 1)
 MILLION = 1_000_000
+STORES = 10
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,9 @@ def record(
     status: str,
     figures: dict[str, dict[str, Any]],
     requested: date = MONTH,
+    stores: int = STORES,
 ) -> int:
-    """Record a load of a million rows with these figures of its columns, and ten groups of equal size."""
+    """Record a load of a million rows with these figures of its columns, and stores of equal size."""
     [(file,)] = connection.execute(
         "insert into pipeline.files (table_name, file_month) values (%s, %s)"
         " on conflict (table_name, file_month) do update set table_name = excluded.table_name returning file_id",
@@ -69,8 +71,8 @@ def record(
     ).fetchall()
     connection.execute(
         "insert into pipeline.group_totals (load_id, group_key, row_count, min_key, total)"
-        " select %s, store, 100000 + %s, 0, 100000 from generate_series(1, 10) as store where %s",
-        [load, load % 2, month is not None],
+        " select %s, store, %s, 0, %s from generate_series(1, %s) as store where %s",
+        [load, MILLION // stores + load % 2, MILLION // stores, stores, month is not None],
     )
     for column, given in figures.items():
         known = {"load_id": load, "column_name": column, "sample_rows": MILLION, "missing_values": 0} | given
@@ -94,7 +96,7 @@ def found_limits(connection: psycopg.Connection[Any], load: int) -> dict[str, tu
     return {measure: (float(median), float(low), float(high)) for measure, median, low, high in rows}
 
 
-def limit(text: str, median: float) -> float:
+def limit(text: str, median: float, stores: int) -> float:
     """A limit as the page writes it."""
     match text.split():
         case ["\N{MULTIPLICATION SIGN}", factor]:
@@ -103,12 +105,14 @@ def limit(text: str, median: float) -> float:
             return median - float(less)
         case ["+", more]:
             return median + float(more)
-        case ["any"]:
-            return 0
+        case ["no", "limit"]:
+            return 0  # shares and numbers of days have none below
+        case [least, "+", "a", "fifth", "of", "the", "known", "stores"]:
+            return float(least) + stores / 5
     return float(text)
 
 
-def require_documented(file: str, found: dict[str, tuple[float, float, float]]) -> None:
+def require_documented(file: str, found: dict[str, tuple[float, float, float]], stores: int = STORES) -> None:
     """Each measure is in the page, with its limits, and each of the page was measured."""
     documented = {
         re.sub("(`column`|`value`|`idx`)", r"\\S+", re.escape(name).replace(r"\`", "`").replace("\\ ", " ")): limits
@@ -118,14 +122,15 @@ def require_documented(file: str, found: dict[str, tuple[float, float, float]]) 
     }
     for measure, (median, low, high) in found.items():
         [(lowest, highest)] = [limits for name, limits in documented.items() if re.fullmatch(name, measure)]
-        expected = (limit(lowest, median), limit(highest, median))
+        expected = (limit(lowest, median, stores), limit(highest, median, stores))
         if measure.startswith("share"):
             expected = (max(expected[0], 0), expected[1])
         assert (low, high) == pytest.approx(expected, abs=1e-6), measure
     assert [name for name in documented if not any(re.fullmatch(name, measure) for measure in found)] == []
 
 
-def test_the_limits_of_a_month_are_those_of_the_page(database: Database) -> None:
+@pytest.mark.parametrize("stores", [STORES, 50])
+def test_the_limits_of_a_month_are_those_of_the_page(database: Database, stores: int) -> None:
     figures = {
         "idx": {"distinct_values": MILLION, "smallest": 1, "largest": MILLION},
         "value": {"distinct_values": 5, "negative_values": MILLION // 10},
@@ -135,15 +140,15 @@ def test_the_limits_of_a_month_are_those_of_the_page(database: Database) -> None
     with database.connect() as connection, connection.transaction(force_rollback=True):
         connection.execute("alter table staging.sales add column carrier text")
         for year, month in product((2022, 2023), range(1, 13)):
-            load = record(connection, "sales", date(year, month, 1), "published", figures)
+            load = record(connection, "sales", date(year, month, 1), "published", figures, stores=stores)
             compare(connection, "compare_month", {"load": load})
             connection.execute("drop table months")
-        record(connection, "sales", MONTH, "published", figures)
-        load = record(connection, "sales", MONTH, "checked", figures)
+        record(connection, "sales", MONTH, "published", figures, stores=stores)
+        load = record(connection, "sales", MONTH, "checked", figures, stores=stores)
         compare(connection, "compare_month", {"load": load})
         found = found_limits(connection, load)
     require_documented(
-        "month", found | {"months with the same rows": found.get("months with the same rows", (0, 0, 0))}
+        "month", found | {"months with the same rows": found.get("months with the same rows", (0, 0, 0))}, stores
     )
 
 

@@ -27,7 +27,7 @@ from embedded.tree import copy_tree
 # A block, and the file that the line above names as its place.
 STEP = re.compile(r"(?:`([\w./]+)`:\n\n)?^```(\w+)\n(.*?)^```$", re.S | re.M)
 
-# Lines that a person writes and files that a person changes, at most: docs/decisions.md.
+# Lines that a person writes and files that a person changes, at most.
 LIMITS = {
     "A feature": (25, 3),
     "A column of a monthly file": (10, 3),
@@ -46,6 +46,16 @@ def steps_of(recipe: str) -> list[tuple[str, str, str]]:
         if recipe in found:
             return STEP.findall(found[recipe])
     raise AssertionError(recipe)
+
+
+def test_the_diffs_of_the_recipes_have_as_many_lines_as_their_headers_say() -> None:
+    for recipe in LIMITS:
+        for _, _, text in (step for step in steps_of(recipe) if step[1] == "diff"):
+            hunks = re.findall(r"^@@ -\d+,(\d+) \+\d+,(\d+) @@.*\n((?:[ +-](?!-- a/|\+\+ b/).*\n)+)", text, re.M)
+            assert len(hunks) == text.count("\n@@ ")
+            for before, after, hunk in hunks:
+                kinds = [line[0] for line in hunk.splitlines()]
+                assert (len(kinds) - kinds.count("+"), len(kinds) - kinds.count("-")) == (int(before), int(after)), hunk
 
 
 def lines(text: str) -> list[str]:
@@ -120,8 +130,11 @@ def test_a_column_is_added_from_the_file_to_the_feature_store(changed: FaultySys
                              if (idx,) in {(each,) for each, _ in found}]  # fmt: skip
             assert len(found) > len(of_file) / 2
             assert (system.folder / "docs/data_dictionary.md").read_text().count("`attr_d`") >= 3
-            copy_tree(system.folder)
+            copy_tree(system.folder)  # what `git checkout sql` does in a repository
     assert triggered
+    assert "`attr_d`" not in (system.folder / "docs/data_dictionary.md").read_text()
+    assert rows(system, "select * from customer_profiles order by idx") == before
+    assert load_customers(system) == "published"
     assert rows(system, "select * from customer_profiles order by idx") == before
 
 

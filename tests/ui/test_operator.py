@@ -18,6 +18,8 @@ from support.system import SALES_DAG, System, months, rows, started, wait_for
 TASKS = ("stage_sales", "stage_stores", "check_month", "compare_month", "approve_month", "publish_month")
 MONTHS = 8  # with fewer, a month is compared with none
 RUN_SECONDS = 180
+# The name of the round arrow at the top of a run's page.
+CLEAR_ON_ITS_PAGE = "Press shift+c to clear"
 
 BAD_LINE, BAD_VALUE = 42, "12,50 EUR"
 
@@ -153,8 +155,8 @@ def test_three_months_are_loaded_again_by_the_form_for_backfills(page: Page, sys
 
 def test_the_tour_of_an_unusual_month_leads_where_its_page_says(page: Page, system: System) -> None:
     tour = ROOT / "docs/tour.md"
-    cut, look, repair = [block.text for block in blocks(tour) if block.language == "sh"]
-    clicked = {"Dags", "Runs", "Clear Dag Run", "Clear existing tasks", "Confirm", "Home", "Required Actions"}
+    cut, preview, look, repair = [block.text for block in blocks(tour) if block.language == "sh"]
+    clicked = {"Dags", "Runs", CLEAR_ON_ITS_PAGE, "Clear existing tasks", "Confirm", "Home", "Required Actions"}
     assert set(re.findall(r"\*\*(.+?)\*\*", tour.read_text())) == {*clicked, "Reject load"}
 
     def follow(commands: str) -> str:
@@ -166,8 +168,12 @@ def test_the_tour_of_an_unusual_month_leads_where_its_page_says(page: Page, syst
     before = in_tables(system, newest)
     follow(cut)
     assert before[0] / 2 < in_file(system, newest)[0] < before[0]
+    assert "The month is unusual and would wait for a person (ON_ANOMALY=protect): " in follow(preview)
+    assert in_tables(system, newest) == before
+    page.get_by_test_id("nav-home-link").click()
+    expect(page.get_by_role("button", name="Required Actions")).to_have_count(0)
     open_sales(page)
-    run = clear_by_clicks(page, system, newest)
+    run = clear_by_clicks(page, system, newest, on_its_page=True)
     decide(page, system, run, "Reject")
     assert "pending_approval" in follow(look)
     page.get_by_role("button", name="Reject load").click()
@@ -186,7 +192,9 @@ def test_the_tour_of_an_unusual_month_leads_where_its_page_says(page: Page, syst
 
     follow(repair)
     open_sales(page)
-    assert clear_by_clicks(page, system, newest) == run
+    assert clear_by_clicks(page, system, newest, on_its_page=True) == run
+    open_sales(page)
+    page.get_by_role("link", name="Runs", exact=True).click()
     expect(row_of(page, run)).to_contain_text("Success", timeout=RUN_SECONDS * 1000)
     page.reload()
     expect(row_of(page, run)).to_contain_text("Success")
@@ -226,13 +234,17 @@ def open_sales(page: Page) -> None:
     expect(page.get_by_role("link", name="Backfills", exact=True)).to_be_visible()
 
 
-def clear_by_clicks(page: Page, system: System, month: date) -> str:
-    """Clear a month's run, whole, in the list of runs; returns its id."""
+def clear_by_clicks(page: Page, system: System, month: date, on_its_page: bool = False) -> str:
+    """Clear a month's run, whole, in the list of runs or on its own page; returns its id."""
     run = run_of(system, month)
     page.get_by_role("link", name="Runs", exact=True).click()
     # Until it is complete, a row that comes would move the others under the mouse.
     expect(page.get_by_text(f"{len(system.api().runs(SALES_DAG))} Dag Runs", exact=True)).to_be_visible()
-    row_of(page, run).get_by_role("button", name="Clear Dag Run").click()
+    if on_its_page:
+        page.get_by_role("link", name=run, exact=True).click()
+        page.get_by_role("button", name=CLEAR_ON_ITS_PAGE, exact=True).click()
+    else:
+        row_of(page, run).get_by_role("button", name="Clear Dag Run").click()
     form = page.get_by_role("dialog")
     form.get_by_role("button", name="Clear existing tasks").click()
     expect(form).to_contain_text(f"Affected Tasks: {len(TASKS)}")
