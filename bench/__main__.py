@@ -76,10 +76,9 @@ def main() -> None:
 
 
 def draw(python: str | None) -> None:
-    """Draw the pictures of what was measured, if there is an interpreter with bench/requirements.txt."""
-    for name in ("table", "history"):
-        if python and (results := RESULTS / f"{name}.json").exists():
-            call([python, "-m", "bench.draw", name, str(results)])
+    """Draw the picture of what was measured, if there is an interpreter with bench/requirements.txt."""
+    if python and (results := RESULTS / "table.json").exists():
+        call([python, "-m", "bench.draw", str(results)])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Draws bench/ratios.png and bench/history.png. Runs in the interpreter that has bench/requirements.txt."""
+"""Draws bench/ratios.png. Runs in the interpreter that has bench/requirements.txt."""
 
 import json
 import sys
@@ -26,25 +26,13 @@ def ratios(axes: Any, found: dict[str, Any]) -> str:
     return f"Loading a month of {found['rows']:,} sales"
 
 
-def history(axes: Any, found: dict[str, Any]) -> str:
-    """Lines for the time of each further month; returns the title."""
-    for label, seconds in found["timeline"].items():
-        axes.plot(seconds, color=OURS if label == "ours" else OTHER, label=label, linewidth=1.5)
-    axes.set_ylim(bottom=0)
-    axes.set_xlabel("months that are loaded already")
-    axes.set_ylabel("seconds")
-    axes.legend(frameon=False)
-    return f"Loading one more month of {found['rows']:,} sales"
-
-
-def main(part: str, results: str) -> None:
-    """Draw the picture of a part's results."""
+def main(results: str) -> None:
+    """Draw the picture of the results of the part table."""
     plt.rcParams.update({"font.size": 10, "axes.spines.top": False, "axes.spines.right": False})
     found = json.loads(Path(results).read_text())
     figure, axes = plt.subplots(figsize=(9, 4.5), dpi=100, layout="constrained")
-    draw = {"table": ratios, "history": history}[part]
-    axes.set_title(f"{draw(axes, found)}\n{found['machine']}", loc="left", fontsize=10)
-    figure.savefig(Path(__file__).with_name(f"{draw.__name__}.png"), facecolor="white", pil_kwargs={"optimize": True})
+    axes.set_title(f"{ratios(axes, found)}\n{found['machine']}", loc="left", fontsize=10)
+    figure.savefig(Path(__file__).with_name("ratios.png"), facecolor="white", pil_kwargs={"optimize": True})
 
 
 if __name__ == "__main__":
