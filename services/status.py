@@ -58,6 +58,7 @@ NOT_LOADED = {"missing", *ENDED_STATES}
 
 VERSION_LETTERS = 12
 NOTE_LETTERS = 160
+STILL_LOADED = "; the version above is still loaded"
 
 LOOK_SECONDS = 10
 
@@ -147,7 +148,7 @@ def print_status(status: Status) -> None:
         line = f"{table:<18} {state:<16} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if error:
-            kept = "; the version above is still loaded" if version and state != "changed" else ""
+            kept = STILL_LOADED if version and state != "changed" else ""
             print(f"{'':<19} {_shortened(error)}{kept}")
 
     for table, months in groupby(status.months, itemgetter(0)):
@@ -171,7 +172,7 @@ def print_months(table: str, months: Sequence[tuple[Any, ...]], due: Sequence[da
             print(f"         {_shortened(f'unusual: {note}')}")
         elif state not in ("loaded", "missing"):
             why = _shortened(f"{state} since {_moment(attempted_at)}{f': {note}' if note else ''}")
-            print(f"         {why}{'; the version above is still loaded' if version else ''}")
+            print(f"         {why}{STILL_LOADED if version else ''}")
     if past:
         print(f"left out, because not due any more and never loaded: {months_from([month for month, *_ in past])}")
     if lacking := [month for month, state, *_ in months if state == "not_in_source"]:

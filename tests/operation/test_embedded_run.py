@@ -23,6 +23,7 @@ from support.faulty_bucket import redirect, stall
 from support.foreign_code import plant_shadows, remove_shadows, shadows_ran
 from support.steps import MAINTENANCE, SQL
 from support.system import (
+    KEYS,
     SALES_DAG,
     FaultySystem,
     clear,
@@ -93,7 +94,6 @@ def test_the_ui_shows_the_month_in_the_runs_name_and_the_sql_of_each_task_with_i
 
 
 SIGNATURE = "signature-of-a-redirect"
-KEYS = ("airflow_password", "jwt_secret", "api_secret", "fernet_key")
 
 
 def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: FaultySystem) -> None:

@@ -10,12 +10,11 @@ import pytest
 import requests
 from cryptography.fernet import Fernet
 from support import csv_text
-from support.system import SALES_DAG, FaultySystem, clear, lend_packages, months, rows, status
+from support.system import KEYS, SALES_DAG, FaultySystem, clear, lend_packages, months, rows, status
 
 from embedded.postgres import free_port
 from embedded.tree import ROOT, copy_tree
 
-KEYS = ("airflow_password", "jwt_secret", "api_secret", "fernet_key")
 LOADED = "select sale_month, value from monthly_sales order by 1"
 
 

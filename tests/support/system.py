@@ -29,6 +29,8 @@ from services.passwords import DEFAULT_PASSWORDS
 
 SALES_DAG = "sales_load_and_aggregation"
 LONGEST_WAIT = 300  # seconds
+# What `make rotate` replaces, by its name in the state.
+KEYS = ("airflow_password", "jwt_secret", "api_secret", "fernet_key")
 
 AIRFLOW_SETTINGS = {
     # An idle scheduler looks ten times a second otherwise, which takes a fifth of a core from other tests.
