@@ -111,7 +111,7 @@ CODINGS = ("utf-16", "utf-16-le", "utf-16-be", "utf-32")
         ("idx,value\0\n", "line 1: the header has a NUL byte"),
         ("x" * 70_000, "line 1: the first record does not end"),
         (b"\xef\xbb\xbf<?xml", f"{OTHER_FORMAT} HTML or XML"),
-        (gzip.compress(HEADER.encode()), f"{OTHER_FORMAT} a file compressed with gzip, which begins with"),
+        (gzip.compress(HEADER.encode(), mtime=0), f"{OTHER_FORMAT} a file compressed with gzip, which begins with"),
         (lzma.compress(HEADER.encode()), f"{OTHER_FORMAT} a file compressed with bzip2, xz, zstd or 7z"),
         (b"PK\x03\x04\x14\x00", f"{OTHER_FORMAT} a zip archive or an Excel workbook"),
         (bytes.fromhex("d0cf11e0a1b11ae1"), f"{OTHER_FORMAT} an Excel workbook"),
