@@ -29,6 +29,7 @@ from services.passwords import DEFAULT_PASSWORDS
 
 SALES_DAG = "sales_load_and_aggregation"
 LONGEST_WAIT = 300  # seconds
+ENDED = ("success", "failed")  # states of a run
 # What `make rotate` replaces, by its name in the state.
 KEYS = ("airflow_password", "jwt_secret", "api_secret", "fernet_key")
 
@@ -260,8 +261,10 @@ def newest_month(system: System) -> str:
 
 
 def clear(system: System, run: str) -> str:
-    """Clear a run, as a person does in the UI; returns its id."""
+    """Clear a run that has ended or waits, as a person does in the UI; returns its id."""
     api = system.api()
+    # A scheduler that is about to end the run would undo the clearing.
+    wait_for(lambda: waits(system, run) or run_state(api, run) in ENDED)
     answer = api.session.post(f"{api.url}/api/v2/dags/{SALES_DAG}/dagRuns/{run}/clear", json={"dry_run": False})
     assert answer.ok, answer.text
     return run
@@ -275,16 +278,21 @@ def task_instances(system: System, run: str | None = None, dag: str = SALES_DAG)
     return found
 
 
+def waits(system: System, run: str) -> bool:
+    """Whether a task of the run waits for its next try, or for a person."""
+    return any(task["state"] in ("up_for_retry", "awaiting_input") for task in task_instances(system, run))
+
+
+def run_state(api: Api, run: str, dag: str = SALES_DAG) -> str:
+    answer = api.session.get(f"{api.url}/api/v2/dags/{dag}/dagRuns/{quote(run)}")
+    assert answer.ok, answer.text
+    return str(answer.json()["state"])
+
+
 def end_of(api: Api, run: str, dag: str = SALES_DAG) -> str:
     """Wait until a run has ended; its state."""
-
-    def state() -> str:
-        answer = api.session.get(f"{api.url}/api/v2/dags/{dag}/dagRuns/{quote(run)}")
-        assert answer.ok, answer.text
-        return str(answer.json()["state"])
-
-    wait_for(lambda: state() in ("success", "failed"))
-    return state()
+    wait_for(lambda: run_state(api, run, dag) in ENDED)
+    return run_state(api, run, dag)
 
 
 def staging_sessions(connection: Any) -> list[tuple[int]]:
