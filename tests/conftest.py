@@ -128,8 +128,8 @@ def drop_database(database: Database) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A server of the tests' own."""
-    with Cluster.temporary() as started:
+    """A server of the tests' own, where nothing but a test is at work on a table."""
+    with Cluster.temporary({"autovacuum": "off"}) as started:
         make_logins_cheap(started)
         yield started
 

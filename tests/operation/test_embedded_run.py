@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import psycopg
 import pytest
 import requests
 from support import csv_text
-from support.faulty_bucket import redirect, stall
+from support.faulty_bucket import during, redirect, stall
 from support.foreign_code import plant_shadows, remove_shadows, shadows_ran
 from support.steps import MAINTENANCE, SQL
 from support.system import (
@@ -43,6 +44,20 @@ from support.system import (
 from embedded import processes
 from embedded.api import Api
 
+LOOPBACK = "127.0.0.1"
+
+
+def listening() -> set[tuple[Any, ...]]:
+    """Where the processes of this machine listen, those included that Airflow keeps from being looked at."""
+    return {
+        tuple(connection.laddr)
+        for connection in psutil.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN or (connection.type == socket.SOCK_DGRAM and not connection.raddr)
+    }
+
+
+LISTENING_BEFORE = listening()  # the system is not started yet
+
 
 def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
     assert rows(system, "select count(*), sum(value) from sales") == [(2_000, 1_000)]
@@ -57,9 +72,15 @@ def test_a_full_run_loads_both_months(system: FaultySystem) -> None:
 
 def test_the_dag_of_another_team_runs_when_monthly_sales_is_published(system: FaultySystem) -> None:
     api = system.api()
-    wait_for(lambda: {run["state"] for run in api.runs("report")} == {"success"})
+    runs: list[Any] = []
+
+    def have_ended() -> bool:
+        runs[:] = api.runs("report")
+        return {run["state"] for run in runs} == {"success"}
+
+    wait_for(have_ended)
     reported = []
-    for run in api.runs("report"):
+    for run in runs:
         log = get(system, f"dags/report/dagRuns/{quote(run['dag_run_id'])}/taskInstances/report/logs/1")["content"]
         reported += [line["event"] for line in log if line.get("event", "").startswith("scheduled__")]
     assert reported
@@ -101,9 +122,10 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
     run, path = newest_month(system), f"sales/{months(1)[0]}/sales.csv"
 
     def fail(target: str, end: str) -> None:
-        system.answers[path] = [redirect(f"{target}/x?X-Amz-Signature={SIGNATURE}")]
+        # Once more than it is asked for: on a machine that pauses here, the next try could begin before we look.
+        system.answers[path] = [redirect(f"{target}/x?X-Amz-Signature={SIGNATURE}")] * 2
         clear(system, run)
-        wait_for(lambda: not system.answers[path] and task_states(system, run)["stage_sales"] == end)
+        wait_for(lambda: len(system.answers[path]) < 2 and task_states(system, run)["stage_sales"] == end)
 
     def last_line() -> str:
         task = f"dags/{SALES_DAG}/dagRuns/{run}/taskInstances/stage_sales"
@@ -138,8 +160,10 @@ def test_no_secret_is_in_a_log_a_row_of_airflow_or_a_process_argument(system: Fa
     running = processes.of_run(system.run)
     assert len(running) > 3
     for process in running:
-        assert found_in(" ".join(process.cmdline())) == [], process.pid
+        with suppress(psutil.NoSuchProcess):  # the DAG processor's end when they have read a file
+            assert found_in(" ".join(process.cmdline())) == [], process.pid
     assert found_in(system.output) == []
+    system.answers[path] = []
     clear(system, run)
     assert end_of(system.api(), run) == "success"
 
@@ -281,6 +305,8 @@ def test_an_unusual_month_waits_for_a_person_and_tasks_that_are_killed_in_a_copy
 
     # The file is replaced. The page that shows the question about it is still open.
     file.write_text("".join(good.splitlines(keepends=True)[:401]))
+    released = threading.Event()
+    system.answers[f"sales/{newest}/sales.csv"] = [during(lambda: released.wait(30))]
     clear(system, run)
 
     def answer(option: str) -> int:
@@ -288,6 +314,7 @@ def test_an_unusual_month_waits_for_a_person_and_tasks_that_are_killed_in_a_copy
         return api.session.patch(f"{api.url}/api/v2/{place}", json=chosen).status_code
 
     assert answer(approve_first) == 404
+    released.set()
     wait_for(lambda: task_states(system, run)["approve_month"] == "awaiting_input")
     assert answer(approve_first) == 400
     assert "| 1 | Porto | 1,000 | 400 | -60 % | 500 | 200 | -60 % |" in get(system, place)["body"]
@@ -317,8 +344,12 @@ def test_an_unusual_month_waits_for_a_person_and_tasks_that_are_killed_in_a_copy
 
     assert end_of(api, of_older) == "success"
     assert rows(system, f"select count(*), sum(value) from sales where date = '{older}'") == [(50_000, 100_000)]
-    left = "select from pipeline.loads join pipeline.files using (file_id) where to_regclass(staged_table) is not null"
-    assert rows(system, f"{left} and file_month = '{older}'") == []
+    left = f"""
+        select from pipeline.loads join pipeline.files using (file_id)
+        where to_regclass(staged_table) is not null and file_month = '{older}'
+    """
+    # A table that a session uses, such as autovacuum's, is left to the next clean-up.
+    wait_for(lambda: rows(system, "select pipeline.clean_up()") and not rows(system, left))
 
 
 def task_states(system: FaultySystem, run: str) -> dict[str, str | None]:
@@ -379,7 +410,8 @@ def test_a_table_of_airflow_whose_records_are_not_cleaned_fails_the_command(syst
         connection.execute("create role cleaner login password 'cleaner'")
         connection.execute("grant connect on database airflow to cleaner")
         connection.execute("grant select on all tables in schema public to cleaner")
-        before = connection.execute("select count(*) from task_instance").fetchall()
+        tasks = "select id from task_instance"
+        before = set(connection.execute(tasks).fetchall())
         failed = subprocess.run(
             [sys.executable, "-m", "services.airflow_db_clean", "--days=-1"],
             cwd=system.folder,
@@ -391,7 +423,7 @@ def test_a_table_of_airflow_whose_records_are_not_cleaned_fails_the_command(syst
         assert failed.returncode == 1
         assert "did not clean every table" in failed.stderr
         assert "errors on the following tables" in failed.stderr
-        assert connection.execute("select count(*) from task_instance").fetchall() == before
+        assert before <= set(connection.execute(tasks).fetchall())
         connection.execute("drop owned by cleaner")
         connection.execute("drop role cleaner")
 
@@ -425,19 +457,10 @@ def test_a_task_sees_no_password_in_any_environment_and_its_log_is_shown_while_i
 
 
 def test_no_process_listens_on_more_than_this_machine(system: FaultySystem) -> None:
-    data = str(Path(system.state["postgres_home"]) / "data")
-    [server] = [each for each in psutil.process_iter(["cmdline"]) if data in (each.info["cmdline"] or [])]
-    started = [*processes.of_run(system.run), server]
-    assert len(started) > 10
-    listening = [
-        connection.laddr
-        for process in started
-        for connection in process.net_connections("inet")
-        if connection.status == psutil.CONN_LISTEN or connection.type == socket.SOCK_DGRAM
-    ]
     state = system.state
-    assert {state["postgres_port"], state["airflow_port"]} <= {address.port for address in listening}
-    assert {address.ip for address in listening} == {"127.0.0.1"}
+    # Other processes come and go.
+    wait_for(lambda: all(address == LOOPBACK for address, _ in listening() - LISTENING_BEFORE))
+    assert {(LOOPBACK, state["postgres_port"]), (LOOPBACK, state["airflow_port"])} <= listening()
 
 
 def test_another_account_of_the_machine_reads_no_file_of_the_system(system: FaultySystem) -> None:

@@ -28,7 +28,7 @@ def test_this_machine_is_never_reached_through_a_proxy(monkeypatch: pytest.Monke
     monkeypatch.setenv("NO_PROXY", "bucket.here, .there")
     up.keep_local_traffic_from_proxies()
     once = os.environ["NO_PROXY"]
-    assert once.startswith("bucket.here,.there,127.0.0.1,localhost,::1,")
+    assert once.split(",")[:5] == ["bucket.here", ".there", "127.0.0.1", "localhost", "::1"]
     up.keep_local_traffic_from_proxies()
     assert os.environ["NO_PROXY"] == os.environ["no_proxy"] == once
     # A setting that admits no proxy at all stays.

@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from conftest import DEFAULT_PASSWORDS, Database, drop_database, new_database
 from psycopg.errors import CheckViolation, InsufficientPrivilege
+from support.breakpoints import wait_until_nothing_is_left
 
 from company_data.settings import CONNECTION_OPTIONS
 from embedded.postgres import Cluster
@@ -104,6 +105,7 @@ def test_a_session_that_is_named_after_a_dead_load_does_not_make_it_look_alive(d
         with psycopg.connect(database.url("pipeline"), autocommit=True, options=CONNECTION_OPTIONS) as loading:
             [(load,)] = loading.execute(begin).fetchall()
             assert database.run(f"select pipeline.is_running({load})") == [(True,)]
+        wait_until_nothing_is_left(database)
         with psycopg.connect(database.url(login), application_name=f"load {load}"):
             database.run(begin, "pipeline")
             assert database.run(f"select status from pipeline.loads where load_id = {load}") == [("failed",)]

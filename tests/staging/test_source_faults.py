@@ -2,7 +2,9 @@
 
 import base64
 import gzip
+import os
 import re
+import signal
 import threading
 import zlib
 from datetime import UTC, datetime, timedelta
@@ -178,8 +180,9 @@ def test_a_source_that_trickles_is_given_up_at_the_task_s_time_limit_and_recorde
     database: Database, faulty: FaultyFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     task = dag_bag().dags[SALES].get_task("stage_sales")
-    monkeypatch.setattr(task, "execution_timeout", timedelta(seconds=1))
-    faulty.answers[FAULTY_PATH] = [trickle]
+    monkeypatch.setattr(task, "execution_timeout", timedelta(hours=1))
+    # The hour has passed: Airflow's timer, which sends this signal, is ahead of nothing but the download.
+    faulty.answers[FAULTY_PATH] = [trickle(lambda: os.kill(os.getpid(), signal.SIGALRM))]
     assert run_dag(SALES, "2024-02") == "failed"
     [(outcome, error)] = database.run("select status, error from pipeline.loads")
     assert outcome == "failed"
@@ -275,7 +278,7 @@ def test_status_and_code_decide_between_waiting_failing_and_retrying(
     answer: Answer, in_its_week: type[Exception], later: type[Exception], message: str, faulty: FaultyFiles
 ) -> None:
     now = datetime.now(UTC)
-    for late_until, error in ((now + timedelta(minutes=1), in_its_week), (now - timedelta(minutes=1), later)):
+    for late_until, error in ((now + timedelta(days=1), in_its_week), (now - timedelta(days=1), later)):
         with pytest.raises((SourceUnavailable, FileRejected), match=message) as failure:
             faulty.fetch(answer, late_until=late_until)
         assert failure.type is error

@@ -145,13 +145,19 @@ def before(action: Callable[[], object]) -> Answer:
     return answer
 
 
-def trickle(handler: MisbehavingHandler) -> None:
-    """A body that comes a byte at a time, never stopping for as long as the read timeout."""
-    handler.head(Content_Length=len(handler.content()))
-    with contextlib.suppress(OSError):
-        for byte in handler.content()[:200]:
-            handler.wfile.write(bytes([byte]))
-            time.sleep(0.1)
+def trickle(reached: Callable[[], object]) -> Answer:
+    """A body that comes a byte at a time, never stopping for the read timeout; meanwhile something happens."""
+
+    def answer(handler: MisbehavingHandler) -> None:
+        handler.head(Content_Length=len(handler.content()))
+        with contextlib.suppress(OSError):
+            for number, byte in enumerate(handler.content()[:200]):
+                handler.wfile.write(bytes([byte]))
+                time.sleep(0.1)
+                if number == 3:
+                    reached()
+
+    return answer
 
 
 def in_chunks(pieces: Iterable[bytes]) -> Iterator[bytes]:
