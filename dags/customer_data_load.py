@@ -49,8 +49,8 @@ figures: **Approve** publishes them, **Reject** fails the run and keeps the old 
 Replaces the three tables in one transaction: `sql/customers/publish_customers.sql`. It is skipped if
 the files of a run that requested the profiles later are published already.
 
-- **When it fails**, a lock timed out, a trigger or a policy changed what was inserted, or a migration changed a table
-  since the files were staged.
+- **When it fails**, a lock timed out, a trigger or a policy changed what was inserted, a migration changed a table
+  since the files were staged, or another run has published since they were compared.
 - **Look** at its log; for a lock, at the sessions in `pg_stat_activity`.
 - **Then** clear the whole run.
 """

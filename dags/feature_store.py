@@ -5,7 +5,8 @@ when they were known; and `feature_store`: the last row of each client.
 
 **Runs** by itself whenever `customer_data_load` has published, and once a day (UTC): if the event of a publication
 was lost, for example because this DAG was paused, the daily run finds that the tables are stale. Trigger it to rebuild
-the tables from the customer tables as they are. Only clients that have changed are written.
+the tables from the customer tables as they are, also where rows of the features were changed by hand. Only rows that
+differ are written.
 
 #### `check_staleness`
 
@@ -81,6 +82,7 @@ with DAG(
         sql=[
             f"set local pipeline.keep_for = '{feature_history_keep_for()}'",
             f"set local pipeline.max_loss = '{feature_store_max_loss()}'",
+            "set local pipeline.run_type = '{{ dag_run.run_type.value }}'",
             "feature_store/find_changed_clients.sql",
             "feature_store/resolve_days.sql",
             "feature_store/write_difference.sql",

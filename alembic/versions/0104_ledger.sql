@@ -153,6 +153,7 @@ create table pipeline.loads (
     decide_until timestamptz,
     wait_until timestamptz,
     request_number bigint,
+    compared_with bigint,
     started_at timestamptz not null default clock_timestamp(),
     requested_at timestamptz,
     published_at timestamptz,
@@ -207,6 +208,8 @@ comment on column pipeline.loads.wait_until is 'Until when a late file is waited
 comment on column pipeline.loads.request_number is
 'Number of the request, drawn while the file is locked: of two loads of a file, the one with the greater number is
 published. Files that are published together have one number.';
+comment on column pipeline.loads.compared_with is
+'Load that was published when this one was compared, 0 if none was; null if it may replace any.';
 comment on column pipeline.loads.started_at is 'When the attempt began.';
 comment on column pipeline.loads.requested_at is 'When the file was requested.';
 comment on column pipeline.loads.published_at is 'When the rows were published; stays when they are superseded.';
@@ -232,8 +235,8 @@ grant usage on sequence pipeline.request_numbers to pipeline;
 grant
 select,
 update (
-    status, error, anomalies, decided_by, decided_at, decide_until, wait_until, request_number, requested_at,
-    published_at, updated_at, etag, last_modified, bytes, sha256, row_count, max_date, total
+    status, error, anomalies, decided_by, decided_at, decide_until, wait_until, request_number, compared_with,
+    requested_at, published_at, updated_at, etag, last_modified, bytes, sha256, row_count, max_date, total
 )
 on pipeline.loads to pipeline;
 
@@ -771,6 +774,14 @@ begin
             'Load ', load, ' of ' || this.source_url, ' is ', coalesce(this.status, 'not in pipeline.loads'),
             ': ' || this.error, '. Only a checked load can be published, and the tables stay as they were. Clear this',
             ' run from its staging tasks on.'
+        ));
+    elsif
+        this.compared_with <> (case when previous.status = 'published' then previous.load_id else 0 end)
+        and previous.sha256 <> this.sha256
+    then
+        perform pipeline.reject(format(
+            '%s: load %s was published after load %s had been compared, so it is not known what would change. Nothing'
+            ' was published. Clear this run from its check on.', this.source_url, previous.load_id, load
         ));
     end if;
 

@@ -98,6 +98,12 @@ declare
     file constant pipeline.file_rows := (select file_rows from pipeline.file_rows where file_id = this.file_id);
     profiled record;
 begin
+    -- What is published before anything is compared with it. record_anomalies keeps it, because a row that is updated
+    -- here would keep other runs waiting.
+    perform set_config(
+        'pipeline.compared_with_' || load,
+        coalesce((select load_id from pipeline.loads where file_id = this.file_id and status = 'published'), 0)::text, true
+    );
     perform pipeline.open_staged(load, 'sample', 50000);
     delete from pipeline.column_profiles where load_id = load;
     for profiled in
@@ -291,7 +297,8 @@ begin atomic
     set
         anomalies = case when not given.is_known or given.decided_by is not null then given.anomalies end,
         decided_by = case when given.is_known then given.decided_by end,
-        decided_at = case when given.is_known then given.decided_at end
+        decided_at = case when given.is_known then given.decided_at end,
+        compared_with = current_setting('pipeline.compared_with_' || loads.load_id)::bigint
     from given
     where loads.load_id = given.load_id and loads.status in ('checked', 'pending_approval');
 end;

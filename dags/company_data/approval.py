@@ -24,6 +24,8 @@ REQUESTS = """
 """
 ASK = "select pipeline.request_approval(load_id, now() + %s) from unnest(%s::bigint[]) as unusual (load_id)"
 PUBLISH = "select pipeline.decide_load(load_id, true, %s) from unnest(%s::bigint[]) as unusual (load_id)"
+# Where nobody is asked, a load may also replace what another run publishes after the comparison.
+REPLACES_ALL = "update pipeline.loads set compared_with = null where load_id = any(%s::bigint[]) returning load_id"
 # The loads about which a person was asked, and that have no answer yet.
 DECIDE = """
     select pipeline.decide_load(load_id, %s::boolean, %s::text)
@@ -119,6 +121,8 @@ class LoadApprovalOperator(ApprovalOperator):
             if request.anomalies and request.decided_by:
                 about = (request.load_id, request.anomalies, request.decided_by)
                 self.log.info("Load %s is unusual: %s. Nobody is asked: %s has decided on these bytes.", *about)
+        if mode in ("warn", "ignore"):
+            self._run(REPLACES_ALL, [request.load_id for request in requests])
         if not unusual:
             return
         loads = [request.load_id for request in unusual]

@@ -79,7 +79,8 @@ Publishes the month in one transaction: `sql/{table}/publish_month.sql`. It is s
 requested later is published already.
 
 - **When it fails**, a foreign key refers to a table of sums, a trigger or a policy changed what was inserted, a
-  migration changed the table since the file was staged, or a lock timed out.
+  migration changed the table since the file was staged, another run has published the month since it was compared, or
+  a lock timed out.
 - **Look** at its log; for a lock, at the sessions in `pg_stat_activity`.
 - **Then** clear the whole run.
 """

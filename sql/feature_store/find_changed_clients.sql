@@ -1,5 +1,6 @@
--- Finds the clients whose source rows have changed since their rows in feature_history were built. A rebuild that would
--- lose too many clients ends here: it is recorded, and the files that follow find no client.
+-- Finds the clients whose source rows have changed since their rows in feature_history were built. In a run by hand
+-- that is all clients, because their rows in feature_history may have been changed. A rebuild that would lose too many
+-- clients ends here: it is recorded, and the files that follow find no client.
 --
 -- Reads       customer_profiles, customer_activity, labels, pipeline.client_hashes, pipeline.feature_sources
 -- Writes      the temporary tables build and clients; pipeline.rejected_builds
@@ -10,6 +11,7 @@
 --
 --     psql -v ON_ERROR_STOP=1 -1 \
 --         -c "set local pipeline.keep_for = 'infinity'" -c "set local pipeline.max_loss = '20'" \
+--         -c "set local pipeline.run_type = 'manual'" \
 --         -f find_changed_clients.sql -f resolve_days.sql -f write_difference.sql &&
 --         psql -v ON_ERROR_STOP=1 -f require_build.sql
 
@@ -94,7 +96,10 @@ select
     coalesce(found.profile_idx, client_hashes.idx) as idx,
     found.*,
     client_hashes.source_hash as known_hash,
-    (found.source_hash is distinct from client_hashes.source_hash) as is_changed
+    (
+        found.source_hash is distinct from client_hashes.source_hash
+        or current_setting('pipeline.run_type', true) is not distinct from 'manual'
+    ) as is_changed
 from found
 full join pipeline.client_hashes
     on found.profile_idx = client_hashes.idx;

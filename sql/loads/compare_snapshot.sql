@@ -8,6 +8,17 @@
 select pipeline.profile_load(load_id)
 from unnest(%(loads)s::bigint[]) as given (load_id);
 
+-- What an earlier comparison has found.
+update pipeline.anomaly_checks
+set median = null, low = null, high = null, anomaly = null
+where
+    load_id = any(%(loads)s::bigint[])
+    and (
+        measure = 'rows'
+        or measure like 'share of %%'
+        or measure like 'shift of %%'
+    );
+
 -- Rows without a value, and the share of each value where there are few; not of keys.
 insert into pipeline.anomaly_checks (load_id, measure, value)
 select
@@ -47,7 +58,7 @@ where
     column_profiles.load_id = any(%(loads)s::bigint[])
     and column_profiles.sample_rows > 0
 on conflict (load_id, measure) do update
-    set value = excluded.value, anomaly = null;
+    set value = excluded.value;
 
 -- The files beside the published ones. Fewer than 100 rows are not compared.
 create temporary table mine on commit drop as
@@ -188,8 +199,7 @@ on conflict (load_id, measure) do update
     set
         value = excluded.value,
         low = excluded.low,
-        high = excluded.high,
-        anomaly = null;
+        high = excluded.high;
 
 -- Rows that begin later than tomorrow.
 insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly)

@@ -292,6 +292,21 @@ def test_a_table_that_was_emptied_by_hand_is_built_again(clients: Database, tabl
     assert clients.run("select idx from feature_store") == clients.run("select idx from feature_history") == [(1,)]
 
 
+def test_a_run_that_is_triggered_by_hand_repairs_rows_that_were_changed_by_hand(clients: Database) -> None:
+    clients.run("insert into customer_activity select idx, '2020-01-01', null, 1.5, 11 from customer_profiles")
+    build_feature_store(clients)
+    before = clients.run("select * from feature_store order by idx")
+    assert len(before) > 1
+    clients.run(
+        "update feature_history set scd_a = 99 where idx = 1; delete from feature_history where idx = 2", "mle_user"
+    )
+    build_feature_store(clients)
+    assert clients.run("select * from feature_store order by idx") != before
+    build_feature_store(clients, run_type="manual")
+    assert clients.run("select * from feature_store order by idx") == before
+    assert clients.run("select count(*) from feature_history where known_to is null") == [(len(before),)]
+
+
 def test_pairs_may_be_none_or_null_and_have_as_many_clients_as_days(database: Database) -> None:
     assert at(database, []) == []
     nothing = (None,) * 5

@@ -15,7 +15,7 @@ from airflow.utils.types import DagRunType
 from conftest import ROOT, Database
 
 from company_data import staging
-from company_data.approval import LoadApprovalOperator
+from company_data.approval import REPLACES_ALL, LoadApprovalOperator
 from company_data.loads import PUBLISHED_ALREADY, REQUIRE_CHECKED, SUPERSEDED, CheckOperator, loads_of
 from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS
 
@@ -75,8 +75,11 @@ class Run:
                     if isinstance(task, CheckOperator):
                         connection.execute(REQUIRE_CHECKED, {"loads": loads_of(self.parameters(name))})
             elif isinstance(task, LoadApprovalOperator):
+                loads = [self.loads[task_of(load)] for load in task.loads]
                 if self.asks:
-                    self.ask([self.loads[task_of(load)] for load in task.loads])
+                    self.ask(loads)
+                else:  # ON_ANOMALY=ignore
+                    self.database.run(REPLACES_ALL.replace("%s", f"'{set(loads)}'"))
             else:
                 table, *month = self.rendered(task.op_args)
                 self.loads[name] = stage_file(self.database, table, month[0] if month else None, self.name)
@@ -164,7 +167,7 @@ def load_customers(database: Database) -> list[str]:
 
 
 def build_feature_store(database: Database, **settings: str) -> list[str]:
-    """The tasks of feature_store, with other settings of the transaction: keep_for, max_loss; returns the reports."""
+    """The tasks of feature_store, with other settings of the transaction, such as max_loss; returns the reports."""
     run = Run(database, FEATURES)
     if not settings:
         return run.run()

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, Database, Files
+from psycopg.errors import CheckViolation
 from support import csv_text
 from support.airflow_runs import AirflowRun
 from support.bucket_files import write_customers, write_month
@@ -94,6 +95,25 @@ def waiting(database: Database) -> AirflowRun:
     assert run.states["approve_month"] == "awaiting_input"
     assert month_status(database) == ("pending_approval", CHANGED, CHANGED)
     return run
+
+
+def test_a_month_that_another_run_replaces_after_its_comparison_is_not_published_until_it_is_compared_again(
+    database: Database, files: Files
+) -> None:
+    staging, few = ("stage_sales", "stage_stores", "check_month"), Run(database, SALES, f"{MONTH}-01")
+    many = Run(database, SALES, f"{MONTH}-01")
+    for run, rows in ((many, MANY), (few, FEW)):
+        sell(files, MONTH, rows)
+        run.run(*staging)
+    few.run("compare_month")
+    many.run("compare_month", "publish_month")
+    with pytest.raises(CheckViolation, match="load 1 was published after load 3 had been compared"):
+        few.run("publish_month")
+    assert row_count(database) == MANY
+    few.run("check_month", "compare_month")
+    assert database.run("select anomalies from pipeline.loads where load_id = 3") == [(CHANGED,)]
+    few.run("publish_month")
+    assert row_count(database) == FEW
 
 
 def test_an_unusual_month_is_published_and_notified_or_asked_about_as_the_setting_and_its_run_say(

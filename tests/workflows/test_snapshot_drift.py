@@ -6,7 +6,7 @@ and labels change a little. RANDOM_SEED and RANDOM_SEEDS make another or a longe
 
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, timedelta
 
 import pytest
@@ -168,3 +168,15 @@ def test_a_column_that_one_of_two_files_lacks_is_not_compared(database: Database
         run = stage(database, files, version, rows if change == "add tier integer" else None)
         assert anomalies(run) is None
         run.run("publish_customers")
+
+
+def test_a_comparison_that_is_repeated_finds_what_is_unusual_now(database: Database, files: Files) -> None:
+    version = first_version(random.Random(SEED))  # noqa: S311 - no secret
+    rare = {idx: (a, "Z" if idx % 5 == 0 else b, c) for idx, (a, b, c) in version.profiles.items()}
+    published = stage(database, files, replace(version, profiles=rare))
+    published.run("check_customers", "compare_customers", "publish_customers")
+    earlier = stage(database, files, replace(version, profiles=version.profiles | {1: (50, "A", "x")}))
+    later = stage(database, files, version)
+    assert "share of attr_b Z: 0 %" in str(anomalies(later))
+    earlier.run("check_customers", "compare_customers", "publish_customers")
+    assert anomalies(later) is None

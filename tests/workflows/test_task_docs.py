@@ -24,7 +24,7 @@ def test_each_task_says_what_its_failure_means_where_to_look_and_what_to_do_and_
         if not named:
             continue
         # As the UI shows it: the text of the files, with bound parameters and nothing written into it.
-        rendered = task.render_template(task.sql, {"dag": dag(dag_id)}, dag(dag_id).get_template_env())
+        rendered = task.render_template(task.sql, {"dag": dag(dag_id), "dag_run": {}}, dag(dag_id).get_template_env())
         texts = [rendered] if isinstance(rendered, str) else rendered
         # A task that runs several files sets their settings before, and commits.
         shown = [text for text in texts if not text.startswith(("set local ", "commit"))]
