@@ -54,7 +54,7 @@ EARLIER_MONTHS = """
 """
 
 
-@task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES, late_for=LATE_FOR))
+@task(do_xcom_push=True, retries=STAGING_RETRIES, retry_policy=LoadRetryPolicy(STAGING_RETRIES))
 def stage_csv(table: str, file_month: str | None = None) -> int:
     """Stage a source file.
 
