@@ -16,8 +16,6 @@ from services.passwords import Volume, pgpass, ui_passwords, without_passwords
 UI_LOGIN = "airflow"
 READY_SECONDS = 180
 
-SALES_DAG = "sales_load_and_aggregation"
-
 # The settings of Airflow that the containers have too, and the names of those of the workflows.
 AIRFLOW_ENV = ROOT / "services/airflow.env"
 WORKFLOWS_ENV = ROOT / "services/workflows.env"

@@ -14,8 +14,10 @@ from embedded.environment import use_company_data
 from embedded.state import ROOT, RunError, State
 
 CHUNK = 1 << 20
-# The end of the messages of a load; a preview has no run.
-ADVICE = re.compile(r" (Then|When the file is corrected,) clear this run\.$")
+# The end of the messages of a load; a preview has no run and keeps no rows.
+ADVICE = re.compile(
+    r" (Then|When the file is corrected,) clear this run\.$| \(the rows are in \S+ until the file is loaded again\)$"
+)
 
 BEGIN = """
     insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table)
@@ -124,7 +126,7 @@ def answer(found: list[tuple[Any, ...]]) -> str:
     from company_data.settings import asks_a_person, on_anomaly
 
     (_, anomalies, figures, is_same, of_source, replaces_rows), *_ = found
-    if errors := [error for error, *_ in found if error]:
+    if errors := [ADVICE.sub("", error) for error, *_ in found if error]:
         return f"The month would be rejected: {'; '.join(errors)}."
     if is_same:
         return "The same file as is published: nothing would change."

@@ -4,7 +4,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from embedded.state import ROOT
 
 
 def copy_tree(folder: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from services.status import months_due
+from services.status import NONE_DUE, months_due
 
 SOURCES = "select table_name, is_monthly, date_column from pipeline.sources order by place"
 IN_MONTH = sql.SQL(
@@ -47,6 +47,9 @@ def check_source(address: str, months: Sequence[date]) -> bool:
     with psycopg.connect(address, options=CONNECTION_OPTIONS, autocommit=True) as connection:
         for table, is_monthly, date_column in connection.execute(SOURCES).fetchall():
             files: list[date | None] = [None]
+            if is_monthly and not months:
+                print(f"{table:<18} {NONE_DUE}")
+                continue
             if is_monthly:
                 found = [
                     next((month for month in order if has_file(connection, table, str(month))), None)

@@ -275,10 +275,10 @@ def write_certificates(environment: Mapping[str, str], names: Sequence[str], dat
         for name, text in zip(("server.crt", "server.key", "ca.crt"), own.values(), strict=True):
             database.write(name, text)
         return
-    present = database.read("server.crt")
-    if present and not new_keys and is_good(present, names):
+    present, signer = database.read("server.crt"), f"company-data, {database.folder.name}"
+    if present and not new_keys and is_good(present, names, signer):
         return
-    authority_key, authority = certificate([f"company-data, {database.folder.name}"], None)
+    authority_key, authority = certificate([signer], None)
     server_key, server = certificate(names, (authority_key, authority))
     database.write(
         "server.key",
@@ -290,9 +290,11 @@ def write_certificates(environment: Mapping[str, str], names: Sequence[str], dat
     database.write("ca.crt", authority.public_bytes(serialization.Encoding.PEM).decode())
 
 
-def is_good(pem: str, names: Sequence[str]) -> bool:
-    """Whether a certificate has the names, and is not about to expire."""
+def is_good(pem: str, names: Sequence[str], signer: str) -> bool:
+    """Whether a certificate was made here, signed by this authority, has the names, and is not about to expire."""
     found = x509.load_pem_x509_certificate(pem.encode())
+    if found.issuer != common_name(signer):
+        return False
     subjects = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     lasts = found.not_valid_after_utc - datetime.now(UTC)
     return set(names) <= set(subjects.get_values_for_type(x509.DNSName)) and lasts > RENEWED_BEFORE
@@ -304,7 +306,7 @@ Authority = tuple[ec.EllipticCurvePrivateKey, x509.Certificate]
 def certificate(names: Sequence[str], authority: Authority | None) -> Authority:
     """A key and its certificate, signed by the authority; without one it is an authority itself."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, names[0])])
+    name = common_name(names[0])
     now = datetime.now(UTC)
     signer = authority[0] if authority else key
     builder = (
@@ -323,6 +325,11 @@ def certificate(names: Sequence[str], authority: Authority | None) -> Authority:
         subjects = [x509.DNSName(each) for each in dict.fromkeys(names)]
         builder = builder.add_extension(x509.SubjectAlternativeName(subjects), critical=False)
     return key, builder.sign(signer, hashes.SHA256())
+
+
+def common_name(name: str) -> x509.Name:
+    """A name as a certificate has it, of its subject or its issuer."""
+    return x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
 
 
 # server: (the login whose password may have changed, its file, more logins to set).

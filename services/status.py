@@ -56,6 +56,8 @@ GOOD_STATES = {"loaded", "retired", "waiting", "not_in_source"}
 ENDED_STATES = {"failed", "rejected"}
 NOT_LOADED = {"missing", *ENDED_STATES}
 
+NONE_DUE = "no month is due yet: SALES_FIRST_MONTH has not ended"
+
 VERSION_LETTERS = 12
 NOTE_LETTERS = 160
 STILL_LOADED = "; the version above is still loaded"
@@ -154,7 +156,7 @@ def print_status(status: Status) -> None:
     for table, months in groupby(status.months, itemgetter(0)):
         print_months(table, [row[1:] for row in months], status.due)
     if not status.due:
-        print("\nno month is due yet: SALES_FIRST_MONTH has not ended")
+        print(f"\n{NONE_DUE}")
 
 
 def print_months(table: str, months: Sequence[tuple[Any, ...]], due: Sequence[date]) -> None:

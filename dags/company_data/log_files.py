@@ -23,6 +23,8 @@ def delete_old_logs() -> str:
 def delete_files(folder: Path, before: datetime) -> str:
     """Delete the files of a folder that were last written before a moment, and folders that are empty then."""
     deleted, kept, size = 0, 0, 0
+    # Found first, because deleting a file makes its folder new.
+    old = {parent for parent, _, _ in os.walk(folder) if os.stat(parent).st_mtime < before.timestamp()}
     for parent, _, names in os.walk(folder, topdown=False):
         for file in (Path(parent) / name for name in names):
             found = file.lstat()
@@ -32,7 +34,7 @@ def delete_files(folder: Path, before: datetime) -> str:
             else:
                 kept += 1
                 size += found.st_size
-        if Path(parent) != folder and Path(parent).stat().st_mtime < before.timestamp() and not os.listdir(parent):
+        if Path(parent) != folder and parent in old and not os.listdir(parent):
             Path(parent).rmdir()
     return f"logs: deleted {deleted} files; {kept} are left, {size / 1e6:,.0f} MB"
 

@@ -10,6 +10,7 @@ from airflow.sdk import TaskGroup
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator, assets
 from company_data.notifier import CALLBACKS
+from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
 from company_data.schedule import MonthlyTimetable
 from company_data.settings import (
     FILE_MONTH,
@@ -116,7 +117,8 @@ def load_month(table: str, *, publishes: list[str]) -> None:
         publishes: the tables that it changes, each an asset.
     """
     with TaskGroup("stage", prefix_group_id=False):
-        staged = stage_csv.override(task_id=f"stage_{table}")(table, FILE_MONTH)
+        may_be_late = LoadRetryPolicy(STAGING_RETRIES, late_for=LATE_FOR)
+        staged = stage_csv.override(task_id=f"stage_{table}", retry_policy=may_be_late)(table, FILE_MONTH)
         staged_stores = stage_csv.override(task_id="stage_stores")("stores")
     loads = {"load": staged, "stores_load": staged_stores}
 

@@ -1,6 +1,7 @@
 """The schedule of the sales, which is a plugin."""
 
 try:
+    from monthly_timetable import CLOCKS_DIFFER_BY as CLOCKS_DIFFER_BY
     from monthly_timetable import MonthlyTimetable as MonthlyTimetable
 except ModuleNotFoundError:
     raise ImportError(

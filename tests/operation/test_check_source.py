@@ -1,6 +1,7 @@
 """make check-source: what it says of a source, and that it writes nothing."""
 
 import os
+from datetime import UTC, datetime
 
 import pytest
 from conftest import Database, Files
@@ -17,8 +18,8 @@ WRITTEN = """
 
 def check(command: str, **settings: str) -> tuple[int, list[str]]:
     """The exit status of a command and the lines that it printed, with one space between words."""
-    settings |= {"SALES_FIRST_MONTH": "2023-11", "SALES_LAST_MONTH": "2024-04"}
-    done = forked.run(*command.split(), environment={**os.environ, **settings})
+    months = {"SALES_FIRST_MONTH": "2023-11", "SALES_LAST_MONTH": "2024-04"}
+    done = forked.run(*command.split(), environment={**os.environ, **months, **settings})
     assert done.stderr == ""
     return done.returncode, [" ".join(line.split()) for line in done.stdout.splitlines()]
 
@@ -56,6 +57,12 @@ def test_it_says_which_files_there_are_and_whether_their_first_rows_fit(database
     assert database.run(WRITTEN) == before
 
 
-def test_a_source_without_any_month_is_an_error(database: Database, files: Files) -> None:
-    status, lines = check("services.check_source", AIRFLOW_CONN_OPERATIONAL_DB=database.url("pipeline"))
+def test_a_source_without_any_month_is_an_error_unless_no_month_is_due_yet(database: Database, files: Files) -> None:
+    write_customers(files)
+    files.write("stores.csv", csv_text.stores("1,Porto"))
+    address = {"AIRFLOW_CONN_OPERATIONAL_DB": database.url("pipeline")}
+    status, lines = check("services.check_source", **address)
     assert (status, lines[-1]) == (1, "sales the source has no month from 2023-11 to 2024-04")
+    this_month = f"{datetime.now(UTC):%Y-%m}"
+    status, lines = check("services.check_source", SALES_FIRST_MONTH=this_month, SALES_LAST_MONTH="", **address)
+    assert (status, lines[-1]) == (0, "sales no month is due yet: SALES_FIRST_MONTH has not ended")

@@ -220,17 +220,19 @@ def test_a_load_that_was_not_published_for_30_days_is_discarded_and_stays_in_the
 
 def test_old_log_files_are_deleted_with_the_folders_that_they_leave_empty(tmp_path: Path) -> None:
     now = datetime(2026, 1, 1, tzinfo=UTC)
-    for name, days in (("a/run_id=1/attempt=1.log", 91), ("a/run_id=2/attempt=1.log", 89), ("b/c.log", 99)):
+    for name, days in (("a/run_id=1/attempt=1.log", 91), ("a/run_id=2/attempt=1.log", 89), ("b/c/d.log", 99)):
         file = tmp_path / name
         file.parent.mkdir(parents=True)
         file.write_text("x" * 1_000_000)
         os.utime(file, times=2 * ((now - timedelta(days=days)).timestamp(),))
     for folder in [folder for folder in tmp_path.rglob("*") if folder.is_dir()]:
         os.utime(folder, times=2 * ((now - timedelta(days=99)).timestamp(),))
+    (tmp_path / "new").mkdir()
     (tmp_path / "latest").symlink_to(tmp_path / "gone")
     text = log_files.delete_files(tmp_path, now - log_files.LOGS_KEPT)
     assert text == "logs: deleted 2 files; 2 are left, 1 MB"
-    assert list(tmp_path.rglob("*.log")) == [tmp_path / "a/run_id=2/attempt=1.log"]
+    kept = ("a", "a/run_id=2", "a/run_id=2/attempt=1.log", "latest", "new")
+    assert sorted(tmp_path.rglob("*")) == [tmp_path / name for name in kept]
 
 
 # By hand 500, on PostgreSQL.

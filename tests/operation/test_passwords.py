@@ -13,6 +13,7 @@ import pytest
 import trustme
 import yaml
 from conftest import ROOT, alembic, new_database
+from cryptography.hazmat.primitives.serialization import Encoding
 from psycopg.conninfo import make_conninfo
 from support import forked
 
@@ -281,9 +282,9 @@ def programs_with_tls() -> str | None:
     return None
 
 
-def certificate_of_the_operator(folder: Path) -> dict[str, str]:
+def certificate_of_the_operator(folder: Path, *names: str) -> dict[str, str]:
     authority = trustme.CA()
-    issued = authority.issue_cert("localhost")
+    issued = authority.issue_cert(*names)
     files = {
         "DB_CERTIFICATE_FILE": issued.cert_chain_pems[0],
         "DB_KEY_FILE": issued.private_key_pem,
@@ -292,6 +293,18 @@ def certificate_of_the_operator(folder: Path) -> dict[str, str]:
     for name, content in files.items():
         content.write_to_path(folder / name)
     return {name: str(folder / name) for name in files}
+
+
+def test_a_certificate_is_kept_at_the_next_start_and_the_operator_s_own_only_while_it_is_set(volumes: Path) -> None:
+    made = "operational-db/server.crt"
+    assert write(volumes)[made] == write(volumes)[made]
+    own = certificate_of_the_operator(volumes, "operational-db", "localhost")
+    # With a common name alone, as older tools make it.
+    _, named = passwords.certificate(["operational-db"], None)
+    for text in (Path(own["DB_CERTIFICATE_FILE"]).read_text(), named.public_bytes(Encoding.PEM).decode()):
+        Path(own["DB_CERTIFICATE_FILE"]).write_text(text)
+        assert write(volumes, own)[made] == text
+        assert write(volumes)[made] != text
 
 
 def test_off_this_machine_only_encrypted_connections_are_accepted(
@@ -311,7 +324,7 @@ def test_off_this_machine_only_encrypted_connections_are_accepted(
         return psycopg.connect(make_conninfo(address, password=NASTY, **{"host": "localhost", **options}))
 
     # With the certificate that is made here, and with the operator's own.
-    for certificate in ({}, certificate_of_the_operator(volumes)):
+    for certificate in ({}, certificate_of_the_operator(volumes, "localhost")):
         write(volumes, {**EVERYWHERE, **OWN, "OPERATIONAL_DB_HOSTNAME": "localhost", **certificate})
         shutil.copytree(volumes / "operational-db", folder, dirs_exist_ok=True)
         for path in (folder, *folder.iterdir()):

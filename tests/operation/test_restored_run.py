@@ -13,7 +13,8 @@ from support import csv_text
 from support.system import KEYS, SALES_DAG, FaultySystem, clear, lend_packages, months, rows, status
 
 from embedded.postgres import free_port
-from embedded.tree import ROOT, copy_tree
+from embedded.state import ROOT
+from embedded.tree import copy_tree
 
 LOADED = "select sale_month, value from monthly_sales order by 1"
 

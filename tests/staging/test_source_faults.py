@@ -9,7 +9,7 @@ import threading
 import zlib
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 import pytest
@@ -35,9 +35,9 @@ from support.faulty_bucket import (
     with_headers,
     without_length,
 )
-from support.steps import SALES, stage_file
+from support.steps import CUSTOMERS, SALES, stage_file
 
-from company_data import source, staging
+from company_data import retries, source, staging
 from company_data.errors import FileMissing, FileNotYetAvailable, FileRejected, SourceUnavailable
 from company_data.retries import STAGING_RETRIES, LoadRetryPolicy
 
@@ -152,14 +152,15 @@ def test_a_checksum_of_the_server_decides_of_the_bytes_as_they_are_sent_or_of_th
     assert faulty.fetch(stored(body, Content_Encoding="gzip", x_amz_checksum_crc32=of_sent)) == b"123456789"
 
 
-def test_a_late_file_is_waited_for_through_other_faults_and_a_missing_list_of_stores_is_not(
+def test_a_late_file_of_a_month_is_waited_for_through_other_faults_and_no_other_file_is(
     database: Database, faulty: FaultyFiles, no_pauses: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The month that has ended last, whose file is waited for until the next has ended.
     month = f"{datetime.now(UTC).replace(day=1) - timedelta(days=1):%Y-%m}"
-    path, task = f"sales/{month}-01/sales.csv", cast("Any", staging.stage_csv)
-    monkeypatch.setattr(staging, "LATE_FOR", timedelta(days=40))
-    monkeypatch.setattr(task.kwargs["retry_policy"], "late_for", timedelta(days=40))
+    path, policy = f"sales/{month}-01/sales.csv", dag_bag().dags[SALES].get_task("stage_sales").retry_policy
+    late_for = timedelta(days=36_500)  # also after the data interval of the run of customer files
+    monkeypatch.setattr(staging, "LATE_FOR", late_for)
+    monkeypatch.setattr(policy, "late_for", late_for)
     faulty.write(path, csv_text.sales(f"1,5,{month}-03,1"))
     faulty.answers[path] = [s3_error(403, "AccessDenied", "Access Denied")]
     with pytest.raises(FileNotYetAvailable):
@@ -168,12 +169,16 @@ def test_a_late_file_is_waited_for_through_other_faults_and_a_missing_list_of_st
     assert found == "waiting"
     assert "returned 403 Forbidden (AccessDenied: Access Denied)" in error
     assert "Either the file may not be read, or it is missing" in error
-    # More tries than a transient fault gets.
-    faulty.answers[path] = [*[status(404)] * 9, status(503), hang_up, cut(5)]
-    assert run_dag(SALES, month, retries=15) == "success"
+    monkeypatch.setattr(retries, "TRANSIENT_TRIES", 3)
+    faulty.answers[path] = [*[status(404)] * 3, status(503), hang_up, cut(5)]
+    assert run_dag(SALES, month, retries=9) == "success"
     assert database.run("select value from sales") == [(5,)]
-    faulty.answers["stores.csv"] = [status(404)]
-    assert run_dag(SALES, month, retries=15) == "failed"
+    for dag, run_month, other in ((SALES, month, "stores.csv"), (CUSTOMERS, None, "customer_profiles.csv")):
+        for answer, tries in ((404, 1), (503, 3)):
+            faulty.requests.clear()
+            faulty.answers[other] = [status(answer)] * 4
+            assert run_dag(dag, run_month, retries=9) == "failed"
+            assert faulty.requests.count(f"/{other}") == tries
 
 
 def test_a_source_that_trickles_is_given_up_at_the_task_s_time_limit_and_recorded(

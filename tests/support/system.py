@@ -24,7 +24,8 @@ from embedded import processes
 from embedded.api import Api
 from embedded.postgres import Cluster, free_port
 from embedded.sample_data import months_before
-from embedded.tree import ROOT, copy_tree
+from embedded.state import ROOT
+from embedded.tree import copy_tree
 from services.passwords import DEFAULT_PASSWORDS
 
 SALES_DAG = "sales_load_and_aggregation"

@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 
 import pytest
@@ -12,7 +12,7 @@ from support.airflow_runs import AirflowRun, run_dag
 from support.bucket_files import write_customers
 from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag, load_customers, load_month
 
-from company_data import settings, source
+from company_data import schedule, settings, source
 from company_data.errors import FileRejected
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("airflow")]
@@ -125,12 +125,20 @@ def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it
 
 
 def test_a_run_whose_timetable_was_not_asked_fails_at_once_with_what_to_do(
-    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
+    database: Database, files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert run_dag(SALES, retries=3) == "failed"
     reason = r"The run manual__\S+ loads nothing: its data interval from .* is not one whole month .* Delete this run"
     assert re.search(reason, capsys.readouterr().out)
+    coming = f"{datetime.now(UTC) + timedelta(days=31):%Y-%m}"
+    assert run_dag(SALES, coming, retries=3) == "failed"
+    assert f"{coming} has not ended. Delete this run." in capsys.readouterr().out
     assert database.run("select count(*) from pipeline.loads") == [(0,)]
+
+    # The clock of the scheduler may be ahead of that of the worker.
+    monkeypatch.setattr(schedule, "CLOCKS_DIFFER_BY", timedelta(days=99))
+    write_sales(files, coming, csv_text.sales(f"1,1,{coming}-01,1"))
+    assert run_dag(SALES, coming) == "success"
 
 
 def test_a_plain_http_source_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
