@@ -75,7 +75,9 @@ def test_a_load_leaves_one_published_row_that_says_what_was_loaded(database: Dat
         **{"row_count": 2, "max_date": "2024-02-27", "total": "10.30", "bytes": len(TWO_SALES)},
         "sha256": sha256(TWO_SALES),
         "etag": hashlib.md5(TWO_SALES.encode(), usedforsecurity=False).hexdigest(),
-        **dict.fromkeys(("wait_until", "error", "anomalies", "decided_by", "decided_at", "decide_until")),
+        **dict.fromkeys(
+            ("wait_until", "error", "anomalies", "decided_by", "decided_at", "decide_until", "compared_with")
+        ),
     }
     with pytest.raises(psycopg.errors.UniqueViolation):
         database.run("""

@@ -3,6 +3,7 @@
 import re
 
 import pytest
+from airflow.utils.types import DagRunType
 from conftest import ROOT
 from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag
 
@@ -24,7 +25,8 @@ def test_each_task_says_what_its_failure_means_where_to_look_and_what_to_do_and_
         if not named:
             continue
         # As the UI shows it: the text of the files, with bound parameters and nothing written into it.
-        rendered = task.render_template(task.sql, {"dag": dag(dag_id), "dag_run": {}}, dag(dag_id).get_template_env())
+        context = {"dag": dag(dag_id), "dag_run": {"run_type": DagRunType.MANUAL}}
+        rendered = task.render_template(task.sql, context, dag(dag_id).get_template_env())
         texts = [rendered] if isinstance(rendered, str) else rendered
         # A task that runs several files sets their settings before, and commits.
         shown = [text for text in texts if not text.startswith(("set local ", "commit"))]
