@@ -298,7 +298,7 @@ begin atomic
         anomalies = case when not given.is_known or given.decided_by is not null then given.anomalies end,
         decided_by = case when given.is_known then given.decided_by end,
         decided_at = case when given.is_known then given.decided_at end,
-        compared_with = current_setting('pipeline.compared_with_' || loads.load_id)::bigint
+        compared_with = nullif(current_setting('pipeline.compared_with_' || loads.load_id, true), '')::bigint
     from given
     where loads.load_id = given.load_id and loads.status in ('checked', 'pending_approval');
 end;
