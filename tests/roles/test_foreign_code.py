@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import DEFAULT_PASSWORDS, Database, Files
+from conftest import DEFAULT_PASSWORDS, ROOT, Database, Files
 from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege
 from support.airflow_runs import run_dag
 from support.bucket_files import write_month
@@ -45,16 +45,20 @@ def test_no_task_command_printed_sql_or_function_for_readers_runs_a_shadow(
 
     # The caller's own path has public first, as an attacker would want it. Functions that become part of the caller's
     # query are as safe as that: on the path that PostgreSQL sets.
-    pairs = "'{1, 2}', '{2024-02-01, 2024-02-01}'"
+    day, pairs = "date '2024-02-01'", "array[1, 2], array[date '2024-02-01', '2024-02-01']"
+    moments = ("", ", timestamptz 'infinity'")
     for options, statements in {
         "-c search_path=public,pg_catalog": (
-            "select public.make_training_set('a', 'select idx, scd_a from public.feature_store', null)",
-            "select public.repeat_training_set('a')",
+            *(
+                f"select public.make_training_set(text '{name}', text 'select idx from public.feature_store'{known})"
+                for name, known in zip("ab", moments, strict=True)
+            ),
+            "select public.repeat_training_set(text 'a')",
             *(f"table public.{view}" for view in ("month_status", "data_freshness", "data_statistics")),
         ),
         "": (
-            *(f"select public.feature_store_as_of('2024-02-01'{known})" for known in ("", ", 'infinity'")),
-            *(f"select public.feature_store_at({pairs}{known})" for known in ("", ", 'infinity'")),
+            *(f"select public.feature_store_as_of({day}{known})" for known in moments),
+            *(f"select public.feature_store_at({pairs}{known})" for known in moments),
         ),
     }.items():
         with psycopg.connect(database.url("ds_user"), autocommit=True, options=options) as connection:
@@ -68,6 +72,22 @@ def test_no_task_command_printed_sql_or_function_for_readers_runs_a_shadow(
         if target.startswith("downgrade"):
             with safe(database.url) as connection:
                 connection.execute("drop schema migrations cascade")
+    assert not shadows_ran(database.url)
+
+    # In a cluster of Citus. What is recorded is created again by admin.
+    functions = f"--file={ROOT / 'deploy/citus/functions.sql'}"
+    database.client(
+        "psql",
+        "--quiet",
+        "--set=ON_ERROR_STOP=1",
+        "--command=set search_path = pg_catalog, pg_temp",
+        functions,
+        database.url(),
+    )
+    assert database.run("select count(*) from migrations.replaced_functions") == [(2,)]
+    database.open_to_readers()
+    for call in (f"feature_store_as_of({day})", f"feature_store_at({pairs})"):
+        database.run(f"select * from public.{call}", "ds_user")
     assert not shadows_ran(database.url)
 
     # The attack itself works where public is on the search path: without this, the test could not fail.
@@ -97,7 +117,9 @@ def test_each_function_has_a_fixed_path_or_names_what_was_found_when_it_was_made
     # become part of it, which a path of their own would prevent.
     assert sorted(str(name) for name, _ in found) == [
         "pipeline.measure_training_set(text,timestamp with time zone)",
+        "public.feature_store_as_of(date)",
         "public.feature_store_as_of(date,timestamp with time zone)",
+        "public.feature_store_at(integer[],date[])",
         "public.feature_store_at(integer[],date[],timestamp with time zone)",
     ]
 
