@@ -50,6 +50,20 @@ def safe(address: Address, user: str = "admin") -> psycopg.Connection[tuple[obje
     return psycopg.connect(address(user), autocommit=True, options=SAFE_PATH)
 
 
+def allow_overloads(address: Address) -> None:
+    """Put an event trigger that does nothing in place of the one that rejects overloads.
+
+    So they can be made as on a server without a superuser, also by the next migration.
+    """
+    with safe(address) as connection:
+        for statement in (
+            "drop event trigger if exists functions_without_overloads",
+            "create or replace function public.allow() returns event_trigger language plpgsql as 'begin end'",
+            "create event trigger functions_without_overloads on ddl_command_end execute function public.allow()",
+        ):
+            connection.execute(statement.encode())
+
+
 def plant_overloads(address: Address) -> None:
     """Make, as mle_user, functions and domains that are called instead of functions of public where they fit better.
 
@@ -58,8 +72,9 @@ def plant_overloads(address: Address) -> None:
     with safe(address) as connection:
         own = connection.execute("""
             select proname, array(select format_type(type, null) from unnest(proargtypes) as type)
-            from pg_proc where pronamespace = 'public'::regnamespace
+            from pg_proc where pronamespace = 'public'::regnamespace and prorettype <> 'event_trigger'::regtype
         """).fetchall()
+        connection.execute("alter event trigger functions_without_overloads disable")
     signatures: dict[tuple[object, str], str] = {}
     for name, types in own:
         assert isinstance(types, list)
@@ -137,7 +152,9 @@ def shadows_ran(address: Address) -> bool:
 
 
 def remove_shadows(address: Address) -> None:
-    """Drop what plant_overloads or plant_shadows made."""
+    """Drop what plant_overloads or plant_shadows made, and reject overloads again."""
+    with safe(address) as connection:
+        connection.execute("alter event trigger functions_without_overloads enable")
     with safe(address, "mle_user") as connection:
         [(drops,)] = connection.execute("""
             select string_agg(format('drop %s %s cascade', kind, name), ';')
