@@ -66,7 +66,8 @@ def frame_of_pairs(url: str, file: str) -> dict[str, object]:
     if "day" not in pairs:
         return {}
     arrays = ["{" + ",".join(pairs[column].astype(str)) + "}" for column in ("idx", "day")]
-    query = "copy (select day, (features).* from public.feature_store_at(%s, %s)) to stdout (format csv, header)"
+    of_pairs = "select day, (features).* from public.feature_store_at(%s::integer[], %s::date[])"
+    query = f"copy ({of_pairs}) to stdout (format csv, header)"
     text = io.BytesIO()
     with psycopg.connect(url) as connection, connection.cursor() as cursor, cursor.copy(query, arrays) as rows:
         text.writelines(rows)

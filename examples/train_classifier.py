@@ -26,7 +26,8 @@ TODAY = text("select * from public.feature_store")
 def features_at(connection: psycopg.Connection[Any], pairs: pd.DataFrame) -> pd.DataFrame:
     """The features of each client (idx) on each day, in the order of the pairs."""
     arrays = ["{" + ",".join(pairs[column].astype(str)) + "}" for column in ("idx", "day")]
-    query = "copy (select day, (features).* from public.feature_store_at(%s, %s)) to stdout (format csv, header)"
+    of_pairs = "select day, (features).* from public.feature_store_at(%s::integer[], %s::date[])"
+    query = f"copy ({of_pairs}) to stdout (format csv, header)"
     text = io.BytesIO()
     with connection.cursor() as cursor, cursor.copy(query, arrays) as rows:
         text.writelines(rows)

@@ -112,9 +112,6 @@ grant ds_user_role to ds_user;
 
 grant mle_user_role to mle_user;
 
--- It sees in pg_stat_activity which loads are running.
-grant pipeline to pipeline_owner;
-
 -- ALTER DEFAULT PRIVILEGES FOR ROLE mle_user needs membership, which CREATEROLE alone does not give. It also lets admin
 -- manage the tables of both.
 do $$

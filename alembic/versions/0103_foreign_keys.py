@@ -1,11 +1,12 @@
-"""A foreign key onto a table of another owner has the types of the columns that it refers to.
+"""A foreign key onto a table of another owner has the types of its columns; functions of public have no overloads.
 
 Why:    PostgreSQL checks a foreign key with the rights of the owner of the table that is referred to, and casts the
         value before. With a type and a cast of its own, mle_user would have its code run as pipeline_owner, or as the
-        admin who made the table. An event trigger rejects such a key. Only a superuser can create one; another admin
-        gets a notice with the commands.
-Locks:  none that a session could wait for; the event trigger is new.
-Undo:   drops it. One that a superuser created for another admin stays, named in a notice.
+        admin who made the table. A function of mle_user with the name of one of the pipeline would be called if its
+        arguments fit better, and could make calls ambiguous. Event triggers reject both. Only a superuser can create
+        them; another admin gets a notice with the commands.
+Locks:  none that a session could wait for; the event triggers are new.
+Undo:   drops them. Those that a superuser created for another admin stay, named in a notice.
 """
 
 from sql_file import execute_beside, undo_beside

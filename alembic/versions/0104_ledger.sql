@@ -11,7 +11,7 @@
 --     loading           failed             clean_up           the process was killed
 --     staged            checked            check_load         the check found no error
 --     staged            rejected           check_load         the check found one; its rows stay, to be looked at
---     checked           rejected           check_load         checked again
+--     checked           rejected           check_load         checked again; or comparing or publishing rejects it
 --     rejected          checked            check_load         checked again, for example with a corrected stores.csv
 --     staged, rejected  superseded         check_load         a later request is published already
 --     pending_approval  checked, rejected  check_load         checked again

@@ -37,7 +37,9 @@ comment on column public.feature_rows.features is 'The row, as feature_store sho
 -- For the rebuild, which takes the rows of feature_store from it.
 grant select on public.feature_rows to pipeline;
 
-create function public.require_known(known_at timestamptz, idx integer[] default '{}', day date[] default '{}')
+-- mle_user may overload the functions of public. A call whose arguments have exactly the declared types finds no
+-- overload; one that needs a default could.
+create function public.require_known(known_at timestamptz, idx integer[], day date[])
 returns boolean
 language plpgsql
 stable
@@ -68,7 +70,7 @@ comment on function public.require_known(timestamptz, integer[], date[]) is
 
 -- Texts and not BEGIN ATOMIC, which would keep the columns of today. They are read again in each session, so they
 -- qualify every name, and the operands of each operator have its types.
-create function public.feature_store_as_of(day date, known_at timestamptz default 'infinity')
+create function public.feature_store_as_of(day date, known_at timestamptz)
 returns setof public.feature_store
 language sql
 stable
@@ -77,7 +79,7 @@ as $$
     select (features).*
     from public.feature_rows
     where
-        public.require_known($2)
+        public.require_known($2, '{}'::integer[], '{}'::pg_catalog.date[])
         and valid_from <= $1
         and (valid_to > $1 or valid_to is null)
         and known_from <= $2
@@ -85,10 +87,22 @@ as $$
 $$;
 
 comment on function public.feature_store_as_of(date, timestamptz) is
-'The features of each client on that day, as they were known at that moment; without one, as they are known now. Clients
-whose first activity began later are left out. On a day after all rows of the files it equals feature_store.';
+'The same, as they were known at that moment.';
 
-create function public.feature_store_at(idx integer[], day date[], known_at timestamptz default 'infinity')
+create function public.feature_store_as_of(day date)
+returns setof public.feature_store
+language sql
+stable
+parallel safe
+as $$
+    select * from public.feature_store_as_of($1, 'infinity'::pg_catalog.timestamptz)
+$$;
+
+comment on function public.feature_store_as_of(date) is
+'The features of each client on that day, as they are known now. Clients whose first activity began later are left out.
+On a day after all rows of the files it equals feature_store.';
+
+create function public.feature_store_at(idx integer[], day date[], known_at timestamptz)
 returns table (
     day date,
     features public.feature_store
@@ -134,22 +148,42 @@ as $$
 $$;
 
 comment on function public.feature_store_at(integer[], date[], timestamptz) is
-'The features of each pair of a client and a day, as they were known at that moment; without one, as they are known now:
-one row per pair, in the order of the arrays, with nulls if nothing is known of the client on the day. (features).* has
-the columns of feature_store.';
+'The same, as they were known at that moment.';
+
+create function public.feature_store_at(idx integer[], day date[])
+returns table (
+    day date,
+    features public.feature_store
+)
+language sql
+stable
+parallel safe
+as $$
+    select * from public.feature_store_at($1, $2, 'infinity'::pg_catalog.timestamptz)
+$$;
+
+comment on function public.feature_store_at(integer[], date[]) is
+'The features of each pair of a client and a day: one row per pair, in the order of the arrays, with nulls if nothing is
+known of the client on the day. (features).* has the columns of feature_store.';
 
 -- mle_user_role has it by the default privileges of the schema.
 grant execute on function
 public.require_known(timestamptz, integer[], date[]),
 public.feature_store_as_of(date, timestamptz),
-public.feature_store_at(integer[], date[], timestamptz)
+public.feature_store_as_of(date),
+public.feature_store_at(integer[], date[], timestamptz),
+public.feature_store_at(integer[], date[])
 to ds_user_role;
 
 -- Undo
 
-drop function public.feature_store_as_of, public.feature_store_at;
+drop function
+public.feature_store_as_of(date),
+public.feature_store_as_of(date, timestamptz),
+public.feature_store_at(integer[], date[]),
+public.feature_store_at(integer[], date[], timestamptz);
 
-drop function public.require_known;
+drop function public.require_known(timestamptz, integer[], date[]);
 
 drop view public.feature_rows;
 

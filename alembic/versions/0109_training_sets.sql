@@ -60,7 +60,7 @@ begin
             'There are no features yet, so no training set can be made. Make it when feature_store has been built.'
         );
     end if;
-    perform public.require_known(training_moment.known_at);
+    perform public.require_known(training_moment.known_at, '{}'::integer[], '{}'::date[]);
     return least(training_moment.known_at, newest);
 end
 $$;
@@ -171,7 +171,7 @@ $$;
 comment on function pipeline.record_training_set(text, text, timestamptz, bigint, text) is
 'Records a training set that was measured.';
 
-create function public.make_training_set(name text, query text, known_at timestamptz default null)
+create function public.make_training_set(name text, query text, known_at timestamptz)
 returns public.training_sets
 language sql
 begin atomic
@@ -193,8 +193,15 @@ begin atomic
 end;
 
 comment on function public.make_training_set(text, text, timestamptz) is
-'Runs a query, in which $1 is the moment whose knowledge it uses, and records it in training_sets. Without a moment, or
-with one after the newest build of the features, it is that of the newest build.';
+'The same with this moment, unless it is null or after the newest build.';
+
+create function public.make_training_set(name text, query text)
+returns public.training_sets
+language sql
+return public.make_training_set($1, $2, null::timestamptz);
+
+comment on function public.make_training_set(text, text) is
+'Runs a query, in which $1 is the moment of the newest build, and records it in training_sets.';
 
 create function public.repeat_training_set(name text)
 returns table (
@@ -249,12 +256,16 @@ to ds_user_role, mle_user_role;
 
 grant execute on function
 public.make_training_set(text, text, timestamptz),
+public.make_training_set(text, text),
 public.repeat_training_set(text)
 to ds_user_role;
 
 -- Undo
 
-drop function public.make_training_set, public.repeat_training_set;
+drop function
+public.make_training_set(text, text),
+public.make_training_set(text, text, timestamptz),
+public.repeat_training_set(text);
 
 drop function pipeline.training_moment, pipeline.measure_training_set;
 

@@ -7,6 +7,8 @@
 --
 -- Run it on the coordinator as admin after each alembic upgrade: README.md has the command.
 
+-- Functions of mle_user are not found.
+set search_path = pg_catalog, pg_temp;
 set client_min_messages = 'warning';
 \getenv owner_password OWNER_PASSWORD
 

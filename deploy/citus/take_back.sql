@@ -9,6 +9,9 @@
 -- Run it on the coordinator as admin, before a downgrade or to leave the cluster: README.md has the command. Not with
 -- undistribute_table, which makes new tables: it loses comments, and functions and views that use the types of tables.
 
+-- Functions of mle_user are not found.
+set search_path = pg_catalog, pg_temp;
+
 select exists (select from pg_extension where extname = 'citus') as is_joined
 \gset
 \if :is_joined

@@ -3,13 +3,14 @@
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
 from conftest import ROOT, Database, Files
 from support.documents import blocks
-from support.foreign_code import watched_logins
+from support.foreign_code import plant_overloads, shadows_ran, watched_logins
 from support.steps import build_feature_store, load_customers, load_month
 
 from embedded.sample_data import months_before, write_bucket
@@ -30,13 +31,15 @@ def python() -> Path:
 
 
 @pytest.fixture
-def loaded(database: Database, files: Files) -> Database:
+def loaded(database: Database, files: Files) -> Iterator[Database]:
     write_bucket(files.folder, MONTHS)
     load_customers(database)
     build_feature_store(database)
     for month in MONTHS:
         load_month(database, str(month))
-    return database
+    plant_overloads(database.url)
+    yield database
+    assert not shadows_ran(database.url)
 
 
 def run_example(python: Path, name: str, database: Database, *arguments: str | Path, scheme: str = "postgresql") -> str:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from conftest import DEFAULT_PASSWORDS, Database, Files
-from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege
+from conftest import DEFAULT_PASSWORDS, ROOT, Database, Files
+from psycopg.errors import CheckViolation, DatatypeMismatch, InsufficientPrivilege, ReservedName
 from support.airflow_runs import run_dag
 from support.bucket_files import write_month
-from support.foreign_code import plant_shadows, safe, shadows_ran, watched_logins
+from support.foreign_code import allow_overloads, plant_shadows, safe, shadows_ran, watched_logins
 from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, Run, build_feature_store, load_customers, load_month
 
 from embedded.sample_data import months_before, write_bucket
@@ -29,7 +29,9 @@ def test_no_task_command_printed_sql_or_function_for_readers_runs_a_shadow(
     """Shadows are planted before anything is loaded."""
     write_bucket(files.folder, months_before(NEXT_MONTH, 1))
     plant_shadows(database.url)
-    database.migrate("upgrade head", "downgrade base", "upgrade head")
+    database.migrate("upgrade head", "downgrade base")
+    allow_overloads(database.url)
+    database.migrate("upgrade head")
     with watched_logins(database.url) as logins:
         for dag, month in ((SALES, MONTH[:7]), (CUSTOMERS, None), (FEATURES, None)):
             assert run_dag(dag, month) == "success"
@@ -45,16 +47,20 @@ def test_no_task_command_printed_sql_or_function_for_readers_runs_a_shadow(
 
     # The caller's own path has public first, as an attacker would want it. Functions that become part of the caller's
     # query are as safe as that: on the path that PostgreSQL sets.
-    pairs = "'{1, 2}', '{2024-02-01, 2024-02-01}'"
+    day, pairs = "date '2024-02-01'", "array[1, 2], array[date '2024-02-01', '2024-02-01']"
+    moments = ("", ", timestamptz 'infinity'")
     for options, statements in {
         "-c search_path=public,pg_catalog": (
-            "select public.make_training_set('a', 'select idx, scd_a from public.feature_store', null)",
-            "select public.repeat_training_set('a')",
+            *(
+                f"select public.make_training_set(text '{name}', text 'select idx from public.feature_store'{known})"
+                for name, known in zip("ab", moments, strict=True)
+            ),
+            "select public.repeat_training_set(text 'a')",
             *(f"table public.{view}" for view in ("month_status", "data_freshness", "data_statistics")),
         ),
         "": (
-            *(f"select public.feature_store_as_of('2024-02-01'{known})" for known in ("", ", 'infinity'")),
-            *(f"select public.feature_store_at({pairs}{known})" for known in ("", ", 'infinity'")),
+            *(f"select public.feature_store_as_of({day}{known})" for known in moments),
+            *(f"select public.feature_store_at({pairs}{known})" for known in moments),
         ),
     }.items():
         with psycopg.connect(database.url("ds_user"), autocommit=True, options=options) as connection:
@@ -68,6 +74,23 @@ def test_no_task_command_printed_sql_or_function_for_readers_runs_a_shadow(
         if target.startswith("downgrade"):
             with safe(database.url) as connection:
                 connection.execute("drop schema migrations cascade")
+            allow_overloads(database.url)
+    assert not shadows_ran(database.url)
+
+    # In a cluster of Citus. What is recorded is created again by admin.
+    functions = f"--file={ROOT / 'deploy/citus/functions.sql'}"
+    database.client(
+        "psql",
+        "--quiet",
+        "--set=ON_ERROR_STOP=1",
+        "--command=set search_path = pg_catalog, pg_temp",
+        functions,
+        database.url(),
+    )
+    assert database.run("select count(*) from migrations.replaced_functions") == [(2,)]
+    database.open_to_readers()
+    for call in (f"feature_store_as_of({day})", f"feature_store_at({pairs})"):
+        database.run(f"select * from public.{call}", "ds_user")
     assert not shadows_ran(database.url)
 
     # The attack itself works where public is on the search path: without this, the test could not fail.
@@ -97,9 +120,48 @@ def test_each_function_has_a_fixed_path_or_names_what_was_found_when_it_was_made
     # become part of it, which a path of their own would prevent.
     assert sorted(str(name) for name, _ in found) == [
         "pipeline.measure_training_set(text,timestamp with time zone)",
+        "public.feature_store_as_of(date)",
         "public.feature_store_as_of(date,timestamp with time zone)",
+        "public.feature_store_at(integer[],date[])",
         "public.feature_store_at(integer[],date[],timestamp with time zone)",
     ]
+
+
+# What a call of a function in public could find instead, and what makes it an error.
+FUNCTION = "create function {} returns integer language sql return 1"
+OVERLOADS = (
+    *(FUNCTION.format(f"public.feature_store_as_of({types})") for types in ("", "text", "date, integer default 0")),
+    "create procedure public.require_known(text) language sql begin atomic end",
+    "create aggregate public.feature_store_at(text) (sfunc = pg_catalog.textcat, stype = text)",
+    "create domain public.repeat_training_set as text",
+    "create type public.repeat_training_set as enum ()",
+    "create type public.require_known as range (subtype = text)",
+    "create type public.mine as range (subtype = text, multirange_type_name = public.make_training_set)",
+    *(
+        f"{FUNCTION.format('public.mine(text)')}; alter {kind} public.mine(text) rename to require_known"
+        for kind in ("function", "routine")
+    ),
+    f"{FUNCTION.format('mine.require_known(text)')}; alter function mine.require_known(text) set schema public",
+    *(
+        f"create domain public.mine as text; alter {kind} public.mine rename to repeat_training_set"
+        for kind in ("domain", "type")
+    ),
+)
+
+
+def test_mle_user_makes_no_overload_of_a_function_of_the_pipeline(database: Database) -> None:
+    database.run("create schema mine authorization mle_user")
+    for statement in OVERLOADS:
+        with pytest.raises(ReservedName, match="of mle_user beside the functions"):
+            database.run(statement, "mle_user")
+    for statement in (FUNCTION.format("public.mine(date)"), "create domain public.my_text as text"):
+        database.run(statement, "mle_user")
+    # Nor one that is there when the pipeline gets the function.
+    database.migrate("downgrade 0107")
+    database.run(OVERLOADS[1], "mle_user")
+    assert "Choose another name." in database.alembic("upgrade", "head").stderr
+    database.run("drop function public.feature_store_as_of", "mle_user")
+    database.migrate("upgrade head")
 
 
 # A type whose cast to integer is a function of mle_user.

@@ -232,8 +232,11 @@ def test_functions_with_the_rights_of_their_owner_have_no_rights_on_the_server_a
         select rolcanlogin, rolsuper, rolcreaterole, rolcreatedb, rolreplication, rolbypassrls
         from pg_roles where rolname = 'pipeline_owner'
     """) == [(False,) * 6]
-    members = template.run("select member::regrole::text from pg_auth_members where roleid = 'pipeline_owner'::regrole")
-    assert members in ([], [("admin",)])
+    memberships = template.run("""
+        select member::regrole::text, roleid::regrole::text from pg_auth_members
+        where 'pipeline_owner'::regrole in (member, roleid)
+    """)
+    assert memberships in ([], [("admin", "pipeline_owner")])
 
 
 def test_mle_user_puts_no_row_trigger_on_a_table_with_partitions(database: Database) -> None:

@@ -7,7 +7,7 @@ from itertools import product
 import psycopg
 import pytest
 from conftest import DEFAULT_PASSWORDS, Database, drop_database, new_database
-from psycopg.errors import CheckViolation, InsufficientPrivilege
+from psycopg.errors import CheckViolation, InsufficientPrivilege, ReservedName
 from support.breakpoints import wait_until_nothing_is_left
 
 from company_data.settings import CONNECTION_OPTIONS
@@ -115,13 +115,15 @@ def test_limits_that_only_a_superuser_sets_are_named_in_notices_with_their_comma
     printed = managed.migrate("upgrade head", user="managed")
     assert managed.run("select pg_try_advisory_lock(1)", "ds_user") == [(True,)]
     notices = [line.partition("run: ")[2] for line in printed.splitlines() if "As a superuser, run: " in line]
-    assert len(notices) == 6
+    assert len(notices) == 7
     for commands in notices:
         managed.run(commands)
     for statement in ("select lo_create(0)", "select pg_try_advisory_lock(1)", "set temp_file_limit = -1"):
         with pytest.raises(InsufficientPrivilege):
             managed.run(statement, "ds_user")
     assert managed.run("show temp_file_limit", "ds_user") == [("2GB",)]
+    with pytest.raises(ReservedName):
+        managed.run("create domain public.repeat_training_set as text", "mle_user")
     assert managed.run("select pg_has_role('pipeline', 'pg_use_reserved_connections', 'usage')") == [(True,)]
     # A second upgrade accepts this membership of pipeline, and no other.
     managed.migrate("downgrade base", "upgrade head", user="managed")

@@ -35,6 +35,12 @@ PAIRED = ("integer", "bigint", "numeric", "text", "date", "timestamptz")
 CALLS = (("text", "bigint", "numeric", "numeric"), ("integer", "date", "integer"), ("text", "text", "integer"))
 MAX_ARGUMENTS = 5
 
+# How the arguments of an overload can end. One with more arguments, which have defaults, makes the call an error.
+TAILS = ("", "variadic text[]", "variadic timestamp with time zone[]")
+
+BODY = "begin perform pg_catalog.nextval('public.shadow_calls'); return 1; end"
+MADE = f"returns integer language plpgsql as $$ {BODY} $$"
+
 # The address of a database for a login.
 Address = Callable[[str], str]
 
@@ -44,11 +50,61 @@ def safe(address: Address, user: str = "admin") -> psycopg.Connection[tuple[obje
     return psycopg.connect(address(user), autocommit=True, options=SAFE_PATH)
 
 
-def plant_shadows(address: Address) -> None:
-    """Make, as mle_user, functions and operators that are called instead of those of PostgreSQL where they fit better.
+def allow_overloads(address: Address) -> None:
+    """Put an event trigger that does nothing in place of the one that rejects overloads.
+
+    So they can be made as on a server without a superuser, also by the next migration.
+    """
+    with safe(address) as connection:
+        for statement in (
+            "drop event trigger if exists functions_without_overloads",
+            "create or replace function public.allow() returns event_trigger language plpgsql as 'begin end'",
+            "create event trigger functions_without_overloads on ddl_command_end execute function public.allow()",
+        ):
+            connection.execute(statement.encode())
+
+
+def plant_overloads(address: Address) -> None:
+    """Make, as mle_user, functions and domains that are called instead of functions of public where they fit better.
 
     Each call is counted by a sequence, which no rollback resets: see shadows_ran.
     """
+    with safe(address) as connection:
+        own = connection.execute("""
+            select proname, array(select format_type(type, null) from unnest(proargtypes) as type)
+            from pg_proc where pronamespace = 'public'::regnamespace and prorettype <> 'event_trigger'::regtype
+        """).fetchall()
+        connection.execute("alter event trigger functions_without_overloads disable")
+    signatures: dict[tuple[object, str], str] = {}
+    for name, types in own:
+        assert isinstance(types, list)
+        for count, tail in product(range(len(types) + 1), TAILS):
+            for start in product(*({kind, "text"} for kind in types[:count])):
+                arguments = ", ".join(filter(None, (*start, tail)))
+                signatures.setdefault((name, arguments.replace("variadic ", "")), arguments)
+    for name, types in own:
+        signatures.pop((name, ", ".join(types)))  # type: ignore[arg-type]
+    statements = [
+        "create sequence public.shadow_calls",
+        "grant all on sequence public.shadow_calls to public",
+        f"create function public.shadow(text) {MADE}",
+        *(f'create function public."{name}"({arguments}) {MADE}' for (name, _), arguments in signatures.items()),
+        # With one argument without a type, the name of a function can be that of a type.
+        *(
+            f'create domain public."{name}" as text check (public.shadow(value) > 0)'
+            for name in {name for name, _ in own}
+        ),
+    ]
+    with safe(address, "mle_user") as connection, connection.transaction():
+        connection.execute(";".join(statements).encode())
+
+
+def plant_shadows(address: Address) -> None:
+    """Make, as mle_user, functions and operators that are called instead of those of PostgreSQL where they fit better.
+
+    Overloads of the functions of public are among them.
+    """
+    plant_overloads(address)
     text = "\n".join(path.read_text() for pattern in SOURCES for path in Path(ROOT).glob(pattern))
     words, symbols = set(re.findall(r"\w+(?=\()", text)), set(re.findall(r"[-+*/<>=~!@#%^&|]+", text))
     with safe(address) as connection:
@@ -69,18 +125,14 @@ def plant_shadows(address: Address) -> None:
                 signatures |= {(str(name), pair) for pair in product(PAIRED, PAIRED)}
             signatures |= {(str(name), (kind,) * count) for kind in TYPES + OTHERS if count < MAX_ARGUMENTS}
             signatures |= {(str(name), call) for call in CALLS if len(call) == count}
-    body = "begin perform pg_catalog.nextval('public.shadow_calls'); return 1; end"
-    made = f"returns integer language plpgsql as $$ {body} $$"
     statements = [
-        "create sequence public.shadow_calls",
-        "grant all on sequence public.shadow_calls to public",
-        *(f'create function public."{name}"({", ".join(types)}) {made}' for name, types in sorted(signatures)),
-        *(f"create function public.shadow({left}, {right}) {made}" for left, right in product(TYPES, TYPES)),
+        *(f'create function public."{name}"({", ".join(types)}) {MADE}' for name, types in sorted(signatures)),
+        *(f"create function public.shadow({left}, {right}) {MADE}" for left, right in product(TYPES, TYPES)),
         *(
             f"create operator public.{symbol} (leftarg = {left}, rightarg = {right}, function = public.shadow)"
             for (symbol,), left, right in product(operators, TYPES, TYPES)
         ),
-        *(f"create function public.shadow({kind}) {made}" for kind in TYPES),
+        *(f"create function public.shadow({kind}) {MADE}" for kind in TYPES if kind != "text"),
         *(
             f"create operator public.{symbol} (rightarg = {kind}, function = public.shadow)"
             for (symbol,), kind in product(operators, TYPES)
@@ -100,12 +152,19 @@ def shadows_ran(address: Address) -> bool:
 
 
 def remove_shadows(address: Address) -> None:
-    """Drop what plant_shadows made."""
+    """Drop what plant_overloads or plant_shadows made, and reject overloads again."""
+    with safe(address) as connection:
+        connection.execute("alter event trigger functions_without_overloads enable")
     with safe(address, "mle_user") as connection:
-        functions = connection.execute(
-            "select string_agg(oid::regprocedure::text, ', ') from pg_proc where proowner = 'mle_user'::regrole"
-        ).fetchall()
-        connection.execute(f"drop function {functions[0][0]} cascade".encode())
+        [(drops,)] = connection.execute("""
+            select string_agg(format('drop %s %s cascade', kind, name), ';')
+            from (
+                select 'function', oid::regprocedure::text from pg_proc where proowner = 'mle_user'::regrole
+                union all
+                select 'domain', oid::regtype::text from pg_type where typowner = 'mle_user'::regrole and typtype = 'd'
+            ) as planted (kind, name)
+        """).fetchall()
+        connection.execute(str(drops).encode())
         connection.execute("drop sequence public.shadow_calls")
 
 

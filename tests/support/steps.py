@@ -79,7 +79,8 @@ class Run:
                 if self.asks:
                     self.ask(loads)
                 else:  # ON_ANOMALY=ignore
-                    self.database.run(REPLACES_ALL.replace("%s", f"'{set(loads)}'"))
+                    with connect(self.database) as connection:
+                        connection.execute(REPLACES_ALL, [loads])
             else:
                 table, *month = self.rendered(task.op_args)
                 self.loads[name] = stage_file(self.database, table, month[0] if month else None, self.name)
