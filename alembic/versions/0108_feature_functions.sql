@@ -87,7 +87,7 @@ as $$
 $$;
 
 comment on function public.feature_store_as_of(date, timestamptz) is
-'The same, as they were known at that moment.';
+'The features of each client on that day, as they were known at that moment.';
 
 create function public.feature_store_as_of(day date)
 returns setof public.feature_store
@@ -148,7 +148,7 @@ as $$
 $$;
 
 comment on function public.feature_store_at(integer[], date[], timestamptz) is
-'The same, as they were known at that moment.';
+'The features of each pair of a client and a day, as they were known at that moment.';
 
 create function public.feature_store_at(idx integer[], day date[])
 returns table (

@@ -193,7 +193,8 @@ begin atomic
 end;
 
 comment on function public.make_training_set(text, text, timestamptz) is
-'The same with this moment, unless it is null or after the newest build.';
+'Runs a query, in which $1 is this moment, or that of the newest build if it is null or later; records it in
+training_sets.';
 
 create function public.make_training_set(name text, query text)
 returns public.training_sets
