@@ -1,4 +1,4 @@
-"""A foreign key onto a table of another owner has the types of its columns; functions of public have no overloads.
+"""Event triggers: foreign keys onto tables of other owners have the same types, and functions of public no overloads.
 
 Why:    PostgreSQL checks a foreign key with the rights of the owner of the table that is referred to, and casts the
         value before. With a type and a cast of its own, mle_user would have its code run as pipeline_owner, or as the
