@@ -276,7 +276,8 @@ def test_an_unusual_month_waits_for_a_person_and_tasks_that_are_killed_in_a_copy
     assert "The same file as is published: nothing would change." in system.make("preview", f"MONTH={newest:%Y-%m}")
     file.write_text(re.sub(r",\d+$", ",99", good, flags=re.MULTILINE))
     rejected = system.make("preview", f"MONTH={newest:%Y-%m}")
-    assert re.search(r"The month would be rejected: rows whose store is not in stores\.csv: .* store 99\.$", rejected)
+    verdict = r"^The month would be rejected: rows whose store is not in stores\.csv: .* store 99\.$"
+    assert re.search(verdict, rejected, re.MULTILINE)
     file.write_text("".join(good.splitlines(keepends=True)[:501]))
     assert rows(system, ledger) == before
     with pytest.raises(
