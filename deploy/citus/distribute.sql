@@ -7,8 +7,6 @@
 --
 -- Run it on the coordinator as admin after each alembic upgrade: README.md has the command.
 
--- Functions of mle_user are not found.
-set search_path = pg_catalog, pg_temp;
 set client_min_messages = 'warning';
 \getenv owner_password OWNER_PASSWORD
 
@@ -18,6 +16,9 @@ alter role pipeline_owner login password :'owner_password';
 reset log_statement;
 
 create extension if not exists citus;
+
+-- Functions of mle_user are not found from here on. The scripts of the extension reset the path.
+set search_path = pg_catalog, pg_temp;
 
 select citus_set_coordinator_host(split_part(:'coordinator', ':', 1), split_part(:'coordinator', ':', 2)::integer);
 
