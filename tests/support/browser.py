@@ -59,7 +59,6 @@ def picture(page: Page, name: str, last: Locator | None = None) -> None:
     """Take a picture for README.md, down to the end of what is last in it, when PICTURES=1 asks for it."""
     if not os.environ.get("PICTURES"):
         return
-    page.mouse.move(0, 0)  # no tooltip is in it
     image = Image.open(io.BytesIO(settled(page))).convert("RGB")
     box = last.bounding_box() if last else None
     if box:
