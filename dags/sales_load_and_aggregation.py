@@ -1,7 +1,7 @@
 """### Loads one month of sales and aggregates it
 
 **Owns** one month, the one that its data interval covers: that month's rows of `sales` and of `monthly_sales`. No
-other month is read or written. It also refreshes `stores`.
+row of another month is read or written; the comparison reads their figures in the ledger. It also refreshes `stores`.
 
 **Runs** at the start of each month (UTC) for the month that has ended, and catches up from `SALES_FIRST_MONTH`: the
 run of 1 February loads January. Months may run side by side, in any order, any number of times. To load a month

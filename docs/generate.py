@@ -182,7 +182,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str | None, ...]]) -> str:
     cells = [
         head,
         tuple("---" for _ in head),
-        *(tuple((text or "").replace("|", r"\|") for text in row) for row in rows),
+        *(tuple(" ".join((text or "").replace("|", r"\|").split()) for text in row) for row in rows),
     ]
     return "".join(f"| {' | '.join(row)} |\n" for row in cells)
 

@@ -19,6 +19,7 @@ ADVICE = re.compile(
     r" (Then|When the file is corrected,) clear this run\.$| \(the rows are in \S+ until the file is loaded again\)$"
 )
 
+MONTHLY = "select table_name from pipeline.sources where is_monthly order by place"
 BEGIN = """
     insert into pipeline.loads (file_id, dag_id, run_id, source_url, staged_table)
     select file_id, 'preview', 'preview', %(url)s, format('staging.%%I', table_name || '_preview')
@@ -61,6 +62,11 @@ def preview(table: str, month: str) -> None:
 
     address = state.cluster.url("companydata", driver="postgresql")
     with psycopg.connect(address, options=CONNECTION_OPTIONS, autocommit=True) as connection:
+        monthly = [name for (name,) in connection.execute(MONTHLY)]
+        if table not in monthly:
+            raise RunError(
+                f'TABLE is "{table}", which has no file per month. Write it as one of: {", ".join(monthly)}.'
+            )
         # Downloaded before the transaction begins, so that a slow download holds no lock.
         files = [download(connection, name, of) for name, of in ((table, first), ("stores", None))]
         with connection.transaction(force_rollback=True):
@@ -82,8 +88,6 @@ def download(connection: psycopg.Connection[Any], table: str, month: str | None)
     from company_data.staging import file_path
 
     path = file_path(connection, table, month)
-    if not path:
-        raise RunError(f'TABLE is "{table}", which is not a table with a file per month. pipeline.sources lists them.')
     copy = tempfile.TemporaryFile()  # noqa: SIM115 - open until the program ends
     try:
         with open_file(source_url(path)) as found:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from embedded.backup import BACKUPS
-from embedded.down import down
+from embedded.down import stop
 from embedded.postgres import Cluster, ClusterError
 from embedded.server import start_postgres
 from embedded.state import RUN, RunError, State
@@ -29,7 +29,7 @@ def restore(folder: Path | None) -> None:
         raise RunError(f"there is no backup in {folder}. make backup makes one; BACKUP names its folder.")
     home = State.load().postgres_home
     if home:
-        down()
+        stop()
     # The databases of the backup know the keys and passwords of its time.
     state = replace(
         State(**json.loads((folder / "state.json").read_text())),

@@ -153,6 +153,8 @@ def print_summary(state: State) -> None:
         if not known[f"{user.upper()}_PASSWORD"]:
             address = address.replace(f"{user}:{user}@", f"{user}@")  # psql asks for it
         print(f"{'PostgreSQL' if number == 0 else '':<11} {psql} {address}")
+    if psql != "psql":
+        print(f"{'':<11} (this psql is the server's own: this machine has none of its version)")
     if warning := shared_machine(state.passwords):
         print(f"\n{warning}")
     print("\nWhat to try next: docs/tour.md, ten minutes with a month that is wrong.")

@@ -150,8 +150,7 @@ def print_status(status: Status) -> None:
         line = f"{table:<18} {state:<16} {_number(rows):>13}  {up_to or ''!s:<10}  {_moment(loaded_at):<16}  "
         print(f"{line}{_version(version)}".rstrip())
         if error:
-            kept = STILL_LOADED if version and state != "changed" else ""
-            print(f"{'':<19} {_shortened(error)}{kept}")
+            print(f"{'':<19} {_reason(error, state, version)}")
 
     for table, months in groupby(status.months, itemgetter(0)):
         print_months(table, [row[1:] for row in months], status.due)
@@ -173,8 +172,8 @@ def print_months(table: str, months: Sequence[tuple[Any, ...]], due: Sequence[da
         if state == "loaded" and note:
             print(f"         {_shortened(f'unusual: {note}')}")
         elif state not in ("loaded", "missing"):
-            why = _shortened(f"{state} since {_moment(attempted_at)}{f': {note}' if note else ''}")
-            print(f"         {why}{STILL_LOADED if version else ''}")
+            why = f"{state} since {_moment(attempted_at)}{f': {note}' if note else ''}"
+            print(f"         {_reason(why, state, version)}")
     if past:
         print(f"left out, because not due any more and never loaded: {months_from([month for month, *_ in past])}")
     if lacking := [month for month, state, *_ in months if state == "not_in_source"]:
@@ -253,6 +252,11 @@ def _month(settings: Mapping[str, str], name: str, default: str) -> date:
 
 def _number(value: Any) -> str:
     return "" if value is None else f"{value:,}"
+
+
+def _reason(text: str, state: str, version: str | None) -> str:
+    shown = _shortened(text)
+    return f"{shown.removesuffix('.')}{STILL_LOADED}" if version and state != "changed" else shown
 
 
 def _shortened(text: str) -> str:

@@ -772,8 +772,8 @@ begin
     elsif this.status is distinct from 'checked' then
         perform pipeline.reject(concat(
             'Load ', load, ' of ' || this.source_url, ' is ', coalesce(this.status, 'not in pipeline.loads'),
-            ': ' || this.error, '. Only a checked load can be published, and the tables stay as they were. Clear this',
-            ' run from its staging tasks on.'
+            ': ' || this.error, '. Only a checked load can be published, and the tables stay as they were. Clear the',
+            ' whole run.'
         ));
     elsif
         this.compared_with <> (case when previous.status = 'published' then previous.load_id else 0 end)
@@ -781,7 +781,7 @@ begin
     then
         perform pipeline.reject(format(
             '%s: load %s was published after load %s had been compared, so it is not known what would change. Nothing'
-            ' was published. Clear this run from its check on.', this.source_url, previous.load_id, load
+            ' was published. Clear the whole run.', this.source_url, previous.load_id, load
         ));
     end if;
 
@@ -850,8 +850,7 @@ begin
     elsif to_regclass(this.staged_table) is null then
         perform pipeline.reject(concat(
             'Load ', load, ' of ' || this.source_url, ' is ', coalesce(this.status, 'not in pipeline.loads'),
-            ': ' || this.error, '. It has no staged rows, and the tables stay as they were. Clear this run from its',
-            ' staging tasks on.'
+            ': ' || this.error, '. It has no staged rows, and the tables stay as they were. Clear the whole run.'
         ));
     end if;
 
@@ -871,8 +870,8 @@ begin
     having count(distinct definitions) > 1;
     if differing is not null then
         perform pipeline.reject(format(
-            '%s: since it was staged, a migration has changed the columns, so it is not published: %s. Clear this run'
-            ' from its staging tasks on.', this.source_url, differing
+            '%s: since it was staged, a migration has changed the columns, so it is not published: %s. Clear the'
+            ' whole run.', this.source_url, differing
         ));
     end if;
 

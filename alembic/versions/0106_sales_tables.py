@@ -1,11 +1,10 @@
-"""stores, sales and monthly_sales, their staging tables, and what each load of a month holds by store.
+"""stores, sales and monthly_sales, and their staging tables.
 
 Why:    sales has one partition per month, so that loading a month again costs the same after ten years, and its dead
         rows stay in one partition; readers see the parent, and begin_load adds the partitions. stores is looked up by
         its index and has a key; sales has none. The key of monthly_sales makes a doubled month impossible and leads
-        with the month, which is what a load owns. What one pass over a staged month finds is kept by store and load:
-        the verdict and the comparison with other months rest on it.
-Locks:  none that a session could wait for; the tables and the view are new.
+        with the month, which is what a load owns.
+Locks:  none that a session could wait for; the tables are new.
 Undo:   drops them with their rows and what the ledger says of them; the next loads bring the rows back.
 """
 

@@ -2,9 +2,9 @@
 
 Why:    a model that is trained on features of today learns from what happened after the day it is asked about. The
         functions select from feature_history and decide nothing. They set no search_path and have no rights of their
-        own: either would keep PostgreSQL from planning them as part of the query that calls them.
-Locks:  none that a session could wait for; the functions are new. A column is added to both tables of the features,
-        then to the view feature_rows.
+        own: either would keep PostgreSQL from planning them as part of the query that calls them. A later revision
+        that adds a feature changes both tables, and then calls create_feature_rows.
+Locks:  none that a session could wait for; the functions are new.
 Undo:   drops the functions and the view.
 """
 

@@ -210,7 +210,7 @@ select
     published.sha256 as file_version,
     case when attempt.status = 'changed' then attempt.compared_at else attempt.updated_at end as newest_attempt_at,
     case
-        when attempt.status = 'changed' then attempt.difference || ' To repair it, load the month again.'
+        when attempt.status = 'changed' then attempt.difference || ' To repair it, load the file again.'
         else attempt.reason
     end as error,
     case

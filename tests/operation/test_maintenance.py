@@ -18,7 +18,7 @@ from support.steps import MAINTENANCE, SALES, SQL, Run, connect, dag, load_custo
 from company_data import log_files
 from embedded.sample_data import months_before
 from services.airflow_db_clean import clean_command
-from services.status import read_status
+from services.status import print_status, read_status
 
 pytestmark = pytest.mark.slow
 
@@ -124,7 +124,7 @@ CHANGES = {
 
 
 def test_rows_that_were_changed_by_hand_are_noticed_and_shown_until_the_file_is_loaded_again(
-    database: Database, tables: None
+    database: Database, tables: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changed = "select table_name, error from data_freshness where status = 'changed'"
     compare = Run(database, MAINTENANCE)
@@ -144,10 +144,13 @@ def test_rows_that_were_changed_by_hand_are_noticed_and_shown_until_the_file_is_
         assert database.run("select difference from pipeline.files where difference is not null") == [(difference,)]
         if shown_by == SALES_TABLES:
             assert database.run("select file_month::text, status, error from month_status", "ds_user") == [
-                ("2024-01-01", "changed", f"{difference} To repair it, load the month again."),
+                ("2024-01-01", "changed", f"{difference} To repair it, load the file again."),
                 ("2024-02-01", "loaded", None),
             ]
-        assert not read_status(database.url("ds_user"), []).complete
+        found = read_status(database.url("ds_user"), [])
+        assert not found.complete
+        print_status(found)
+        assert "still loaded" not in capsys.readouterr().out
         if shown_by <= {*SALES_TABLES, "stores"}:
             load_month(database, "2024-01-01")
         else:

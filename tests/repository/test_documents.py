@@ -216,6 +216,15 @@ def test_lines_of_prose_have_at_most_100_characters() -> None:
         assert long == [], file.relative_to(ROOT)
 
 
+def test_each_row_of_a_table_has_the_cells_of_its_header() -> None:
+    for file in {*DOCUMENTS, GENERATED}:
+        for part in BLOCK.sub("", file.read_text()).split("\n\n"):
+            lines = part.strip().splitlines()
+            if lines and lines[0].startswith("|"):
+                cells = {len(re.split(r"(?<!\\)\|", re.sub(r"`[^`]*`", "", line))) for line in lines}
+                assert len(cells) == 1, f"{file.relative_to(ROOT)}: {lines[0]}"
+
+
 # Words for which the field has a usual one.
 UNUSUAL = {
     r"anew|again and again": "again, repeatedly",

@@ -117,7 +117,7 @@ def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it
         [(status, error)] = database.run("select status, error from month_status where file_month = '2024-02-01'")
         assert status == "rejected"
         assert "since it was staged, a migration has changed the columns" in error
-        assert "Clear this run from its staging tasks on." in error
+        assert "Clear the whole run." in error
         assert monthly_sales(database) == []
         migrate("drop column note")
     assert run.clear() == "success"
