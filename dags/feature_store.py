@@ -11,8 +11,8 @@ differ are written.
 #### `check_staleness`
 
 Compares the loads that the tables were built from with those that are published: `sql/feature_store/check_staleness.sql`.
-If they are the same, or if the rebuild from them was rejected, both tasks are skipped, except in a run that was
-triggered by hand.
+If they are the same, both tasks are skipped, except in a run that was triggered by hand; so they are in the daily run
+if the rebuild from them was rejected.
 
 - **When it fails**, the database cannot be reached, or the schema lacks a migration.
 - **Look** at its log.

@@ -29,9 +29,10 @@ BEGIN = """
 """
 FOUND = """
     select
-        loads.error, loads.anomalies, requests.figures, loads.sha256 = published.sha256, requests.on_anomaly,
-        requests.replaces_rows
+        loads.error, loads.anomalies, requests.figures, loads.sha256 = published.sha256, files.difference,
+        requests.on_anomaly, requests.replaces_rows
     from pipeline.loads
+    inner join pipeline.files using (file_id)
     left join pipeline.approval_requests as requests using (load_id)
     left join pipeline.loads as published on published.file_id = loads.file_id and published.status = 'published'
     where loads.load_id = any(%s)
@@ -129,11 +130,15 @@ def answer(found: list[tuple[Any, ...]]) -> str:
     """The conclusion, and then the figures."""
     from company_data.settings import asks_a_person, on_anomaly
 
-    (_, anomalies, figures, is_same, of_source, replaces_rows), *_ = found
+    (_, anomalies, figures, is_same, difference, of_source, replaces_rows), *others = found
     if errors := [ADVICE.sub("", error) for error, *_ in found if error]:
         return f"The month would be rejected: {'; '.join(errors)}."
+    if is_same and difference:
+        return f"The same file as is published. It would repair what was changed by hand: {difference}"
     if is_same:
-        return "The same file as is published: nothing would change."
+        same_stores = all(is_same for _, _, _, is_same, *_ in others)
+        change = "nothing would change" if same_stores else "only stores and locations would change, by stores.csv"
+        return f"The same file as is published: {change}."
     if not anomalies:
         return f"The month would be published.\n\n{figures}"
     mode = on_anomaly(of_source)

@@ -3,9 +3,9 @@
 Why:    the three logins are separate so that each has only the privileges of its work. pipeline_owner owns what the
         later revisions create, so that their functions with the rights of their owner have no rights of a superuser;
         nobody can log in as it. A role that the server already has is adopted: its password and memberships are set,
-        and that it inherits their privileges. A role with privileges on the whole server is rejected. ds_user and
-        mle_user have limits, so that neither uses up connections or disk. If the admin is not a superuser, a notice has
-        the commands for the limits that only a superuser sets.
+        and that it inherits their privileges. One with privileges on the whole server, or that is a member of others,
+        is rejected. ds_user and mle_user have limits, so that neither uses up connections or disk. If the admin is not
+        a superuser, a notice has the commands for the limits that only a superuser sets.
 Locks:  row locks in the role catalogs, for milliseconds.
 Undo:   drops the roles. Those that own or may use something else on the server stay, named in a notice.
 """

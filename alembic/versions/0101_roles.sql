@@ -1,10 +1,12 @@
 do $$
 declare
-    name text;
-begin
-    foreach name in array array[
+    names constant text[] := array[
         'ds_user_role', 'mle_user_role', 'ds_user', 'mle_user', 'pipeline', 'pipeline_owner'
-    ] loop
+    ];
+    name text;
+    memberships text;
+begin
+    foreach name in array names loop
         if not exists (select from pg_catalog.pg_roles where rolname = name) then
             execute format('create role %I', name);
         elsif exists (
@@ -23,12 +25,18 @@ begin
         );
     end loop;
 
-    if exists (
-        select from pg_catalog.pg_auth_members
-        where member = 'pipeline'::regrole and roleid is distinct from to_regrole('pg_use_reserved_connections')
-    ) then
-        raise exception 'The server has a role pipeline that is a member of other roles, whose privileges it must not'
-            ' have. Nothing was migrated. REVOKE those memberships, or rename the role; then run the migration again.';
+    select string_agg(format('%s from %s', roleid::regrole, member::regrole), ', ') into memberships
+    from pg_catalog.pg_auth_members
+    where
+        member = any(names::regrole[])
+        and (member::regrole::text, roleid::regrole::text) not in (
+            ('ds_user', 'ds_user_role'), ('mle_user', 'mle_user_role'), ('pipeline', 'pg_use_reserved_connections')
+        );
+    if memberships is not null then
+        raise exception using message = format(
+            'The server has roles that are members of others, whose privileges they must not have. Nothing was'
+            ' migrated. REVOKE %s, or rename the roles; then run the migration again.', memberships
+        );
     end if;
 end
 $$;

@@ -480,6 +480,13 @@ begin
             and pg_get_expr(pg_class.relpartbound, pg_class.oid)
             = format('FOR VALUES FROM (%L) TO (%L)', file_month, next_month)
     ) then
+        if to_regclass(format('partitions.%I', partition_name)) is not null then
+            perform pipeline.reject(format(
+                '%1$s: partitions.%2$I is not a partition of public.%3$I, so the month was not loaded: taking it out was'
+                ' interrupted. Drop the table or move it to another schema: docs/operations.md, "Take an old month out".'
+                ' Then clear this run.', begin_load.source_url, partition_name, begin_load.table_name
+            ));
+        end if;
         execute format(
             'create table partitions.%I (like public.%I including all) with (vacuum_truncate = off)',
             partition_name, begin_load.table_name
@@ -748,9 +755,9 @@ declare
     source pipeline.file_rows;
     is_late boolean;
 begin
-    update pipeline.files
-    set compared_at = null, difference = null
-    where file_id = (select file_id from pipeline.loads where load_id = load);
+    perform from pipeline.files
+    where file_id = (select file_id from pipeline.loads where load_id = load)
+    for no key update;
     select * into this from pipeline.loads where load_id = load;
     select * into previous from pipeline.loads where file_id = this.file_id and status in ('published', 'retired');
     select * into source from pipeline.file_rows where file_id = this.file_id;
@@ -797,6 +804,9 @@ begin
     update pipeline.loads
     set status = 'published', published_at = clock_timestamp(), updated_at = clock_timestamp()
     where load_id = load;
+    update pipeline.files
+    set compared_at = null, difference = null
+    where file_id = this.file_id;
     delete from pipeline.group_totals
     using pipeline.loads
     where group_totals.load_id = loads.load_id and loads.file_id = this.file_id and loads.status = 'superseded';

@@ -121,7 +121,9 @@ where table_name = 'customer_profiles';
 -- All that the rebuild knows of the ledger.
 create view pipeline.feature_sources as
 with newest as (
-    select loads
+    select
+        loads,
+        known_at
     from pipeline.feature_store_builds
     order by build_id desc
     limit 1
@@ -133,10 +135,7 @@ published as (
             array_agg(loads.load_id order by sources.place) filter (where loads.load_id is not null), '{}'
         ) as loads,
         max(loads.published_at) as published_at,
-        count(*) = count(loads.load_id) as is_complete,
-        coalesce(
-            bool_or(loads.load_id <> all(newest.loads) and loads.decided_by not like 'ON_ANOMALY=%'), false
-        ) as is_approved
+        count(*) = count(loads.load_id) as is_complete
     from pipeline.sources
     left join pipeline.files
         on sources.table_name = files.table_name
@@ -144,17 +143,25 @@ published as (
         on
             files.file_id = loads.file_id
             and loads.status = 'published'
-    left join newest
-        on true
     where 'customer_profiles' in (sources.table_name, sources.published_with)
 )
 
 select
     published.loads,
     published.published_at,
-    published.is_approved,
+    rejected_builds.error as rejection,
     (published.is_complete and published.loads is distinct from newest.loads) as is_stale,
-    rejected_builds.error is not null as is_rejected
+    -- A person has approved files that were published since, even if later ones have replaced them.
+    exists (
+        select
+        from pipeline.loads
+        inner join pipeline.file_rows
+            on loads.file_id = file_rows.file_id
+        where
+            'customer_profiles' in (file_rows.table_name, file_rows.published_with)
+            and loads.published_at > newest.known_at
+            and loads.decided_by not like 'ON_ANOMALY=%'
+    ) as is_approved
 from published
 left join newest
     on true
@@ -169,6 +176,7 @@ select
     built.loaded_at,
     built.row_count,
     case when feature_sources.is_stale then 'stale' else 'loaded' end as status,
+    feature_sources.rejection as error,
     (
         select string_agg(loads.sha256, ' ' order by array_position(build.loads, loads.load_id))
         from pipeline.loads

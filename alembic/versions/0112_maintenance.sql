@@ -31,12 +31,23 @@ declare
     found_total numeric;
     differences text;
     derived record;
+    columns text;
 begin
     if file.is_cumulative and to_regclass(this.staged_table) is null then
         return format('%s is gone, with which the table would be compared.', this.staged_table);
     elsif file.is_cumulative then
+        -- A migration may have added or dropped some since.
+        select string_agg(quote_ident(attname), ', ') into columns
+        from pg_attribute as of_file
+        inner join pg_attribute as of_table
+            using (attname, atttypid)
+        where
+            of_file.attrelid = this.staged_table::regclass
+            and of_table.attrelid = format('public.%I', file.table_name)::regclass
+            and of_file.attnum > 0;
         execute format(
-            'select count(*) from (table %s except table public.%I) as missing', this.staged_table, file.table_name
+            'select count(*) from (select %1$s from %2$s except select %1$s from public.%3$I) as missing',
+            columns, this.staged_table, file.table_name
         ) into found_rows;
         return case
             when found_rows > 0 then format('%s rows of the published file are missing or were changed.', found_rows)

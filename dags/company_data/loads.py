@@ -66,7 +66,8 @@ def _describe(context: Any, query: str, of: list[Any]) -> None:
 def loads_of(parameters: Any) -> list[int]:
     """The loads that the parameters of a task name, one by one or all together as "loads"."""
     named = {name: value for name, value in parameters.items() if name.endswith(("load", "loads"))}
-    return [int(load) for load in named.get("loads") or named.values()]
+    # A staging task that a person has marked as success has no load, of which the statements say what to do.
+    return [int(load) for load in named.get("loads") or named.values() if load is not None]
 
 
 class LoadOperator(SQLExecuteQueryOperator):

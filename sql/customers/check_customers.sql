@@ -97,6 +97,11 @@ order by place;
 
 -- Clients that come and go: 5 %% may be gone, and half may be new. Fewer than 100 are not compared. Of many, about
 -- 50,000 are looked at, by their numbers and so the same in both files.
+delete from pipeline.anomaly_checks
+where
+    load_id = %(profiles_load)s::bigint
+    and measure like 'clients that are %%';
+
 insert into pipeline.anomaly_checks (load_id, measure, value, low, high)
 with sampled as (
     select greatest(row_count / 50000, 1) as every
@@ -155,9 +160,7 @@ cross join
         ('clients that are gone, in %%', 100.0 * compared.gone_clients / compared.published_clients, 5),
         ('clients that are new, in %%', 100.0 * compared.new_clients / greatest(compared.staged_clients, 1), 50)
     ) as measures (measure, value, high)
-where compared.published_clients >= 100
-on conflict (load_id, measure) do update
-    set value = excluded.value, anomaly = null;
+where compared.published_clients >= 100;
 
 -- Profiles without an activity or a label are no clients of the feature store: indexes that are shifted show here.
 select pipeline.open_staged(%(profiles_load)s::bigint, 'staged_profiles', 50000);

@@ -1,5 +1,5 @@
--- Decides whether the run rebuilds the features: always if it was triggered by hand, otherwise if they are stale and no
--- rebuild from the same loads was rejected.
+-- Decides whether the run rebuilds the features: always if it was triggered by hand, otherwise if they are stale. The
+-- daily run leaves out what was rejected.
 --
 -- Reads       pipeline.feature_sources
 -- Writes      nothing
@@ -7,5 +7,5 @@
 
 select
     %(run_type)s::text = 'manual'
-    or (is_stale and not is_rejected) as is_needed
+    or (is_stale and (rejection is null or %(run_type)s::text <> 'scheduled')) as is_needed
 from pipeline.feature_sources;

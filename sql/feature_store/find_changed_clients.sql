@@ -90,19 +90,46 @@ found as (
         on profiles.profile_idx = activity.idx
     left join labelled
         on profiles.profile_idx = labelled.idx
+),
+
+run as (
+    select current_setting('pipeline.run_type', true) is not distinct from 'manual' as is_by_hand
+),
+
+known as (
+    select
+        idx,
+        source_hash
+    from pipeline.client_hashes
+
+    union all
+
+    -- Clients whose rows were inserted by hand.
+    select distinct
+        feature_history.idx,
+        null::bigint as source_hash
+    from public.feature_history
+    where
+        feature_history.known_to is null
+        and (select run.is_by_hand from run)
+        and not exists (
+            select
+            from pipeline.client_hashes
+            where client_hashes.idx = feature_history.idx
+        )
 )
 
 select
-    coalesce(found.profile_idx, client_hashes.idx) as idx,
+    coalesce(found.profile_idx, known.idx) as idx,
     found.*,
-    client_hashes.source_hash as known_hash,
+    known.source_hash as known_hash,
     (
-        found.source_hash is distinct from client_hashes.source_hash
-        or current_setting('pipeline.run_type', true) is not distinct from 'manual'
+        found.source_hash is distinct from known.source_hash
+        or (select run.is_by_hand from run)
     ) as is_changed
 from found
-full join pipeline.client_hashes
-    on found.profile_idx = client_hashes.idx;
+full join known
+    on found.profile_idx = known.idx;
 
 -- check_customers.sql rejects such files, but rows can also be written by hand.
 select

@@ -27,7 +27,18 @@ from resolved
 inner join clients
     on resolved.idx = clients.idx;
 
--- First the rows that are known no longer, because the key allows one row per day.
+-- Rows that are as new as this build were inserted by hand, and were known at no time before it.
+delete from public.feature_history
+where
+    known_to is null
+    and known_from >= (select build.known_at from build)
+    and idx in (
+        select clients.idx
+        from clients
+        where clients.is_changed
+    );
+
+-- The rows that are known no longer come first, because the key allows one row per day.
 with superseded as (
     select
         kept.idx,

@@ -8,6 +8,9 @@
 
 start transaction;
 
+-- No migration changes a table, and no foreign key comes, until the end. Readers and writers pass.
+lock table only public.sales, public.monthly_sales, public.stores in row exclusive mode;
+
 -- Locks the file of the month, and then that of the stores. A superseded list of stores does not stop the month, which
 -- was checked with it.
 select pipeline.publish_load(%(load)s::bigint);
@@ -18,9 +21,7 @@ select pipeline.open_staged(%(load)s::bigint, 'staged_sales');
 
 select pipeline.open_staged(%(stores_load)s::bigint, 'staged_stores');
 
--- A foreign key would lose its rows. None can come after this lock, which lets readers and writers pass.
-lock table public.monthly_sales in row exclusive mode;
-
+-- A foreign key would lose its rows.
 select pipeline.reject_foreign_keys('public.monthly_sales')
 where exists (
     select sale_month
@@ -85,13 +86,35 @@ from sold
 inner join public.stores
     on sold.store_idx = stores.idx;
 
--- Lost rows, another sum and a policy that hides rows end here: what stands in the tables is what was checked.
+-- Lost rows, another sum and a policy that hides rows end here: when the last trigger has fired, the tables must have
+-- what was checked.
+set constraints all immediate;
+
 select pipeline.verify_load(%(load)s::bigint, 'sales', coalesce(sum(row_count), 0), sum(total))
 from sold;
 
 select pipeline.verify_load(%(load)s::bigint, 'monthly_sales', null, sum(value))
 from public.monthly_sales
 where sale_month = %(file_month)s::date;
+
+-- Read once more where a trigger may have changed it since.
+select pipeline.verify_load(%(load)s::bigint, 'sales', found.row_count, found.total)
+from (
+    select
+        count(*) as row_count,
+        sum(value) as total
+    from public.sales
+    where
+        date >= %(file_month)s::date
+        and date < %(file_month)s::date + interval '1 month'
+) as found
+where exists (
+    select
+    from pg_catalog.pg_trigger
+    where
+        not pg_trigger.tgisinternal
+        and pg_trigger.tgrelid = any('{public.sales, public.monthly_sales, public.stores}'::regclass[])
+);
 
 select
     pipeline.notice(concat(

@@ -302,6 +302,9 @@ def test_a_run_that_is_triggered_by_hand_repairs_rows_that_were_changed_by_hand(
     )
     build_feature_store(clients)
     assert clients.run("select * from feature_store order by idx") != before
+    # Of a client that no file has, and of one day more: later than the next build may know.
+    insert = "insert into feature_history (idx, valid_from, label, known_from) values (999, {0}), (1, {0})"
+    clients.run(insert.format("'2030-01-01', 1, now() + interval '1 day'"), "mle_user")
     build_feature_store(clients, run_type="manual")
     assert clients.run("select * from feature_store order by idx") == before
     assert clients.run("select count(*) from feature_history where known_to is null") == [(len(before),)]

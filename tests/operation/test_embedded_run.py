@@ -274,6 +274,12 @@ def test_an_unusual_month_waits_for_a_person_and_tasks_that_are_killed_in_a_copy
     assert by_store in previewed
     file.write_text(good)
     assert "The same file as is published: nothing would change." in system.make("preview", f"MONTH={newest:%Y-%m}")
+    stores = system.bucket_folder / "stores.csv"
+    known_stores = stores.read_text()
+    stores.write_text(known_stores + "2,Faro\n")
+    previewed = system.make("preview", f"MONTH={newest:%Y-%m}")
+    assert "The same file as is published: only stores and locations would change, by stores.csv." in previewed
+    stores.write_text(known_stores)
     refused = system.command("/usr/bin/env", "make", "preview", "TABLE=labels", f"MONTH={newest:%Y-%m}")
     assert 'TABLE is "labels", which has no file per month. Write it as one of: sales.' in refused.stderr
     file.write_text(re.sub(r",\d+$", ",99", good, flags=re.MULTILINE))

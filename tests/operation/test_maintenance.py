@@ -99,6 +99,37 @@ def test_a_month_whose_rows_stand_is_not_retired_and_only_a_month_is(database: D
     assert database.run(MONTHS_SHOWN)[0] == ("2024-01-01", "loaded", 2)
 
 
+def test_a_month_of_which_only_the_partition_was_detached_says_what_to_do(database: Database, months: Files) -> None:
+    database.run("alter table sales detach partition partitions.sales_2024_01")
+    with pytest.raises(
+        CheckViolation, match=r"partitions\.sales_2024_01 is not a partition of public\.sales.*Drop the table"
+    ):
+        load_month(database, "2024-01-01")
+    database.run("drop table partitions.sales_2024_01")
+    load_month(database, "2024-01-01")
+    assert len(sales(database)) == 4
+
+
+def test_changed_stores_are_shown_until_a_list_has_repaired_them_and_compared_by_the_columns_that_they_have(
+    database: Database, months: Files
+) -> None:
+    older, compare = Run(database, SALES, "2024-01-01"), Run(database, MAINTENANCE)
+    older.run("stage_sales", "stage_stores", "check_month", "compare_month", "approve_month")
+    load_month(database, "2024-02-01")
+    for schema in ("public", "staging"):  # as a migration does
+        database.run(f"alter table {schema}.stores add column city text")
+    compare.run("compare_tables")
+    shown = "select status from data_freshness where table_name = 'stores'"
+    assert database.run(shown) == [("loaded",)]
+    database.run("update stores set location = 'another'; alter table stores drop city")
+    database.run("alter table staging.stores drop city")
+    compare.run("compare_tables")
+    older.run("publish_month")  # with an older list, which changes no location
+    assert database.run(shown) == [("changed",)]
+    load_month(database, "2024-02-01")
+    assert database.run(shown) == [("loaded",)]
+
+
 SALES_TABLES = {"sales", "monthly_sales"}
 SUMS = "public.monthly_sales has other sums than the published file for 1 values of store_idx."
 # What is done, the tables that show it, and what is said; others are in tests/cases/maintenance.

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 import psycopg
 import pytest
 from conftest import ROOT, Database, Files, Rows, new_database
-from psycopg.errors import InsufficientPrivilege
+from psycopg.errors import CheckViolation, InsufficientPrivilege
 from support import csv_text
 from support.airflow_runs import run_dag
 from support.bucket_files import write_customers, write_month
@@ -120,6 +120,34 @@ def test_a_trigger_on_a_table_that_a_foreign_key_changes_is_named_too(loaded: Da
         named = connection.execute("select pipeline.failed_trigger(%s)", [stopped.value.diag.context]).fetchall()
     assert "keep on public.client_notes, which calls public.keep_notes() of mle_user" in named[0][0]
     assert loaded.run("select * from client_notes, (select idx from feature_store) as kept") == [(1, 1)]
+
+
+DEFERRED = "create constraint trigger late after insert on {} deferrable initially deferred for each row"
+STATEMENT = "create trigger late after insert on {} for each statement"
+
+
+@pytest.mark.parametrize(
+    ("table", "kind", "change"),
+    [
+        ("monthly_sales", DEFERRED, "update public.monthly_sales set value = 0 where value <> 0"),
+        ("monthly_sales", STATEMENT, "delete from public.sales"),
+        ("labels", DEFERRED, "delete from public.labels where idx = new.idx"),
+        ("labels", STATEMENT, "delete from public.customer_profiles"),
+    ],
+)
+def test_a_trigger_that_fires_late_or_changes_a_table_that_was_written_before_stops_the_publication(
+    loaded: Database, files: Files, table: str, kind: str, change: str
+) -> None:
+    before = loaded.run(VERSIONS)
+    loaded.run(f"""
+        create function late() returns trigger language plpgsql security definer as $$
+        begin {change}; return null; end $$;
+        {kind.format(table)} execute function late()
+    """, "mle_user")  # fmt: skip
+    write_version(files, 2)
+    with pytest.raises(CheckViolation, match="after publishing, and the load that was checked has"):
+        load_customers(loaded) if table == "labels" else load_month(loaded, MONTH)
+    assert loaded.run(VERSIONS) == before
 
 
 def test_a_policy_that_a_person_puts_on_a_table_hides_no_row_of_a_load(loaded: Database, files: Files) -> None:

@@ -54,13 +54,18 @@ def test_up_up_down_up_as_an_admin_that_is_no_superuser(managed: Database) -> No
 def test_roles_of_the_server_without_privileges_are_adopted_with_the_passwords_of_the_environment(
     managed: Database,
 ) -> None:
-    for attribute in ("superuser", "createrole", "in role admin"):  # a privileged one is not adopted
-        managed.run(f"create role pipeline login {attribute}")
+    for role, attribute, error in (
+        ("pipeline", "superuser", "The server has a role pipeline"),
+        ("mle_user", "createrole", "The server has a role mle_user"),
+        ("pipeline", "in role admin", "REVOKE admin from pipeline,"),
+        ("ds_user", "in role pg_write_all_data", "REVOKE pg_write_all_data from ds_user,"),
+    ):
+        managed.run(f"create role {role} login {attribute}")
         done = managed.alembic("upgrade", "head")
         assert done.returncode != 0
-        assert "The server has a role pipeline" in done.stderr
+        assert error in done.stderr
         assert managed.run("select to_regclass('migrations.alembic_version')") == [(None,)]
-        managed.run("drop role pipeline")
+        managed.run(f"drop role {role}")
     managed.run("drop schema migrations cascade")
     for role in ("ds_user_role", "ds_user", "mle_user noinherit"):
         managed.run(f"create role {role}", user="managed")

@@ -25,7 +25,7 @@ PLACES = [
 #
 #     sales begun, sales requested, sales staged, …, load begun, …
 #                              the load of that table, or any, has come to this status in the ledger
-#     before commit            all statements of a publication are done
+#     before commit            all rows of a publication are written
 #     insert public.stores, …  rows of that table were inserted, updated, deleted or truncated
 #
 # A session that comes to a point takes the point's lock for a moment. That lock is free unless a test pauses there.

@@ -180,3 +180,20 @@ def test_a_comparison_that_is_repeated_finds_what_is_unusual_now(database: Datab
     assert "share of attr_b Z: 0 %" in str(anomalies(later))
     earlier.run("check_customers", "compare_customers", "publish_customers")
     assert anomalies(later) is None
+
+
+def test_clients_that_an_earlier_check_has_found_are_forgotten(database: Database, files: Files) -> None:
+    def staged(clients: range) -> Run:
+        profiles, activity = (f"{n},{n},A,x" for n in clients), (f"{n},2020-01-01,,1,1" for n in clients)
+        write_customers(files, profiles, activity, (f"{n},0" for n in clients))
+        run = Run(database, CUSTOMERS)
+        run.run("stage_customer_profiles", "stage_customer_activity", "stage_labels")
+        return run
+
+    staged(range(200)).run("check_customers", "compare_customers", "publish_customers")
+    few, later = staged(range(1000, 1050)), staged(range(1000, 1051))
+    later.run("check_customers", "compare_customers")
+    assert "clients that are gone, in %: 100" in str(anomalies(later))
+    few.run("check_customers", "compare_customers", "publish_customers")
+    later.run("check_customers", "compare_customers")  # cleared from its check on
+    assert anomalies(later) is None

@@ -124,6 +124,21 @@ def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it
     assert monthly_sales(database) == FEBRUARY_SUMS
 
 
+def test_a_staging_task_that_a_person_marks_as_success_publishes_nothing_and_says_why(
+    database: Database, files: Files, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sales(files, "2024-02", csv_text.sales("1,many,2024-02-01,1"))
+    run = AirflowRun(SALES, "2024-02")
+    assert run.go_on() == "failed"
+    capsys.readouterr()
+    assert run.mark_as_success("stage_sales") == "failed"
+    log = capsys.readouterr().out
+    assert (
+        "is not in pipeline.loads. It has no staged rows, and the tables stay as they were. Clear the whole run." in log
+    )
+    assert "TypeError" not in log
+
+
 def test_a_run_whose_timetable_was_not_asked_fails_at_once_with_what_to_do(
     database: Database, files: Files, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
