@@ -49,15 +49,7 @@ errors (load_id, error) as (
         %(profiles_load)s::bigint as load_id,
         concat(
             'clients with two different profiles: ', count(*), ', the first of them: ',
-            (
-                select string_agg(first_few.idx::text, ', ')
-                from (
-                    select idx
-                    from different_profiles
-                    order by idx
-                    limit 5
-                ) as first_few
-            )
+            array_to_string((array_agg(idx order by idx))[:5], ', ')
         ) as error
     from different_profiles
     having count(*) > 0
@@ -68,15 +60,7 @@ errors (load_id, error) as (
         %(labels_load)s::bigint as load_id,
         concat(
             'clients with two different labels: ', count(*), ', the first of them: ',
-            (
-                select string_agg(first_few.idx::text, ', ')
-                from (
-                    select idx
-                    from different_labels
-                    order by idx
-                    limit 5
-                ) as first_few
-            )
+            array_to_string((array_agg(idx order by idx))[:5], ', ')
         ) as error
     from different_labels
     having count(*) > 0

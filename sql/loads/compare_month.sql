@@ -362,29 +362,26 @@ where
 -- Groups that come, go and change. 20 rows a month: a group with fewer may have none by chance. A chain opens a few
 -- stores at once; more of them, and they are numbered in another way. What a group did in the same month of another
 -- year is expected.
-with of_groups as (
+with this as (
+    select *
+    from months
+    where is_this
+),
+
+of_groups as (
     select
         months.file_month,
         months.is_this,
         months.is_this_month,
         group_totals.group_key,
         group_totals.row_count,
-        extract(month from months.file_month) = (
-            select extract(month from this.file_month)
-            from months as this
-            where this.is_this
-        ) as is_season,
+        extract(month from months.file_month) = extract(month from this.file_month) as is_season,
         group_totals.row_count::numeric / months.row_count as portion,
         group_totals.total / group_totals.row_count as mean_amount
     from pipeline.group_totals
     inner join months
         on group_totals.load_id = months.load_id
-),
-
-this as (
-    select *
-    from months
-    where is_this
+    cross join this
 ),
 
 missing as (
@@ -504,16 +501,6 @@ unusual (measure, group_key, detail) as (
     having bool_or(not usual_groups.is_season) and bool_and(compared.is_unusual)
 ),
 
-numbered as (
-    select
-        *,
-        row_number() over (
-            partition by measure
-            order by group_key
-        ) as place
-    from unusual
-),
-
 limits (measure, high, words) as (
     values
     ('stores missing', 0, 'no rows, with rows in each of the last three months'),
@@ -534,23 +521,24 @@ insert into pipeline.anomaly_checks (load_id, measure, value, low, high, anomaly
 select
     %(load)s::bigint as load_id,
     limits.measure,
-    count(numbered.group_key) as value,
+    count(unusual.group_key) as value,
     0 as low,
     limits.high,
     case
-        when count(numbered.group_key) > limits.high
+        when count(unusual.group_key) > limits.high
             then concat(
                 min(this.group_column), ' ',
-                string_agg(concat(numbered.group_key, numbered.detail), ', ' order by numbered.place)
-                filter (where numbered.place <= 20), ' and ' || nullif(greatest(count(*) - 20, 0), 0) || ' more', ': ',
-                limits.words
+                array_to_string(
+                    (array_agg(concat(unusual.group_key, unusual.detail) order by unusual.group_key))[:20], ', '
+                ),
+                ' and ' || nullif(greatest(count(*) - 20, 0), 0) || ' more', ': ', limits.words
             )
     end as anomaly
 from limits
 inner join this
     on this.group_column is not null
-left join numbered
-    on limits.measure = numbered.measure
+left join unusual
+    on limits.measure = unusual.measure
 where (
     select count(*)
     from months
