@@ -1,10 +1,9 @@
-"""Maintenance: statistics of all months together, and whether the tables still hold what was published.
+"""Maintenance: whether the tables still hold what was published.
 
-Why:    autovacuum does not analyze a partitioned table. Rows that were deleted or altered by hand are noticed by
-        nobody, unless the tables are compared with the ledger, as sql/maintenance/compare_tables.sql does.
-Locks:  none that a session could wait for; the functions are new. analyze_months takes SHARE UPDATE EXCLUSIVE on sales
-        for seconds.
-Undo:   drops the functions.
+Why:    rows that were deleted or altered by hand are noticed by nobody, unless the tables are compared with the ledger,
+        as sql/maintenance/compare_tables.sql does.
+Locks:  none that a session could wait for; the function is new.
+Undo:   drops the function.
 """
 
 from sql_file import execute_beside, undo_beside

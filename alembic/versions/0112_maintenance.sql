@@ -1,24 +1,3 @@
-create function pipeline.analyze_months()
-returns void
-language plpgsql
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    monthly text;
-begin
-    -- Each load has analyzed its own rows. PostgreSQL 17 reads all partitions again.
-    for monthly in select table_name from pipeline.sources where is_monthly order by place loop
-        execute format(
-            'analyze %s public.%I',
-            case when current_setting('server_version_num')::integer >= 180000 then 'only' end, monthly
-        );
-    end loop;
-end
-$$;
-
-comment on function pipeline.analyze_months() is
-'Renews the statistics of all months of each monthly source together, which autovacuum does not.';
-
 create function pipeline.compare_load(load bigint)
 returns text
 language plpgsql
@@ -97,4 +76,4 @@ tables that are derived from them, or for a cumulative source each row. Null if 
 
 -- Undo
 
-drop function pipeline.analyze_months, pipeline.compare_load;
+drop function pipeline.compare_load;
