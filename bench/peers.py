@@ -21,7 +21,7 @@ def pandas_to_sql(url: str, file: str) -> None:
     import pandas as pd  # type: ignore[import-untyped]
     import sqlalchemy
 
-    engine = sqlalchemy.create_engine(url)
+    engine = sqlalchemy.create_engine(url.replace("postgresql:", "postgresql+psycopg2:"))
     sales = pd.read_csv(file, parse_dates=["date"])
     sales.to_sql("sales", engine, schema="bench", chunksize=10_000, if_exists="replace", index=False)
     engine.dispose()

@@ -101,8 +101,7 @@ def run_table(server: Server, rows: int, rounds: int, checkouts: Mapping[str, Pa
     first, again = literal(prepare=LITERAL), literal(prepare=())
     groups.append({"delete-insert, first load": first, "delete-insert, same month again": again})
     for peer in PEERS if python else ():
-        url = server.cluster.url(OTHERS) if peer.startswith("pandas") else server.url(OTHERS)
-        command = [str(python), "-m", "bench.peers", peer, url, str(server.folder / path)]
+        command = [str(python), "-m", "bench.peers", peer, server.url(OTHERS), str(server.folder / path)]
         process = partial(started, command, {"RUNTIME__DLTHUB_TELEMETRY": "false"})
         groups.append({f"{peer}, no index": other(process, prepare=SCHEMA)})
     yardstick.run()  # creates the WAL files, which all later loads use again

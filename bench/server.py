@@ -64,7 +64,7 @@ class Server:
 
     def url(self, database: str, user: str = "admin", password: str = "admin") -> str:  # noqa: S107 - documented
         """Address of a database."""
-        return self.cluster.url(database, user, password, "postgresql")
+        return self.cluster.url(database, user, password)
 
     def run(self, database: str, *statements: str) -> Rows:
         """Run statements as admin, and return the rows of the last."""

@@ -189,7 +189,7 @@ def _table(head: tuple[str, ...], rows: list[tuple[str | None, ...]]) -> str:
 
 def _dump(cluster: Cluster, database: str, program: str, *options: str) -> str:
     return subprocess.run(
-        [str(cluster.programs / program), *options, "--dbname", cluster.url(database, driver="postgresql")],
+        [str(cluster.programs / program), *options, "--dbname", cluster.url(database)],
         capture_output=True,
         text=True,
         check=True,

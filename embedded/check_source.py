@@ -40,10 +40,10 @@ def migrated_database(state: State) -> Iterator[str]:
     if url := os.environ.get("DATABASE_URL"):
         yield f"postgresql://{url.partition('://')[2]}"
     elif state.postgres_home and state.cluster.is_running():
-        yield state.cluster.url("companydata", driver="postgresql")
+        yield state.cluster.url("companydata")
     else:
         with Cluster.temporary() as cluster:
             cluster.create_database("companydata", "template0", "admin")
             environment = {**os.environ, "DATABASE_URL": cluster.url("companydata")}
             run_to_the_end([sys.executable, "-m", "alembic", "upgrade", "head"], environment, "alembic")
-            yield cluster.url("companydata", driver="postgresql")
+            yield cluster.url("companydata")

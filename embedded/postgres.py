@@ -207,16 +207,14 @@ class Cluster:
             return False
         return self._call("pg_ctl", "status", "-D", str(self.data)).returncode == 0
 
-    def url(
-        self, database: str, user: str = ADMIN, password: str | None = None, driver: str = "postgresql+psycopg2"
-    ) -> str:
-        """Address of a database, as SQLAlchemy writes it; by default as the superuser."""
+    def url(self, database: str, user: str = ADMIN, password: str | None = None) -> str:
+        """Address of a database; by default as the superuser."""
         secret = quote(self.password if password is None else password, safe="")
-        return f"{driver}://{user}:{secret}@127.0.0.1:{self.port}/{database}"
+        return f"postgresql://{user}:{secret}@127.0.0.1:{self.port}/{database}"
 
     def connect(self, database: str) -> psycopg.Connection[tuple[Any, ...]]:
         """A connection as admin, which names the schema of everything that is not PostgreSQL's own."""
-        return psycopg.connect(self.url(database, driver="postgresql"), autocommit=True, options=SAFE_PATH)
+        return psycopg.connect(self.url(database), autocommit=True, options=SAFE_PATH)
 
     def create_database(self, name: str, template: str = "template0", owner: str = ADMIN) -> None:
         """Create a database as a copy of another."""

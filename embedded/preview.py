@@ -61,7 +61,7 @@ def preview(table: str, month: str) -> None:
     use_company_data()
     from company_data.settings import CONNECTION_OPTIONS
 
-    address = state.cluster.url("companydata", driver="postgresql")
+    address = state.cluster.url("companydata")
     with psycopg.connect(address, options=CONNECTION_OPTIONS, autocommit=True) as connection:
         monthly = [name for (name,) in connection.execute(MONTHLY)]
         if table not in monthly:

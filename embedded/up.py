@@ -149,7 +149,7 @@ def print_summary(state: State) -> None:
     print(f"\nAirflow     {ui_url(state)}  (login {login})")
     psql = psql_of(state.cluster)
     for number, user in enumerate((ADMIN, "ds_user", "mle_user")):
-        address = state.cluster.url("companydata", user, user, driver="postgresql")
+        address = state.cluster.url("companydata", user, user)
         if not known[f"{user.upper()}_PASSWORD"]:
             address = address.replace(f"{user}:{user}@", f"{user}@")  # psql asks for it
         print(f"{'PostgreSQL' if number == 0 else '':<11} {psql} {address}")

@@ -81,7 +81,8 @@ class Database:
 
     def url(self, user: str = "admin", password: str | None = None, driver: str = "postgresql") -> str:
         known = DEFAULT_PASSWORDS.get(user, user)
-        return self.cluster.url(self.name, user, known if password is None else password, driver)
+        address = self.cluster.url(self.name, user, known if password is None else password)
+        return address.replace("postgresql", driver, 1)
 
     def connect(self, user: str = "admin", password: str | None = None) -> psycopg.Connection[Any]:
         return psycopg.connect(self.url(user, password), autocommit=True)
@@ -108,7 +109,7 @@ class Database:
             self.run(f"grant {privileges} on feature_store, feature_history to {role}")
 
     def alembic(self, *arguments: str, user: str = "admin", **environment: str) -> subprocess.CompletedProcess[str]:
-        return alembic(self.url(user, driver="postgresql+psycopg2"), *arguments, **environment)
+        return alembic(self.url(user), *arguments, **environment)
 
     def migrate(self, *steps: str, user: str = "admin", **environment: str) -> str:
         """Run steps such as "upgrade head", which succeed; returns their notices."""

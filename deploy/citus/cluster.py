@@ -70,11 +70,9 @@ class CitusCluster(Cluster):
                     f" servers and drop roles, so {SETTING} must name a cluster that is there for nothing else."
                 )
 
-    def url(
-        self, database: str, user: str = ADMIN, password: str | None = None, driver: str = "postgresql+psycopg2"
-    ) -> str:
+    def url(self, database: str, user: str = ADMIN, password: str | None = None) -> str:
         """Address of a database on the coordinator."""
-        return super().url(database, user, password, driver).replace("@127.0.0.1:", f"@{self.nodes[0][0]}:")
+        return super().url(database, user, password).replace("@127.0.0.1:", f"@{self.nodes[0][0]}:")
 
     def each(self, database: str = "postgres") -> Iterator[psycopg.Connection[tuple[Any, ...]]]:
         """A connection as admin to each server in turn, the coordinator last."""
@@ -121,7 +119,7 @@ class CitusCluster(Cluster):
         settings = [f"--set={name}={value}" for name, value in {"ON_ERROR_STOP": "1", **variables}.items()]
         command = [str(self.programs / "psql"), "--no-psqlrc", "--quiet", *settings, f"--file={FOLDER / file}"]
         done = subprocess.run(
-            [*command, self.url(database, driver="postgresql")],
+            [*command, self.url(database)],
             env={**os.environ, "OWNER_PASSWORD": "pipeline_owner"},
             capture_output=True,
             text=True,
@@ -137,7 +135,7 @@ class CitusCluster(Cluster):
                 continue
             # Of a drop that was interrupted.
             connection.execute(f'alter database "{name}" allow_connections true')
-            url = self.url(name, driver="postgresql")
+            url = self.url(name)
             host, port = connection.info.host, connection.info.port
             with psycopg.connect(url, host=host, port=port, autocommit=True, options=SAFE_PATH) as inside:
                 prepared = "select gid from pg_prepared_xacts where database = current_database()"

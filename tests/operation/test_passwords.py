@@ -188,7 +188,7 @@ def test_readers_connect_to_the_data_alone_and_nobody_but_airflow_to_its_server(
         for user in ("admin", *users):
             for database in databases:
                 try:
-                    psycopg.connect(server.url(database, user, user, "postgresql")).close()
+                    psycopg.connect(server.url(database, user, user)).close()
                     found.add((user, database))
                 except psycopg.OperationalError as error:
                     if "no pg_hba.conf entry" not in str(error):
@@ -196,7 +196,7 @@ def test_readers_connect_to_the_data_alone_and_nobody_but_airflow_to_its_server(
         return found
 
     with Cluster.temporary() as server:
-        with psycopg.connect(server.url("postgres", driver="postgresql"), autocommit=True) as connection:
+        with psycopg.connect(server.url("postgres"), autocommit=True) as connection:
             for database in databases[:2]:
                 connection.execute(f"create database {database}")
             for user in users:
@@ -232,7 +232,7 @@ def test_a_start_sets_passwords_of_any_character_and_no_log_has_them(tmp_path: P
     with Cluster.temporary({"log_statement": "ddl"}) as server:
         database = new_database(server, "companydata")
         of_users = {f"{user.upper()}_PASSWORD_FILE": str(migration / f"{user}_password") for user in USERS}
-        assert alembic(database.url(driver="postgresql+psycopg2"), "upgrade", "head", **of_users).returncode == 0
+        assert alembic(database.url(), "upgrade", "head", **of_users).returncode == 0
         # Changed twice before a start came so far, and started twice.
         write(volumes, {**settings, "ADMIN_PASSWORD": "never set"})
         for _ in range(2):

@@ -55,7 +55,7 @@ def test_each_revision_leaves_nothing_when_it_is_undone_and_everything_is_loaded
     # The template keeps the roles in use, which are of the server and not of the database.
     database = empty_database
     monkeypatch.setenv("AIRFLOW_CONN_OPERATIONAL_DB", database.url("pipeline"))
-    monkeypatch.setenv("DATABASE_URL", database.url(driver="postgresql+psycopg2"))
+    monkeypatch.setenv("DATABASE_URL", database.url())
     config = Config(ROOT / "alembic.ini")
     revisions = list(ScriptDirectory.from_config(config).walk_revisions())
     assert len(revisions) > 10

@@ -66,7 +66,7 @@ def on_the_system(command: str, system: FaultySystem) -> None:
             **system.environment,
             # Where this machine has no psql, the one that `make up` names.
             "PATH": f"{os.environ['PATH']}:{system.cluster.programs}",
-            "DATABASE_URL": system.address(driver="postgresql+psycopg2"),
+            "DATABASE_URL": system.address(),
         },
         capture_output=True,
         text=True,

@@ -69,10 +69,10 @@ class System:
     def cluster(self) -> Cluster:
         return Cluster(Path(self.state["postgres_home"]), self.state["postgres_port"])
 
-    def address(self, user: str = "admin", database: str = "companydata", driver: str = "postgresql") -> str:
+    def address(self, user: str = "admin", database: str = "companydata") -> str:
         state = self.state
         password = state["airflow_password"] if user == "airflow" else state["passwords"][f"{user.upper()}_PASSWORD"]
-        return self.cluster.url(database, user, password, driver)
+        return self.cluster.url(database, user, password)
 
     def connect(self, database: str = "companydata") -> Any:
         return psycopg.connect(self.address(database=database), autocommit=True)
