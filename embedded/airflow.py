@@ -12,13 +12,13 @@ from embedded import processes
 from embedded.api import Api
 from embedded.state import LOGS, ROOT, RUN, RunError, State
 from services.passwords import Volume, pgpass, ui_passwords, without_passwords
+from services.settings import WORKFLOW_SETTINGS
 
 UI_LOGIN = "airflow"
 READY_SECONDS = 180
 
-# The settings of Airflow that the containers have too, and the names of those of the workflows.
+# The settings of Airflow that the containers have too.
 AIRFLOW_ENV = ROOT / "services/airflow.env"
-WORKFLOWS_ENV = ROOT / "services/workflows.env"
 
 PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
 
@@ -31,8 +31,7 @@ def read_airflow_env() -> dict[str, str]:
 
 def pipeline_settings() -> list[str]:
     """Names of the settings of the workflows, proxies included. Airflow is restarted if one of them has changed."""
-    of_workflows = [line for line in WORKFLOWS_ENV.read_text().splitlines() if not line.startswith("#")]
-    return [*of_workflows, "SOURCE_CA_FILE", *PROXIES, *map(str.lower, PROXIES)]
+    return [*WORKFLOW_SETTINGS, "SOURCE_CA_FILE", *PROXIES, *map(str.lower, PROXIES)]
 
 
 def airflow_environment(state: State) -> dict[str, str]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import services.check_source
+from embedded.environment import database_url
 from embedded.postgres import Cluster
 from embedded.progress import run_to_the_end
 from embedded.state import RunError, State
@@ -19,7 +20,7 @@ def check_source() -> bool:
     """Check the source of the environment, or of what runs here; returns whether it has all files, and they fit.
 
     Raises:
-        RunError: the network or the source failed.
+        RunError: the network or the source failed, or DATABASE_URL is of another database system.
     """
     from airflow.sdk.exceptions import AirflowException  # slow to import
 
@@ -37,8 +38,8 @@ def check_source() -> bool:
 @contextmanager
 def migrated_database(state: State) -> Iterator[str]:
     """The database of DATABASE_URL, of what runs here, or else a temporary one."""
-    if url := os.environ.get("DATABASE_URL"):
-        yield f"postgresql://{url.partition('://')[2]}"
+    if url := database_url():
+        yield url
     elif state.postgres_home and state.cluster.is_running():
         yield state.cluster.url("companydata")
     else:

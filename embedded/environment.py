@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import re
-import sys
 
 from dotenv.parser import parse_stream
 
 from embedded.state import ROOT, RUN, RunError
+from services import use_workflows
 
 # Values that docker compose reads in another way: it replaces $NAME, and knows other escapes.
 AMBIGUOUS = re.compile(r"""[^=]*=\s*('[^']*\\|"[^"]*[\\$]|#|(?!['"])(?:(?!\s#).)*\$)""", re.DOTALL)
@@ -69,8 +69,7 @@ def reject_wrong_settings() -> None:
 def use_company_data() -> None:
     """Make the modules of the workflows importable, which import Airflow."""
     os.environ.setdefault("AIRFLOW_HOME", str(RUN / "airflow"))
-    if (dags := str(ROOT / "dags")) not in sys.path:
-        sys.path.insert(0, dags)
+    use_workflows()
 
 
 def database_url() -> str:

@@ -7,12 +7,12 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import psycopg
 from psycopg import sql
 
+from services import use_workflows
 from services.status import NONE_DUE, months_due
 
 SOURCES = "select table_name, is_monthly, date_column from pipeline.sources order by place"
@@ -20,12 +20,6 @@ IN_MONTH = sql.SQL(
     'alter table pg_temp.first_rows add constraint "the date is in the month of the file"'
     " check ({column} >= {month} and {column} < {month}::date + interval '1 month')"
 )
-
-
-def use_workflows() -> None:
-    """Make the modules of the workflows importable, and read the file of their settings, if there is one."""
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dags"))
-    import_module("company_data.settings")
 
 
 def check_source(address: str, months: Sequence[date]) -> bool:
@@ -111,6 +105,7 @@ def main() -> int:
 
     try:
         use_workflows()
+        import_module("company_data.settings")  # which reads the file of the settings, if there is one
         return 0 if check_source(os.environ["AIRFLOW_CONN_OPERATIONAL_DB"], months_due(os.environ)) else 1
     except (AirflowException, psycopg.Error, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)

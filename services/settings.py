@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from services import use_workflows
 from services.passwords import AIRFLOW, FOLDER, SecretsError, Volume, passwords_of, require_changed, write
 
 WORKFLOW_SETTINGS = [
@@ -30,7 +31,7 @@ def check(environment: Mapping[str, str]) -> None:
     Raises:
         SecretsError: some are wrong; each is named with its form.
     """
-    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "dags"))
+    use_workflows()
     wrong: list[str] = []
 
     def collect(check_one: Callable[[], object]) -> None:
