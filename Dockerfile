@@ -18,7 +18,7 @@ RUN pip install --no-cache-dir --disable-pip-version-check --require-hashes -r r
 # The image of the service settings, on which the databases depend: a change of a workflow or of SQL is not in it.
 FROM packages AS settings
 COPY services/__init__.py services/passwords.py services/settings.py services/workflows.env services/
-COPY dags/company_data/__init__.py dags/company_data/errors.py dags/company_data/retries.py dags/company_data/settings.py dags/company_data/
+COPY dags/company_data/__init__.py dags/company_data/errors.py dags/company_data/months.py dags/company_data/retries.py dags/company_data/settings.py dags/company_data/
 
 # The image of the migrations and of Airflow's services.
 FROM packages AS system

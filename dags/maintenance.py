@@ -76,8 +76,9 @@ from airflow.sdk import DAG
 
 from company_data.approval import end_orphaned_questions
 from company_data.log_files import delete_old_logs, report
+from company_data.months import first_sales_month, last_sales_month
 from company_data.notifier import CALLBACKS, notify_overdue
-from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, first_sales_month, last_sales_month, sales_deadline
+from company_data.settings import SQL_FOLDER, TASK_DEFAULTS, sales_deadline
 from company_data.task_docs import explain_tasks
 
 with DAG(

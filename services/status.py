@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from services import SAFE_PATH
+from services import SAFE_PATH, use_workflows
 
 TABLES = """
     select
@@ -118,7 +118,10 @@ def months_due(settings: Mapping[str, str]) -> list[date]:
     Raises:
         ValueError: a setting is not a month.
     """
-    month, last = _month(settings, "SALES_FIRST_MONTH", "2020-01"), _month(settings, "SALES_LAST_MONTH", "9999-12")
+    use_workflows()
+    from company_data.months import first_sales_month, last_sales_month
+
+    month, last = first_sales_month(settings).date(), (last_sales_month(settings) or datetime.max).date()
     months = []
     while month < datetime.now(UTC).date().replace(day=1) and month <= last:
         months.append(month)
@@ -236,18 +239,6 @@ def main() -> int:
         return 1
     print_status(status)
     return 0 if status.complete else 1
-
-
-def _month(settings: Mapping[str, str], name: str, default: str) -> date:
-    value = settings.get(name) or default
-    try:
-        if not re.fullmatch(r"\d{4}-\d{2}", value, re.ASCII):
-            raise ValueError(value)
-        return date.fromisoformat(f"{value}-01")
-    except ValueError:
-        raise ValueError(
-            f'{name} is "{value}", which is not a month. Write it as YYYY-MM, for example 2020-01.'
-        ) from None
 
 
 def _number(value: Any) -> str:

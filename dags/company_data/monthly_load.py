@@ -9,6 +9,7 @@ from airflow.sdk import TaskGroup
 
 from company_data.approval import LoadApprovalOperator
 from company_data.loads import CheckOperator, LoadOperator, assets
+from company_data.months import first_sales_month, last_sales_month
 from company_data.notifier import CALLBACKS
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
 from company_data.schedule import MonthlyTimetable
@@ -18,8 +19,6 @@ from company_data.settings import (
     RUN_PARAMETERS,
     SQL_FOLDER,
     TASK_DEFAULTS,
-    first_sales_month,
-    last_sales_month,
 )
 from company_data.staging import stage_csv
 

@@ -1,16 +1,17 @@
-"""Settings of the workflows, each read from the environment here and nowhere else."""
+"""Settings of the workflows, each read from the environment here, or in company_data.months, and nowhere else."""
 
 import json
 import os
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException
 
+from company_data.months import first_sales_month, last_sales_month
 from company_data.retries import SQL_RETRIES, LoadRetryPolicy
 
 # In the containers, services/settings.py has checked them and written them into this file.
@@ -19,7 +20,6 @@ if file := os.environ.get("SETTINGS_FILE"):
 
 DEFAULT_SOURCE_BASE_URL = "https://daredata-technical-challenge-data.s3.amazonaws.com"
 DEFAULT_SOURCE_MAX_BYTES = 10_000_000_000
-DEFAULT_SALES_FIRST_MONTH = "2020-01"
 DEFAULT_SALES_DEADLINE_HOURS = "24"
 DEFAULT_FEATURE_STORE_MAX_LOSS = "20"
 ON_ANOMALY_VALUES = ("protect", "ask", "warn", "ignore")  # the first is the default
@@ -154,25 +154,6 @@ def source_max_bytes() -> int:
             f"{DEFAULT_SOURCE_MAX_BYTES}, or unset it for that number."
         )
     return int(value)
-
-
-def first_sales_month() -> datetime:
-    """Month at which catch-up begins, as its start in UTC.
-
-    Raises:
-        ValueError: SALES_FIRST_MONTH is not written YYYY-MM.
-    """
-    return _month("SALES_FIRST_MONTH", os.environ.get("SALES_FIRST_MONTH") or DEFAULT_SALES_FIRST_MONTH)
-
-
-def last_sales_month() -> datetime | None:
-    """Month at which catch-up ends, for a source that has ended; none for one that continues.
-
-    Raises:
-        ValueError: SALES_LAST_MONTH is not written YYYY-MM.
-    """
-    value = os.environ.get("SALES_LAST_MONTH")
-    return _month("SALES_LAST_MONTH", value) if value else None
 
 
 def notify_email() -> str | None:
@@ -326,18 +307,6 @@ CHECKED: tuple[Callable[[], object], ...] = (
     feature_history_keep_for,
     feature_store_max_loss,
 )
-
-
-def _month(setting: str, value: str) -> datetime:
-    try:
-        if not re.fullmatch(r"\d{4}-\d{2}", value, re.ASCII):  # fromisoformat alone would accept 2020-01-05T10
-            raise ValueError(value)
-        return datetime.fromisoformat(f"{value}-01").replace(tzinfo=UTC)
-    except ValueError:
-        raise ValueError(
-            f'{setting} is "{value}", which is not a month. No month can be scheduled without it; '
-            f"write it as YYYY-MM, for example 2020-01."
-        ) from None
 
 
 check_settings()

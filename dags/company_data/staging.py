@@ -18,14 +18,9 @@ from psycopg import sql
 from company_data.csv_files import check_rows, match_columns, rejected, split_header
 from company_data.errors import FileMissing, FileNotYetAvailable, FileRejected, NotInSource, SourceUnavailable, shown
 from company_data.http_client import one_line, without_secrets
+from company_data.months import first_sales_month, last_sales_month
 from company_data.retries import LATE_FOR, STAGING_RETRIES, LoadRetryPolicy
-from company_data.settings import (
-    CONNECTION_ID,
-    CONNECTION_OPTIONS,
-    first_sales_month,
-    last_sales_month,
-    source_url,
-)
+from company_data.settings import CONNECTION_ID, CONNECTION_OPTIONS, source_url
 from company_data.source import KEPT, RETRIED, Download, open_file
 
 log = logging.getLogger(__name__)

@@ -110,6 +110,7 @@ def test_no_image_that_is_built_is_that_of_another_project_nor_one_that_the_data
         "services/workflows.env",
         "dags/company_data/__init__.py",
         "dags/company_data/errors.py",
+        "dags/company_data/months.py",
         "dags/company_data/retries.py",
         "dags/company_data/settings.py",
     ]
