@@ -106,50 +106,70 @@ begin
     );
     perform pipeline.open_staged(load, 'sample', 50000);
     delete from pipeline.column_profiles where load_id = load;
+    -- A day is also a number, that of the days since 2000-01-01; a text is neither.
     for profiled in
         select
-            quote_ident(pg_attribute.attname) as name,
-            pg_attribute.attname,
-            pg_type.typcategory = 'N' as is_number,
-            pg_type.typcategory = 'D' as is_day,
-            pg_type.typcategory = 'S' as is_text
+            attname,
+            typcategory = 'N' as is_number,
+            typcategory = 'S' as is_text,
+            case typcategory
+                when 'N' then format('%I', attname)
+                when 'D' then format('(%I - date ''2000-01-01'')', attname)
+                else 'null::integer'
+            end as number,
+            case typcategory when 'D' then format('%I', attname) else 'null::date' end as day,
+            case when attname = file.date_column then file.file_month end as first_day
         from pg_attribute
         inner join pg_type
             on pg_attribute.atttypid = pg_type.oid
         where attrelid = this.staged_table::regclass and attnum > 0 and not attisdropped
     loop
-        execute concat(
-            'insert into pipeline.column_profiles (load_id, column_name, sample_rows, missing_values, distinct_values',
-            case when profiled.is_number then ', smallest, lower_quartile, median, upper_quartile, largest,'
-                ' negative_values, negative_total' end,
-            case when profiled.is_day then ', lower_quartile, median, upper_quartile, first_day, last_day, longest_gap' end,
-            ', counts) select $1, $2, row_count, row_count - value_count, distinct_values',
-            case when profiled.is_number then ', quantiles[1], quantiles[2], quantiles[3], quantiles[4], quantiles[5],'
-                ' negative_values, negative_total' end,
-            case when profiled.is_day then
-                ', quartiles[1], quartiles[2], quartiles[3], first_day, last_day, longest_gap' end,
-            ', case when distinct_values <= ', case when profiled.is_text then 100 when profiled.is_number then 10 else 0 end,
-            ' then (select jsonb_object_agg(shown, shown_rows) from (select ',
-            case when profiled.is_text then 'pipeline.shown(value)' else 'value' end,
-            ' as shown, sum(value_rows) as shown_rows from (select ', profiled.name, '::text as value,',
-            ' count(*) as value_rows from sample where ', profiled.name, ' is not null group by 1) as counted',
-            ' group by 1) as listed) end',
-            ' from (select count(*) as row_count, count(', profiled.name, ') as value_count',
-            ', count(distinct ', profiled.name, ') as distinct_values',
-            case when profiled.is_number then format(
-                ', (percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by %1$s))::numeric[] as quantiles'
-                ', count(*) filter (where %1$s < 0) as negative_values'
-                ', sum(%1$s::numeric) filter (where %1$s < 0) as negative_total', profiled.name
-            ) end,
-            case when profiled.is_day then format(
-                ', percentile_disc(array[0.25, 0.5, 0.75]) within group (order by %1$s - date ''2000-01-01'') as quartiles'
-                ', min(%1$s) as first_day, max(%1$s) as last_day, (select max(gap) from (select'
-                ' day - lag(day, 1, %2$L::date - 1) over (order by day) - 1 as gap'
-                ' from (select distinct %1$s as day from sample) as days) as gaps) as longest_gap',
-                profiled.name, case when profiled.attname = file.date_column then file.file_month end
-            ) end,
-            ' from sample) as figures'
-        ) using load, profiled.attname;
+        execute format(
+            $insert$
+            insert into pipeline.column_profiles (
+                load_id, column_name, sample_rows, missing_values, distinct_values, smallest, lower_quartile, median,
+                upper_quartile, largest, negative_values, negative_total, first_day, last_day, longest_gap, counts
+            )
+            with figures as (
+                select
+                    count(*) as row_count,
+                    count(%1$I) as value_count,
+                    count(distinct %1$I) as distinct_values,
+                    (percentile_disc(array[0, 0.25, 0.5, 0.75, 1]) within group (order by %2$s))::numeric[] as quantiles,
+                    count(*) filter (where %2$s < 0) as negative_values,
+                    sum(%2$s::numeric) filter (where %2$s < 0) as negative_total,
+                    min(%3$s) as first_day,
+                    max(%3$s) as last_day
+                from sample
+            ),
+
+            gaps as (
+                select day - lag(day, 1, $3 - 1) over (order by day) - 1 as gap
+                from (select distinct %3$s as day from sample where $3 is not null) as days
+            ),
+
+            counted as (
+                select %1$I::text as value, count(*) as row_count from sample where %1$I is not null group by 1
+            ),
+
+            listed as (
+                select case when $5 then pipeline.shown(value) else value end as shown, sum(row_count) as row_count
+                from counted
+                group by 1
+            )
+
+            select
+                $1, $2, row_count, row_count - value_count, distinct_values,
+                case when $4 then quantiles[1] end, quantiles[2], quantiles[3], quantiles[4],
+                case when $4 then quantiles[5] end, case when $4 then negative_values end,
+                case when $4 then negative_total end, first_day, last_day, (select max(gap) from gaps),
+                case
+                    when distinct_values <= case when $5 then 100 when $4 then 10 else 0 end
+                        then (select jsonb_object_agg(shown, row_count) from listed)
+                end
+            from figures
+            $insert$, profiled.attname, profiled.number, profiled.day
+        ) using load, profiled.attname, profiled.first_day, profiled.is_number, profiled.is_text;
     end loop;
     drop view sample;
 end
