@@ -380,16 +380,14 @@ begin atomic
     from pg_class
     inner join pipeline.loads
         on format('staging.%I', pg_class.relname) = loads.staged_table
-    inner join pipeline.files
-        on loads.file_id = files.file_id
-    inner join pipeline.sources
-        on files.table_name = sources.table_name
+    inner join pipeline.file_rows
+        on loads.file_id = file_rows.file_id
     where
         pg_class.relnamespace = 'staging'::regnamespace
         and (
             loads.status = 'failed'
             -- Nothing is deleted from a cumulative table, so its published rows can be compared with it.
-            or (loads.status = 'published' and not sources.is_cumulative)
+            or (loads.status = 'published' and not file_rows.is_cumulative)
             or (
                 loads.status = 'rejected'
                 and exists (
@@ -405,7 +403,7 @@ begin atomic
                     select
                     from pipeline.loads as of_run
                     where
-                        sources.is_cumulative
+                        file_rows.is_cumulative
                         and of_run.dag_id = loads.dag_id
                         and of_run.run_id = loads.run_id
                         and of_run.status in ('loading', 'waiting', 'staged', 'checked', 'pending_approval')

@@ -32,8 +32,7 @@ PUBLISHED = """
             'version', sha256
         )
     from pipeline.loads
-    inner join pipeline.files using (file_id)
-    inner join pipeline.sources using (table_name)
+    inner join pipeline.file_rows using (file_id)
     where load_id = any(%s)
 """
 BUILT = """

@@ -46,9 +46,8 @@ CHECK = """
         %s::bigint, %s, (
             select deciding.load_id
             from pipeline.loads
-            join pipeline.files using (file_id)
-            join pipeline.sources using (table_name)
-            join pipeline.files as deciding_files on deciding_files.table_name = sources.published_with
+            join pipeline.file_rows using (file_id)
+            join pipeline.files as deciding_files on deciding_files.table_name = file_rows.published_with
             join pipeline.loads as deciding
                 on deciding.file_id = deciding_files.file_id and deciding.run_id = loads.run_id
             where loads.load_id = %s
