@@ -8,10 +8,9 @@ from typing import Any
 
 import psycopg
 import pytest
-from airflow.providers.common.sql.hooks.sql import DbApiHook
 from conftest import ROOT, Database, Files, copied
 from support.bucket_files import write_customers, write_month
-from support.steps import CUSTOMERS, SALES, SQL, Run
+from support.steps import CUSTOMERS, SALES, Run, comparison
 
 from company_data.errors import FileRejected
 
@@ -82,10 +81,8 @@ def record(
 
 
 def compare(connection: psycopg.Connection[Any], name: str, parameters: dict[str, Any]) -> None:
-    """The statements of a comparison but the first, which reads staged rows into pipeline.column_profiles."""
-    profile, *others = DbApiHook.split_sql_string((SQL / f"loads/{name}.sql").read_text())
-    assert "pipeline.profile_load" in profile
-    for statement in others:
+    """Run a comparison on the figures that record has written."""
+    for statement in comparison(name):
         connection.execute(statement.encode(), parameters)
 
 

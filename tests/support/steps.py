@@ -150,6 +150,13 @@ def run_sql(
     return reports
 
 
+def comparison(name: str) -> list[str]:
+    """The statements of a file of sql/loads but the first, which reads staged rows into pipeline.column_profiles."""
+    profile, *others = DbApiHook.split_sql_string((SQL / f"loads/{name}.sql").read_text())
+    assert "pipeline.profile_load" in profile
+    return others
+
+
 def stage_file(database: Database, table: str, month: str | None = None, run: str | None = None) -> int:
     """Run a staging task's function; returns the load."""
     hook = PostgresHook(CONNECTION_ID, options=CONNECTION_OPTIONS)
@@ -190,5 +197,6 @@ def staged_tables(database: Database) -> list[str]:
             relnamespace = 'staging'::regnamespace
             and relname ~ '_[0-9]+$'
             and (table_name, status) is distinct from ('stores', 'published')
+        order by relname
     """)
     return [name for (name,) in rows]
