@@ -81,13 +81,6 @@ class Volume:
             os.chown(unfinished, self.account, self.account)
         unfinished.rename(self.folder / name)
 
-    def move(self, name: str, other: Volume) -> None:
-        """Move a secret into another volume, unless that has it; harmless when there is none."""
-        text = self.read(name)
-        if text is not None and other.read(name) is None:
-            other.write(name, text)
-        (self.folder / name).unlink(missing_ok=True)
-
 
 def passwords_of(environment: Mapping[str, str], before: Mapping[str, str] = DEFAULT_PASSWORDS) -> dict[str, str]:
     """Each password: the content of the file that NAME_FILE names, else NAME, else the one before.
@@ -166,10 +159,6 @@ def write(environment: Mapping[str, str], folder: Path, new_keys: bool = False) 
     migration = Volume(folder / "migration", AIRFLOW)
     airflow = Volume(folder / "airflow", AIRFLOW)
     airflow_database = Volume(folder / "airflow-database", AIRFLOW)
-    # Where an installation that is older than these volumes has them.
-    for name in ("airflow_db_password", "airflow_db_password.known"):
-        airflow.move(name, airflow_database)
-    (airflow.folder / "ui_passwords.json").unlink(missing_ok=True)
 
     def keep(name: str, made: str, volume: Volume = airflow) -> str:
         return made if new_keys else volume.read(name) or made
