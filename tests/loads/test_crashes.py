@@ -20,7 +20,7 @@ from support.breakpoints import (
     locks_on_tables,
     paused,
     pausing,
-    wait_for_copy,
+    wait_for,
     wait_until_nothing_is_left,
 )
 from support.steps import CUSTOMERS, SALES, Run, build_feature_store, load_customers, load_month, staged_tables
@@ -145,7 +145,8 @@ def test_a_connection_that_drops_during_the_copy_holds_no_lock_and_leaves_the_ol
     with ThreadPoolExecutor(1) as pool:
         load = pool.submit(attempts.go_on)
         try:
-            pid = wait_for_copy(database, load)
+            copying = "select pid from pg_stat_progress_copy where datname = current_database()"
+            [(pid,)] = wait_for(database, copying, load)
             assert locks_on_tables(database, pid) == set()
             load_month(database, "2024-03-01")
             terminate(database, pid)

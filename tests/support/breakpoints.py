@@ -189,12 +189,6 @@ def wait_for(
             time.sleep(0.01)
 
 
-def wait_for_copy(database: Database, running: Future[Any] | None = None) -> int:
-    """Wait until a session copies a file whose bucket stalls; returns the session's process ID."""
-    rows = wait_for(database, "select pid from pg_stat_progress_copy where datname = current_database()", running)
-    return int(rows[0][0])
-
-
 def wait_until_blocked(database: Database, holder: int, running: Future[Any] | None = None) -> int:
     """Wait until a session waits for a lock of the holder, a process ID; returns that of the waiting session."""
     query = f"""
