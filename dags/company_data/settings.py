@@ -29,7 +29,7 @@ MAX_ACTIVE_RUNS = 100
 
 # How long a person has to decide on an unusual file.
 DECISION_TIME = timedelta(days=7)
-MAX_BYTES_DIGITS = 18  # the ledger keeps the bytes of a file as bigint
+MAX_BYTES = 10**18  # the ledger keeps the bytes of a file as bigint
 MAX_DEADLINE_HOURS = 1_000_000
 MAX_KEEP_DAYS = 1_000_000  # more would come before the first day that PostgreSQL knows
 
@@ -148,7 +148,7 @@ def source_max_bytes() -> int:
         ValueError: SOURCE_MAX_BYTES is not a whole number of bytes above 0.
     """
     value = os.environ.get("SOURCE_MAX_BYTES") or str(DEFAULT_SOURCE_MAX_BYTES)
-    if not (value.isascii() and value.isdecimal() and len(value) <= MAX_BYTES_DIGITS and int(value) > 0):
+    if not _is_whole(value, 1, MAX_BYTES):
         raise ValueError(
             f'SOURCE_MAX_BYTES is "{value}", which is not a whole number of bytes above 0. Write it as '
             f"{DEFAULT_SOURCE_MAX_BYTES}, or unset it for that number."
@@ -242,7 +242,7 @@ def feature_history_keep_for() -> str:
         ValueError: FEATURE_HISTORY_KEEP_DAYS is not a whole number of days above 0.
     """
     value = os.environ.get("FEATURE_HISTORY_KEEP_DAYS") or ""
-    if value and not (value.isascii() and value.isdecimal() and 0 < int(value) < MAX_KEEP_DAYS):
+    if value and not _is_whole(value, 1, MAX_KEEP_DAYS):
         raise ValueError(
             f'FEATURE_HISTORY_KEEP_DAYS is "{value}", which is not a whole number of days above 0. Write it as 730, or '
             "unset it to keep all rows."
@@ -257,12 +257,17 @@ def feature_store_max_loss() -> str:
         ValueError: FEATURE_STORE_MAX_LOSS is not a whole number from 0 to 100.
     """
     value = os.environ.get("FEATURE_STORE_MAX_LOSS") or DEFAULT_FEATURE_STORE_MAX_LOSS
-    if not (value.isascii() and value.isdecimal() and len(value) <= 3 and int(value) <= 100):
+    if not _is_whole(value, 0, 100):
         raise ValueError(
             f'FEATURE_STORE_MAX_LOSS is "{value}", which is not a whole number of percent from 0 to 100. Write it as '
             f"{DEFAULT_FEATURE_STORE_MAX_LOSS}, or unset it for that number."
         )
     return value
+
+
+def _is_whole(value: str, least: int, most: int) -> bool:
+    """Whether a text is a whole number from least to most, without a sign."""
+    return bool(re.fullmatch("[0-9]{1,19}", value)) and least <= int(value) <= most
 
 
 def check_settings() -> None:
