@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
-import requests
 
 from embedded.backup import backup
 from embedded.check_source import check_source
@@ -16,27 +16,43 @@ from embedded.clean import clean
 from embedded.down import down
 from embedded.environment import drop_airflow_settings, read_env_file
 from embedded.examples import examples, report
-from embedded.postgres import ClusterError
 from embedded.preview import preview
 from embedded.progress import say
 from embedded.restore import restore
 from embedded.rotate import rotate
-from embedded.state import RunError, only_one_command
+from embedded.state import only_one_command
 from embedded.status import status
 from embedded.up import up
+
+Command = Callable[[argparse.Namespace], bool | None]
+
+# These only look, while another command is at work too; false is an exit status of 1.
+LOOKING: dict[str, Command] = {
+    "status": lambda _: status(),
+    "check-source": lambda _: check_source(),
+    "preview": lambda given: preview(given.table, given.month),
+    "examples": lambda _: examples(),
+    "report": lambda _: report(),
+    "backup": lambda given: backup(given.folder),
+}
+CHANGING: dict[str, Command] = {
+    "up": lambda _: up(),
+    "restore": lambda given: restore(given.folder),
+    "rotate": lambda _: rotate(),
+    "down": lambda _: down(),
+    "clean": lambda _: clean(),
+}
 
 
 def main() -> int:
     """Run the command; returns its exit status."""
     parser = argparse.ArgumentParser(prog="python -m embedded", description=__doc__)
-    commands = ["up", "status", "check-source", "preview", "examples", "report", "backup", "restore", "rotate"]
-    commands += ["down", "clean"]
-    parser.add_argument("command", choices=commands)
+    parser.add_argument("command", choices=[*LOOKING, *CHANGING])
     parser.add_argument("folder", nargs="?", type=Path, help="for backup and restore: the folder")
     parser.add_argument("--month", default="", help="for preview: the month (YYYY-MM)")
     parser.add_argument("--table", default="", help="for preview: the monthly table")
     arguments = parser.parse_args()
-    command, folder, month = arguments.command, arguments.folder, arguments.month
+    command = arguments.command
     # What this command and the processes that it starts write is for its account alone.
     os.umask(0o077)
     try:
@@ -45,31 +61,11 @@ def main() -> int:
             read_env_file()
         if command == "up" and foreign:
             say(f"not used: {', '.join(foreign)}. The settings of Airflow are in services/airflow.env")
-        # These only look, while another command is at work too.
-        if command == "status":
-            return 0 if status() else 1
-        if command == "check-source":
-            return 0 if check_source() else 1
-        if command == "preview":
-            preview(arguments.table, month)
-            return 0
-        if command in ("examples", "report"):
-            {"examples": examples, "report": report}[command]()
-            return 0
-        if command == "backup":
-            backup(folder)
-            return 0
+        if command in LOOKING:
+            return 1 if LOOKING[command](arguments) is False else 0
         with only_one_command():
-            {"up": up, "restore": lambda: restore(folder), "rotate": rotate, "down": down, "clean": clean}[command]()
-    except (
-        RunError,
-        ClusterError,
-        OSError,
-        RuntimeError,
-        ValueError,
-        psycopg.Error,
-        requests.RequestException,
-    ) as error:
+            CHANGING[command](arguments)
+    except (OSError, RuntimeError, ValueError, psycopg.Error) as error:
         print(f"\nerror: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
