@@ -23,7 +23,7 @@ def backup(folder: Path | None) -> None:
         ClusterError: the copy failed.
     """
     state = State.load()
-    if not state.postgres_home or not state.cluster.is_running():
+    if not state.is_running:
         raise RunError("nothing runs here, so there is nothing to back up. make up starts it.")
     folder = (folder or BACKUPS / f"{datetime.now(UTC):%Y-%m-%dT%H%M%SZ}").absolute()
     if folder.exists():

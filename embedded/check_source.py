@@ -40,7 +40,7 @@ def migrated_database(state: State) -> Iterator[str]:
     """The database of DATABASE_URL, of what runs here, or else a temporary one."""
     if url := database_url():
         yield url
-    elif state.postgres_home and state.cluster.is_running():
+    elif state.is_running:
         yield state.cluster.url("companydata")
     else:
         with Cluster.temporary() as cluster:

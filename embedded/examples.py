@@ -57,7 +57,7 @@ def _run(table: str, name: str, *arguments: str) -> None:
             address = parts._replace(netloc=f"{parts.username}@{parts.netloc.rpartition('@')[2]}").geturl()
     else:
         state = State.load()
-        if not state.postgres_home or not state.cluster.is_running():
+        if not state.is_running:
             raise RunError("nothing runs here. make up starts it; with DATABASE_URL another database is read.")
         password = state.passwords["DS_USER_PASSWORD"]
         address = f"postgresql://ds_user@127.0.0.1:{state.postgres_port}/companydata"

@@ -51,7 +51,7 @@ def preview(table: str, month: str) -> None:
         RunError: nothing runs here, or the month cannot be loaded.
     """
     state = State.load()
-    if not state.postgres_home or not state.cluster.is_running():
+    if not state.is_running:
         raise RunError("nothing runs here. make up starts it.")
     try:
         first = str(date.fromisoformat(f"{month}-01"))

@@ -60,6 +60,11 @@ class State:
         """The server of this run."""
         return Cluster(Path(self.postgres_home), self.postgres_port, self.passwords["ADMIN_PASSWORD"])
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the server of this run is started."""
+        return bool(self.postgres_home) and self.cluster.is_running()
+
 
 @contextmanager
 def only_one_command() -> Iterator[None]:

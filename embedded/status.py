@@ -22,7 +22,7 @@ def status() -> bool:
         print_status(found)
         return found.complete
     state = State.load()
-    if not state.postgres_home or not state.cluster.is_running():
+    if not state.is_running:
         raise RunError("nothing runs here. make up starts it; with DATABASE_URL another database is read.")
     found = read_status(state.cluster.url("companydata"), months_due(state.settings))
     print_status(found)
