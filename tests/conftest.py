@@ -176,6 +176,12 @@ def database(template: Database) -> Iterator[Database]:
 
 
 @pytest.fixture
+def open_features(database: Database) -> None:
+    """The features are open to their readers: the tests insert rows that no build has."""
+    database.open_to_readers()
+
+
+@pytest.fixture
 def empty_database(cluster: Cluster) -> Iterator[Database]:
     database = new_database(cluster, "test_companydata")
     yield database

@@ -15,17 +15,12 @@ from support.steps import build_feature_store, load_customers
 from company_data.settings import feature_history_keep_for as keep_for
 from company_data.settings import feature_store_max_loss as max_loss
 
+pytestmark = pytest.mark.usefixtures("open_features")
+
 # A failure prints the seed. RANDOM_SEED sets another one.
 SEED = int(os.environ.get("RANDOM_SEED", "20240204"))
 
 Activity = tuple[int, date, date | None, float | None, int]
-
-
-@pytest.fixture
-def database(database: Database) -> Database:
-    """A database whose features are open: the tests insert rows that no build has."""
-    database.open_to_readers()
-    return database
 
 
 def as_of(database: Database, day: str) -> Rows:
@@ -257,7 +252,6 @@ def test_superseded_rows_are_kept_or_deleted_after_the_days_of_the_setting(clien
         build_feature_store(clients, keep_for=f"{days} days")
         assert clients.run(kept) == expected
     assert clients.run("select max(kept_from) < now() from pipeline.feature_store_builds") == [(True,)]
-    clients.open_to_readers()
     for query in ("feature_store_as_of('2020-02-01', {})", "feature_store_at('{{1}}', '{{2020-02-01}}', {})"):
         assert len(clients.run(f"select * from {query.format('now()')}", "ds_user")) == 1
         with pytest.raises(CheckViolation, match=r"is not complete any more\. Choose a later moment"):

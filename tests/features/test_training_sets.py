@@ -7,17 +7,10 @@ from psycopg.errors import CheckViolation, InsufficientPrivilege
 from support.bucket_files import write_customers
 from support.steps import build_feature_store, load_customers
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("open_features")]
 
 PAIRS = "select day, (features).* from feature_store_at('{2, 1, 2}', '{2020-02-01, 2020-02-01, 2019-01-01}', $1)"
 WHOLE_DAY = "select idx, scd_a, label from feature_store_as_of('2020-02-01', $1)"
-
-
-@pytest.fixture
-def database(database: Database) -> Database:
-    """A database whose features are open: the tests insert rows that no build has."""
-    database.open_to_readers()
-    return database
 
 
 def write(files: Files, version: int, clients: int = 3) -> None:

@@ -11,7 +11,7 @@ from conftest import Database, FaultyFiles, Files, Rows
 from support import bucket_files, csv_text, faulty_bucket, steps
 from support.breakpoints import WAIT_SECONDS, locks_on_tables, paused, pausing, run_beside, wait_until_blocked
 from support.readers import all_results, idle_reader, reading
-from support.steps import SALES, Run, build_feature_store, load_customers, load_month, staged_tables
+from support.steps import SALES, Run, alter_sales, build_feature_store, load_customers, load_month, staged_tables
 from support.versions import (
     EVERYTHING,
     FEBRUARY,
@@ -318,13 +318,6 @@ def test_a_rebuild_waits_for_another_writes_nothing_twice_and_names_the_loads_wh
 # Migrations
 
 
-def migrate(database: Database, change: str) -> None:
-    """Change the table of sales and that of its files, as a revision does."""
-    with database.connect() as admin, admin.transaction():
-        for table in ("public.sales", "staging.sales"):
-            admin.execute(f"alter table {table} {change}")
-
-
 def test_a_load_that_a_migration_overtakes_is_rejected_and_one_that_writes_already_is_waited_for(
     database: Database, files: Files
 ) -> None:
@@ -341,10 +334,10 @@ def test_a_load_that_a_migration_overtakes_is_rejected_and_one_that_writes_alrea
     }.items():
         errors = (FileRejected, psycopg.errors.CheckViolation)
         with pytest.raises(errors, match=error), paused(database, point, run.run):
-            migrate(database, "add column note text")
+            alter_sales(database, "add column note text")
         assert shown(database) == seen({FEBRUARY: 1})
-        migrate(database, "drop column note")
-    run_beside(database, "sales published", run.run, lambda: migrate(database, "add column note text"))
+        alter_sales(database, "drop column note")
+    run_beside(database, "sales published", run.run, lambda: alter_sales(database, "add column note text"))
     assert shown(database) == seen({FEBRUARY: 2})
     change = "alter table labels add column note text; alter table staging.labels add column note text"
     write_customers(files, 1)

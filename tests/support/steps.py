@@ -185,6 +185,13 @@ def build_feature_store(database: Database, **settings: str) -> list[str]:
         return run_sql(connection, [*given, *replaced, find, resolve, write, commit, require], {})
 
 
+def alter_sales(database: Database, change: str) -> None:
+    """Change the table of sales and that of its files, as a revision does."""
+    with database.connect() as admin, admin.transaction():
+        for table in ("public.sales", "staging.sales"):
+            admin.execute(f"alter table {table} {change}".encode())
+
+
 def staged_tables(database: Database) -> list[str]:
     """The tables of loads that the next load leaves, without that of the published list of stores."""
     database.run("select pipeline.clean_up()", "pipeline")

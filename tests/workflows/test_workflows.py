@@ -10,7 +10,7 @@ from conftest import ROOT, Database, Files, Rows
 from support import csv_text
 from support.airflow_runs import AirflowRun, run_dag
 from support.bucket_files import write_customers
-from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, dag, load_customers, load_month
+from support.steps import CUSTOMERS, FEATURES, MAINTENANCE, SALES, alter_sales, dag, load_customers, load_month
 
 from company_data import schedule, settings, source
 from company_data.errors import FileRejected
@@ -104,14 +104,10 @@ def test_a_month_touches_no_other_and_comes_back_identical_after_its_rows_were_d
 def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it_is_staged_again(
     database: Database, files: Files
 ) -> None:
-    def migrate(change: str) -> None:
-        for table in ("public.sales", "staging.sales"):
-            database.run(f"alter table {table} {change}")
-
     write_sales(files, "2024-02", FEBRUARY)
     run = AirflowRun(SALES, "2024-02")
     for task, go_on in (("check_month", run.go_on), ("publish_month", run.clear)):
-        run.before[task] = lambda: migrate("add column note text")
+        run.before[task] = lambda: alter_sales(database, "add column note text")
         assert go_on() == "failed"
         assert run.states[task] == "failed"
         [(status, error)] = database.run("select status, error from month_status where file_month = '2024-02-01'")
@@ -119,7 +115,7 @@ def test_a_month_that_a_migration_overtakes_is_rejected_with_its_reason_until_it
         assert "since it was staged, a migration has changed the columns" in error
         assert "Clear the whole run." in error
         assert monthly_sales(database) == []
-        migrate("drop column note")
+        alter_sales(database, "drop column note")
     assert run.clear() == "success"
     assert monthly_sales(database) == FEBRUARY_SUMS
 
