@@ -93,15 +93,6 @@ class LoadNotifier(BaseNotifier):
     not call it for a task whose process alone is killed in its last try (3.3.2).
     """
 
-    def __init__(self) -> None:
-        """Reject an invalid setting when the DAG file is read, and not when something has failed.
-
-        Raises:
-            ValueError: as notify_webhook_url.
-        """
-        super().__init__()
-        notify_webhook_url()
-
     def notify(self, context: Any) -> None:
         """Send the message.
 
