@@ -12,6 +12,7 @@ import os
 import ssl
 import sys
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 from services import use_workflows
@@ -40,23 +41,12 @@ def check(environment: Mapping[str, str]) -> None:
         except (ValueError, SecretsError, OSError) as error:
             wrong.append(str(error))
 
-    collect(check_workflows)
+    collect(lambda: import_module("company_data.settings"))  # checks those of the workflows, for Airflow too
     collect(lambda: check_authorities(environment))
     collect(lambda: require_changed(passwords_of(environment), environment.get("LISTEN_ADDRESS") or "127.0.0.1"))
     collect(lambda: check_certificate(environment))
     if wrong:
         raise SecretsError("\n".join(wrong))
-
-
-def check_workflows() -> None:
-    """Read the settings of the workflows as Airflow does.
-
-    Raises:
-        ValueError: some are wrong.
-    """
-    from company_data.settings import check_settings
-
-    check_settings()
 
 
 def check_authorities(environment: Mapping[str, str]) -> None:
