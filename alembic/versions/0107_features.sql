@@ -152,8 +152,8 @@ select
     rejected_builds.error as rejection,
     (published.is_complete and published.loads is distinct from newest.loads) as is_stale,
     -- A person has approved files that were published since, even if later ones have replaced them.
-    exists (
-        select
+    (
+        select count(*) > 0
         from pipeline.loads
         inner join pipeline.file_rows
             on loads.file_id = file_rows.file_id
@@ -175,8 +175,8 @@ select
     built.table_name,
     built.loaded_at,
     built.row_count,
-    case when feature_sources.is_stale then 'stale' else 'loaded' end as status,
     feature_sources.rejection as error,
+    case when feature_sources.is_stale then 'stale' else 'loaded' end as status,
     (
         select string_agg(loads.sha256, ' ' order by array_position(build.loads, loads.load_id))
         from pipeline.loads

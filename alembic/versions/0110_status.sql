@@ -162,7 +162,9 @@ select
         when every_table.is_of_month and not every_table.is_monthly then group_counts.row_count
         else published.row_count
     end as row_count,
-    coalesce(attempt.reason, published.difference || ' To repair it, load the file again.', features.error) as error
+    coalesce(
+        attempt.reason, published.difference || ' To repair it, load the file again.', features.error
+    ) as error
 from every_table
 left join published
     on
@@ -194,7 +196,8 @@ comment on column public.data_freshness.file_version is
 comment on column public.data_freshness.up_to is 'Latest day in the data; null where it has no days.';
 comment on column public.data_freshness.row_count is
 'Rows of the published files, or rows that were built; null before the first load.';
-comment on column public.data_freshness.error is 'Why it is not loaded or stays stale, or what was changed; null if nothing is.';
+comment on column public.data_freshness.error is
+'Why it is not loaded or stays stale, or what was changed; null if nothing is.';
 comment on column public.data_freshness.is_monthly is 'Whether it has a file per month; month_status shows each.';
 comment on column public.data_freshness.is_loaded_with_months is
 'Whether it changes when a month is loaded, and so is missing before the first one.';

@@ -93,7 +93,7 @@ found as (
 ),
 
 run as (
-    select current_setting('pipeline.run_type', true) is not distinct from 'manual' as is_by_hand
+    select coalesce(current_setting('pipeline.run_type', true), '') = 'manual' as is_by_hand
 ),
 
 known as (
