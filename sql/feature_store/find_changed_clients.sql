@@ -105,18 +105,18 @@ known as (
     union all
 
     -- Clients whose rows were inserted by hand.
-    select distinct
-        feature_history.idx,
-        null::bigint as source_hash
-    from public.feature_history
-    where
-        feature_history.known_to is null
-        and (select run.is_by_hand from run)
-        and not exists (
-            select
-            from pipeline.client_hashes
-            where client_hashes.idx = feature_history.idx
-        )
+    select
+        inserted.idx,
+        null as source_hash
+    from (
+        select idx
+        from public.feature_history
+        where known_to is null
+        except
+        select idx
+        from pipeline.client_hashes
+    ) as inserted
+    where (select run.is_by_hand from run)
 )
 
 select

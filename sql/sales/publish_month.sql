@@ -109,7 +109,7 @@ from (
         and date < %(file_month)s::date + interval '1 month'
 ) as found
 where exists (
-    select
+    select pg_trigger.tgname
     from pg_catalog.pg_trigger
     where
         not pg_trigger.tgisinternal
