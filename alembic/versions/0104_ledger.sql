@@ -905,18 +905,34 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     this constant pipeline.loads := (select loads from pipeline.loads where load_id = load);
+    problem text;
 begin
+    -- The last triggers fire here, and may change what was counted before.
+    set constraints all immediate;
     if
         verify_load.row_count <> this.row_count
         or coalesce(verify_load.total, 0) <> coalesce(this.total, 0)
     then
-        perform pipeline.reject(concat(
-            this.source_url, ': ', verify_load.table_name, ' has ',
+        problem := concat(
+            verify_load.table_name, ' has ',
             coalesce(nullif(concat_ws(', ', verify_load.row_count || ' rows', 'total ' || verify_load.total), ''), 'no rows'),
             ' after publishing, and the load that was checked has ',
-            concat_ws(', ', this.row_count || ' rows', 'total ' || this.total),
-            '. Nothing was published. A trigger or a policy on the table changes or hides rows: pg_trigger and pg_policy',
-            ' show them. When it is corrected, clear this run.'
+            concat_ws(', ', this.row_count || ' rows', 'total ' || this.total), '.'
+        );
+    elsif exists (
+        select
+        from pipeline.sources
+        cross join lateral unnest(sources.table_name || sources.derived_tables) as filled
+        inner join pg_trigger
+            on tgrelid = format('public.%I', filled)::regclass
+        where not tgisinternal
+    ) then
+        problem := pipeline.compare_load(load);
+    end if;
+    if problem is not null then
+        perform pipeline.reject(concat(
+            this.source_url, ': ', problem, ' Nothing was published. A trigger or a policy on the table changes or hides'
+            ' rows: pg_trigger and pg_policy show them. When it is corrected, clear this run.'
         ));
     end if;
 end
@@ -924,7 +940,7 @@ $$;
 
 comment on function pipeline.verify_load(bigint, text, numeric, numeric) is
 'Compares what stands in a table with what was checked, and fails the publication if rows or total differ. What a
-table or a source does not have is null.';
+table or a source does not have is null. Where a trigger may have changed it since it was counted, it is read again.';
 
 create function pipeline.retire_load(load bigint)
 returns void
